@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contract between the machine and whatever executes guest instructions.
+ *
+ * An engine is a table of functions, chosen at run time. Guest memory, ports and MMIO reach the machine's buses through callbacks on the
+ * vCPU's thread; `run` returns only for what the VM loop must decide.
+ *
+ * Threading: vcpu_create, vcpu_run, vcpu_destroy of one vCPU happen on that vCPU's thread. kick and inval_ram: any thread.
+ * get/set_state: the vCPU's thread, or any thread while it is not running.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "base/guest_memory.h"
+#include "x86/rules.h"
+#include "x86/state.h"
+
+struct engine_vm;
+struct engine_vcpu;
+
+/* What the machine offers a vCPU. All are called on the vCPU's thread and may take locks of the devices behind them. */
+struct engine_machine {
+	void *opaque; /* per vCPU */
+	u64 (*mmio_read)(void *opaque, gpa_t gpa, u32 size);
+	void (*mmio_write)(void *opaque, gpa_t gpa, u32 size, u64 value);
+	u32 (*pio_read)(void *opaque, u16 port, u32 size);
+	void (*pio_write)(void *opaque, u16 port, u32 size, u32 value);
+	bool (*msr_read)(void *opaque, u32 msr, u64 *value); /* APIC base, x2APIC, TSC deadline, KVM paravirtual */
+	bool (*msr_write)(void *opaque, u32 msr, u64 value);
+	u64 (*cr8_read)(void *opaque);
+	void (*cr8_write)(void *opaque, u64 value);
+	u64 (*tsc)(void *opaque);
+	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
+	/* The interrupt controller's line to this CPU: is there something to accept; accept it (returns the vector, or -1 if it is gone). */
+	bool (*irq_pending)(void *opaque);
+	int (*irq_accept)(void *opaque);
+};
+
+enum exit_kind {
+	EXIT_KICKED,	/* vcpu_kick, or a callback asked for it: look at the VM's requests and run again */
+	EXIT_HALTED,	/* HLT with interrupts to wait for: run again when irq_pending, NMI or kick */
+	EXIT_SHUTDOWN,	/* triple fault */
+	EXIT_DEBUG,	/* debugger's breakpoint or step */
+	EXIT_ERROR,	/* the engine cannot go on; err says why */
+};
+
+struct engine_stats_item {
+	const char *name;
+	u64 value;
+};
+
+struct engine_ops {
+	const char *name; /* "bt", "kvm" */
+	const char *summary;
+
+	/* Can this engine run here, and how well? 0, or -errno with the reason in e. */
+	int (*probe)(struct err *e);
+
+	int (*vm_create)(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus,
+			 struct err *e);
+	void (*vm_destroy)(struct engine_vm *vm);
+
+	int (*vcpu_create)(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e);
+	void (*vcpu_destroy)(struct engine_vcpu *v);
+
+	enum exit_kind (*vcpu_run)(struct engine_vcpu *v, struct err *e);
+	void (*vcpu_kick)(struct engine_vcpu *v); /* run returns EXIT_KICKED soon, or at once when called before run */
+	void (*vcpu_irq)(struct engine_vcpu *v);  /* irq_pending may have become true: look, without leaving run; async-safe, any thread */
+	void (*vcpu_nmi)(struct engine_vcpu *v);  /* queue an NMI; any thread */
+
+	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it. */
+	struct x86_cpu *(*vcpu_state)(struct engine_vcpu *v);
+	void (*vcpu_sync_in)(struct engine_vcpu *v);
+
+	/* RAM was written from outside the vCPUs (DMA, loader): forget translated code there before the guest can notice. Any thread.
+	 * (guest_memory's observer.) */
+	void (*ram_written)(struct engine_vm *vm, gpa_t gpa, u64 len);
+
+	/* Counters for --stats: fills up to max items, returns the number. */
+	u32 (*stats)(struct engine_vm *vm, struct engine_stats_item *items, u32 max);
+};
+
+extern const struct engine_ops engine_bt;
+extern const struct engine_ops engine_kvm;
+
+/* `name` is "auto", "bt" or "kvm". *why receives a line saying which engine and why (static or in buf). */
+int engine_choose(const char *name, const struct engine_ops **out, char *why, size_t why_size, struct err *e) must_check;

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The machine: configuration, assembly, life cycle. This is libguise's door: the command line and embedding programs use only this file.
+ *
+ * Threading: vm_create, vm_run and vm_destroy on one thread (the VM's main thread, which runs the event loop); the request functions from
+ * any thread or signal-safe where said. Any number of VMs may live in one process.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "base/types.h"
+#include "engine/engine.h"
+
+struct vm;
+
+#define VM_MAX_CPUS 64
+#define VM_MAX_OPTS 64
+
+struct vm_config {
+	const char *name;   /* NULL: "guest" */
+	const char *kernel; /* NULL is not allowed here; the command line fills in the default guest */
+	const char *initrd;
+	const char *cmdline; /* NULL: "" */
+	u64 memory;	     /* bytes */
+	u32 cpus;
+	const char *engine;  /* "auto", "bt", "kvm" */
+	const char *console; /* "stdio", "file=PATH", "null" */
+	bool no_reboot;	     /* a guest's reset ends vm_run */
+	u64 timeout_ns;	     /* 0: none */
+	int exit_port;	     /* -1: none */
+	/* Device options as given: option name without dashes ("disk") and its text. */
+	u32 nopts;
+	struct {
+		const char *option, *text;
+	} opt[VM_MAX_OPTS];
+};
+
+enum vm_end { VM_END_POWEROFF, VM_END_RESET /* with no_reboot */, VM_END_TIMEOUT, VM_END_EXIT_PORT, VM_END_QUIT, VM_END_TRIPLE_FAULT, VM_END_ERROR };
+
+struct vm_result {
+	enum vm_end end;
+	u32 exit_value; /* VM_END_EXIT_PORT: what the guest wrote */
+};
+
+void vm_config_defaults(struct vm_config *c);
+int vm_create(struct vm **out, const struct vm_config *c, struct err *e) must_check;
+int vm_run(struct vm *vm, struct vm_result *r, struct err *e) must_check; /* until the guest ends */
+void vm_destroy(struct vm *vm);
+
+void vm_press_power_button(struct vm *vm); /* async-signal-safe */
+void vm_quit(struct vm *vm);		   /* end now; async-signal-safe */
+const char *vm_engine_line(const struct vm *vm); /* "engine bt: ..." one line: which engine and why */
+u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max);
