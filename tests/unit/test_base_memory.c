@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guest RAM: layout around the hole, and accessors that refuse everything outside RAM. */
+#include "base/guest_memory.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct guest_memory make(u64 size)
+{
+	struct guest_memory gm;
+	struct err e = {0};
+
+	if (gm_create(&gm, size, &e) < 0)
+		fail_msg("%s", e.msg);
+	return gm;
+}
+
+static void sizes_are_checked(void **state)
+{
+	static const u64 bad[] = {0, 4096, MiB - 4096, MiB + 1, UINT64_MAX, UINT64_MAX & ~4095ull, 32768 * GiB};
+	struct guest_memory gm;
+
+	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct err e = {0};
+
+		assert_int_equal(gm_create(&gm, bad[i], &e), -EINVAL);
+		assert_true(e.msg[0]);
+		assert_null(gm.map);
+	}
+}
+
+static void layout_around_the_hole(void **state)
+{
+	struct guest_memory gm = make(GM_HOLE_START);
+
+	assert_int_equal(gm.nslots, 1);
+	gm_destroy(&gm);
+	gm = make(GM_HOLE_START + 4096);
+	assert_int_equal(gm.nslots, 2);
+	assert_int_equal(gm.slots[1].gpa, GM_HOLE_END);
+	assert_int_equal(gm.slots[1].size, 4096);
+	assert_non_null(gm_ptr(&gm, GM_HOLE_START - 1, 1));
+	assert_null(gm_ptr(&gm, GM_HOLE_START, 1));
+	assert_null(gm_ptr(&gm, GM_HOLE_END - 1, 1));
+	assert_non_null(gm_ptr(&gm, GM_HOLE_END + 4095, 1));
+	assert_null(gm_ptr(&gm, GM_HOLE_END + 4096, 1));
+	assert_int_equal(gm_gpa_of(&gm, gm_ptr(&gm, GM_HOLE_END + 5, 1)), GM_HOLE_END + 5);
+	gm_destroy(&gm);
+}
+
+static void refuses_what_is_outside(void **state)
+{
+	static const struct {
+		gpa_t gpa;
+		u64 len;
+	} bad[] = {
+		{MiB, 1},	       {MiB - 1, 2},		 {0, MiB + 1},		   {~0ull, 1},	      {~0ull, 2},
+		{MiB - 8, ~0ull - 4}, {8, ~0ull - 7},	 {1ull << 63, 1ull << 63}, {0, ~0ull},
+	};
+	struct guest_memory gm = make(MiB);
+	struct iovec iov[2];
+	char buf[8] = "untouch";
+
+	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_null(gm_ptr(&gm, bad[i].gpa, bad[i].len));
+		assert_false(gm_read(&gm, bad[i].gpa, buf, bad[i].len));
+		assert_false(gm_write(&gm, bad[i].gpa, buf, bad[i].len));
+		assert_int_equal(gm_iov(&gm, bad[i].gpa, bad[i].len, true, iov, 2), -1);
+	}
+	assert_string_equal(buf, "untouch");
+	assert_int_equal(gm_gpa_of(&gm, buf), ~0ull);
+	gm_destroy(&gm);
+}
+
+static void observe(void *opaque, gpa_t gpa, u64 len)
+{
+	u64 *seen = opaque;
+
+	seen[0] = gpa;
+	seen[1] += len;
+}
+
+static void copies_and_tells_the_observer(void **state)
+{
+	struct guest_memory gm = make(2 * MiB);
+	u64 seen[2] = {0};
+	char buf[6];
+
+	gm.written = observe;
+	gm.written_opaque = seen;
+	assert_true(gm_write(&gm, 2 * MiB - 6, "hello", 6));
+	assert_int_equal(seen[0], 2 * MiB - 6);
+	assert_int_equal(seen[1], 6);
+	assert_true(gm_read(&gm, 2 * MiB - 6, buf, 6));
+	assert_string_equal(buf, "hello");
+	assert_true(gm_write(&gm, 12, buf, 0));
+	assert_int_equal(seen[1], 6);
+	gm_destroy(&gm);
+}
+
+static void rom_is_not_written(void **state)
+{
+	struct guest_memory gm = make(2 * MiB);
+	struct iovec iov[1];
+
+	gm.slots[0].size = MiB;
+	gm.slots[1] = (struct gm_slot){.gpa = MiB, .size = MiB, .hva = gm.map + MiB, .readonly = true};
+	gm.nslots = 2;
+	assert_false(gm_write(&gm, MiB - 1, "ab", 2));
+	assert_int_equal(*gm_ptr(&gm, MiB - 1, 1), 0);
+	assert_int_equal(gm_iov(&gm, MiB - 1, 2, false, iov, 1), -1);
+	assert_int_equal(gm_iov(&gm, MiB, 2, false, iov, 1), 1);
+	assert_int_equal(gm_iov(&gm, MiB, 2, true, iov, 1), -1);
+	gm_destroy(&gm);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sizes_are_checked),	     cmocka_unit_test(layout_around_the_hole),
+		cmocka_unit_test(refuses_what_is_outside),   cmocka_unit_test(copies_and_tells_the_observer),
+		cmocka_unit_test(rom_is_not_written),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
