@@ -94,8 +94,8 @@ install -m 755 "$busybox" "$root/bin/busybox"
 done
 
 install -m 755 $src/init "$root/init"
-install -m 755 $src/rc $src/session $src/udhcpc "$root/etc/guise/"
-install -m 644 $src/profile "$root/etc/"
+install -m 755 $src/{rc,session,end,udhcpc} "$root/etc/guise/"
+install -m 644 $src/{inittab,profile} "$root/etc/"
 install -m 755 $src/power-button "$root/etc/acpi/PWRF/00000080"
 grep -v '^#' $src/modules >"$root/etc/guise/modules"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A thin front for Meson: `make help` lists the targets. Every target installs the Debian packages it needs (tools/deps.sh).
+
+BUILD ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+JOBS ?= $(shell nproc)
+# For `make run`: options of `guise run`. For `make test`: options of tests/linux/run.py.
+ARGS ?=
+
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DEFAULT_GOAL = all
+.DELETE_ON_ERROR:
+
+GUEST = guest/out/initrd.img
+GUEST_SOURCES = $(filter-out guest/out,$(wildcard guest/*)) tools/make-guest.sh
+
+.PHONY: all
+all: $(BUILD)/build.ninja ## build $(BUILD)/guise (the default target)
+	ninja -C $(BUILD) -j$(JOBS)
+
+$(BUILD)/build.ninja:
+	tools/deps.sh build
+	meson setup $(BUILD)
+
+.PHONY: deps
+deps: ## install the packages to build, run and test
+	tools/deps.sh build guest test
+
+.PHONY: guest
+guest: ## make the default guest from Debian packages, afresh
+	tools/deps.sh guest
+	tools/make-guest.sh
+
+$(GUEST): $(GUEST_SOURCES)
+	tools/deps.sh guest
+	tools/make-guest.sh
+
+.PHONY: run
+run: all $(GUEST) ## boot the default guest on this terminal (ARGS="--cpus 2 ...")
+	$(BUILD)/guise run $(ARGS)
+
+.PHONY: rootdisk
+rootdisk: ## make guest/out/debian.img, a whole Debian system (root only)
+	tools/deps.sh rootdisk
+	tools/make-rootdisk.sh
+
+.PHONY: test
+test: all $(GUEST) ## every test: unit, cpu, guest, linux
+	tools/deps.sh test
+	tools/run-tests.py --build $(BUILD) -- $(ARGS)
+
+.PHONY: test-rootdisk
+test-rootdisk: all ## a whole Debian in the guest: systemd, apt, gcc, python, openssl, i386
+	tools/deps.sh test rootdisk
+	[ -s guest/out/debian.img ] || tools/make-rootdisk.sh
+	tests/linux/run.py --guise $(BUILD)/guise --rootdisk guest/out/debian.img $(ARGS)
+
+.PHONY: soak
+soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
+	tools/boot-soak.sh $(or $(N),100)
+
+.PHONY: bench bench-quick
+bench: bench-deps ## the table of the README: native, Guise and QEMU TCG in one run
+	bench/run.py --guise $(BUILD)/guise $(ARGS)
+bench-quick: bench-deps ## the same in under three minutes, one round
+	bench/run.py --guise $(BUILD)/guise --quick $(ARGS)
+
+.PHONY: bench-deps
+bench-deps: all $(GUEST)
+	tools/deps.sh bench
+
+# Sanitizer builds, each in a directory of its own. What the translator emits is not instrumented; these runs judge the C code around it.
+# The linux tests that count here are those that feed bad inputs and those that boot: they reach every device.
+SANITIZED_LINUX = --only 'bad-*,boot-*,disk-*,net-*'
+
+.PHONY: asan ubsan tsan
+asan: ## build-asan: AddressSanitizer and LeakSanitizer, unit, cpu, guest tests and the bad inputs
+	$(call sanitize,asan,address,ASAN_OPTIONS=allow_user_segv_handler=1:handle_sigill=0:handle_sigfpe=0:detect_stack_use_after_return=0)
+ubsan: ## build-ubsan: UndefinedBehaviorSanitizer, the same tests
+	$(call sanitize,ubsan,undefined,UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1)
+tsan: ## build-tsan: ThreadSanitizer, the same tests
+	$(call sanitize,tsan,thread,TSAN_OPTIONS=halt_on_error=1:handle_segv=0)
+
+define sanitize
+	tools/deps.sh build guest test
+	$(MAKE) --no-print-directory $(GUEST)
+	[ -e build-$(1)/build.ninja ] || meson setup build-$(1) -Db_sanitize=$(2) -Db_lundef=false -Dbuildtype=debugoptimized
+	ninja -C build-$(1) -j$(JOBS)
+	$(3) tools/run-tests.py --build build-$(1) --slow 10 -- $(SANITIZED_LINUX) $(ARGS)
+endef
+
+.PHONY: cov
+cov: ## build-cov: line and branch coverage of unit, cpu, guest and linux tests, build-cov/coverage.txt
+	tools/deps.sh build guest test dev
+	$(MAKE) --no-print-directory $(GUEST)
+	[ -e build-cov/build.ninja ] || meson setup build-cov -Db_coverage=true
+	ninja -C build-cov -j$(JOBS)
+	tools/run-tests.py --build build-cov --slow 4 -- $(ARGS) || true
+	gcovr --root . --filter src/ --object-directory build-cov --txt build-cov/coverage.txt --print-summary
+	@echo "per file: build-cov/coverage.txt"
+
+.PHONY: fuzz
+fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
+	tools/deps.sh build dev
+	[ -e build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true
+	ninja -C build-fuzz -j$(JOBS)
+	tools/run-fuzz.sh build-fuzz $(or $(FUZZ_SECONDS),60)
+
+C_FILES = git ls-files -z '*.c' '*.h'
+SHELL_FILES = tools/*.sh .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
+
+.PHONY: format
+format: ## clang-format over every C file
+	tools/deps.sh dev
+	$(C_FILES) | xargs -0 clang-format -i
+
+.PHONY: lint
+lint: $(BUILD)/build.ninja ## clang-format, clang-tidy, shellcheck and mandoc, changing nothing
+	tools/deps.sh dev
+	$(C_FILES) | xargs -0 clang-format --dry-run --Werror
+	git ls-files -z 'src/*.c' | xargs -0 -n 4 -P $(JOBS) clang-tidy --quiet -p $(BUILD)
+	shellcheck $(SHELL_FILES)
+	mandoc -Tlint -W warning docs/guise.1
+	python3 -m compileall -q bench tests/linux tools
+
+.PHONY: install
+install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions and the default guest
+	DESTDIR="$(DESTDIR)" meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
+	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --quiet
+	install -D -m 644 docs/guise.1 "$(DESTDIR)$(PREFIX)/share/man/man1/guise.1"
+	install -D -m 644 docs/completion/guise.bash "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/guise"
+	install -D -m 644 docs/completion/_guise "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_guise"
+	install -D -m 644 docs/completion/guise.fish "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/guise.fish"
+	install -D -m 644 guest/out/vmlinuz "$(DESTDIR)$(PREFIX)/share/guise/vmlinuz"
+	install -D -m 644 guest/out/initrd.img "$(DESTDIR)$(PREFIX)/share/guise/initrd.img"
+
+.PHONY: clean
+clean: ## remove every build directory and the guest (downloaded packages stay)
+	rm -rf build build-asan build-ubsan build-tsan build-cov build-fuzz
+	rm -f guest/out/vmlinuz guest/out/initrd.img guest/out/release
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST)) | sed 's/$$(BUILD)/$(BUILD)/'
