@@ -22,6 +22,10 @@ struct x86_env {
 	 * translator drop translated code there before the store. May be NULL. */
 	void (*ram_will_write)(void *opaque, gpa_t gpa, u32 len);
 
+	/* Optional short cut: the host address of byte `gva` when a translation for this access (enum x86_access bits) is cached, up to the
+	 * end of its page, RAM only, stores allowed without further notice when ACC_WRITE is asked for. NULL: not known, walk. May be NULL. */
+	u8 *(*cached)(void *opaque, gva_t gva, u32 acc);
+
 	/* Accesses outside RAM; size 1, 2, 4 or 8, never crossing a page. Larger ones are split by the caller. */
 	u64 (*mmio_read)(void *opaque, gpa_t gpa, u32 size);
 	void (*mmio_write)(void *opaque, gpa_t gpa, u32 size, u64 value);
@@ -38,12 +42,12 @@ struct x86_env {
 	u64 (*cr8_read)(void *opaque);
 	void (*cr8_write)(void *opaque, u64 value);
 
-	u64 (*tsc)(void *opaque); /* guest TSC now, tsc_adjust included */
+	u64 (*tsc)(void *opaque); /* guest TSC now, tsc_offset (and so tsc_adjust) included */
 
 	/* KVM hypercall: nr in rax, arguments in rbx, rcx, rdx, rsi; returns the value for rax. */
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 
-	/* Translations to be forgotten. pcid_only: entries of this PCID that are not global; all: everything, global too. */
+	/* Translations to be forgotten; any of these may be NULL. pcid_only: entries of this PCID that are not global; all: everything, global too. */
 	void (*tlb_flush_page)(void *opaque, gva_t gva);		 /* INVLPG: this PCID and global */
 	void (*tlb_flush_page_pcid)(void *opaque, gva_t gva, u16 pcid); /* INVPCID type 0 */
 	void (*tlb_flush_pcid)(void *opaque, u16 pcid);			 /* non-global entries of one PCID */
@@ -51,6 +55,6 @@ struct x86_env {
 	void (*tlb_flush_all)(void *opaque);				 /* everything */
 
 	/* CR0, CR4, EFER, XCR0, CR3 (also its PCID), CPL, CS or SS attributes, DR7 changed: cached modes must be looked at again. Called after
-	 * the change. */
+	 * the change; also when tsc_offset changed. May be NULL. */
 	void (*mode_changed)(void *opaque);
 };

@@ -40,8 +40,8 @@ bool x86_translate(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x);
 bool x86_probe(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x);
 
 /* Copy guest <-> host by linear address. May cross pages; all pages are translated before the first byte moves, so a store is all or
- * nothing. MMIO is split into naturally sized pieces of at most 8 bytes. Data breakpoints are checked (DR7) and recorded in
- * c->env users' pending #DB through x86_data_breakpoint(). False: fault recorded. */
+ * nothing (len up to 8192; longer ones go piece by piece). MMIO is split into naturally sized pieces of at most 8 bytes. Data breakpoints (DR7) are noted
+ * in c->dr6_pending, not for ACC_IMPLICIT. False: fault recorded. */
 bool x86_read(struct x86_cpu *c, gva_t gva, void *buf, u32 len, u32 acc);
 bool x86_write(struct x86_cpu *c, gva_t gva, const void *buf, u32 len, u32 acc);
 

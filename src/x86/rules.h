@@ -24,6 +24,10 @@ enum x86_int_kind {
  * triple-faulted CPU. */
 void x86_interrupt(struct x86_cpu *c, u8 vector, enum x86_int_kind kind, bool has_error, u32 error);
 
+/* INT n, INT3, INTO: as above, but a gate that refuses is an ordinary fault of the instruction: false, c->fault recorded, nothing
+ * changed, c->rip still the instruction's own. next_rip is what is pushed. */
+bool x86_soft_interrupt(struct x86_cpu *c, u8 vector, u64 next_rip);
+
 /* Deliver c->fault (which it clears). c->rip is the faulting instruction's (or the next one's for traps; caller's affair). Sets RF for faults. */
 void x86_deliver_fault(struct x86_cpu *c);
 
@@ -69,6 +73,11 @@ bool x86_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *ou
 /* Debug registers. x86_data_breakpoint: note a data access; a match is reported as a #DB trap after the instruction by
  * x86_take_debug_trap, which returns true when c->fault now holds #DB. Code breakpoints: x86_code_breakpoint before execution. */
 void x86_data_breakpoint(struct x86_cpu *c, gva_t gva, u32 len, bool write);
+void x86_io_breakpoint(struct x86_cpu *c, u16 port, u32 size);
+/* After an instruction: turn c->dr6_pending (breakpoints met; the caller adds DR6_BS when TF was set before the instruction) into a #DB
+ * in c->fault. Keeps it for later while debug_shadow is set. */
+bool x86_take_debug_trap(struct x86_cpu *c);
+/* True: an enabled instruction breakpoint matches, RF is clear, and c->fault holds the #DB fault. */
 bool x86_code_breakpoint(struct x86_cpu *c, gva_t rip_linear);
 
 /* CPUID policy */
@@ -83,6 +92,7 @@ struct x86_cpuid {
 	struct x86_cpuid_leaf leaf[X86_CPUID_MAX];
 	/* digests of the leaves, for fast tests */
 	u32 phys_bits;
+	bool gbpages;
 	u64 xcr0_supported;
 	u64 cr4_reserved;
 };

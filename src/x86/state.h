@@ -75,6 +75,16 @@ enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 #define EFER_SVME (1u << 12)
 #define EFER_FFXSR (1u << 14)
 
+/* Debug status and control */
+#define DR6_B(n) (1u << (n))
+#define DR6_BD (1u << 13)
+#define DR6_BS (1u << 14)
+#define DR6_BT (1u << 15)
+#define DR6_FIXED 0xffff0ff0u
+#define DR7_FIXED 0x400u
+#define DR7_ENABLED 0xffu /* any L or G bit */
+#define DR7_GD (1u << 13)
+
 enum x86_vector {
 	VEC_DE = 0,
 	VEC_DB = 1,
@@ -163,7 +173,8 @@ struct x86_cpu {
 	u64 cr0, cr2, cr3, cr4, xcr0;
 	u64 dr[8]; /* 4 and 5 unused */
 	struct x86_msrs msr;
-	u64 tsc_offset; /* guest TSC = scaled virtual clock + offset */
+	u64 tsc_offset; /* guest TSC = scaled virtual clock + offset; IA32_TSC_ADJUST is part of the offset already */
+	u64 dr6_pending; /* DR6 bits of debug traps the current instruction has met so far: see x86_take_debug_trap */
 
 	struct x86_fault fault; /* raised, not yet delivered */
 	bool nmi_pending;
@@ -202,7 +213,11 @@ static inline bool x86_canonical(gva_t a) { return (u64)((i64)(a << 16) >> 16) =
  * `bsp` sets the BSP bit in APIC_BASE; others wait for SIPI. env and cpuid are kept. With init_only, what INIT leaves alone is kept. */
 void x86_reset(struct x86_cpu *c, bool bsp, bool init_only);
 
-/* Raise a fault: record it (the first one wins) and return false, so that callers write `return x86_raise(...)`. */
+/* A start-up IPI reached a CPU that waits for one: run from vector << 12 in real mode. Ignored when it does not wait. */
+void x86_sipi(struct x86_cpu *c, u8 vector);
+
+/* Raise a fault: record it (the first one wins) and return false, so that callers write `return x86_raise(...)`. Vectors that push an
+ * error code get 0 from x86_raise. */
 bool x86_raise(struct x86_cpu *c, enum x86_vector v);
 bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error);
 bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error);
