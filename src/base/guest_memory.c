@@ -146,14 +146,15 @@ bool gm_write(struct guest_memory *gm, gpa_t gpa, const void *buf, u64 len)
 		memcpy(iov[i].iov_base, from, iov[i].iov_len);
 		from += iov[i].iov_len;
 	}
-	if (n > 0)
-		gm_written(gm, gpa, len);
-	return n >= 0;
+	if (n < 0)
+		return false;
+	gm_written(gm, gpa, len);
+	return true;
 }
 
 void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len)
 {
-	if (gm->written)
+	if (gm->written && len > 0)
 		gm->written(gm->written_opaque, gpa, len);
 }
 

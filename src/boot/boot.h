@@ -12,11 +12,19 @@
 #include "base/guest_memory.h"
 #include "x86/state.h"
 
+/* Addresses that the memory map shown to the guest marks as reserved, besides the firmware area: ECAM and the like. */
+struct boot_range {
+	gpa_t gpa;
+	u64 size;
+};
+
 struct boot_config {
 	const char *kernel;  /* path */
 	const char *initrd;  /* path or NULL; multiboot modules: "path args,path args" */
 	const char *cmdline; /* never NULL */
 	gpa_t acpi_rsdp;     /* where the firmware put it, 0: none */
+	const struct boot_range *reserved;
+	u32 nreserved;
 };
 
 /* Reads files, fills RAM, sets *c (already reset). The kernel file may be bzImage (64-bit boot protocol), ELF64/32 with a PVH note, or
