@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opening and locking image files. Open file description locks are used because they belong to this opening alone: neither a second VM in
+ * the same process nor a library that opens and closes the same file can take them away.
+ */
+#include "block/hostfile.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int open_failed(const char *path, bool readonly, int errnum, struct err *e)
+{
+	switch (errnum) {
+	case ENOENT:
+		return err_set(e, errnum, "disk '%s': no such file; create one with 'truncate -s 10G %s'", path, path);
+	case EISDIR:
+		return err_set(e, errnum, "disk '%s': is a directory, not an image file", path);
+	case EACCES:
+	case EPERM:
+	case EROFS:
+		if (!readonly)
+			return err_sys(e, errnum, "disk '%s': cannot open for writing (change its permissions, or add ',readonly')", path);
+		break;
+	}
+	return err_sys(e, errnum, "disk '%s': cannot open", path);
+}
+
+static int lock_file(int fd, const char *path, bool readonly, struct err *e)
+{
+	struct flock lock = {.l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	if (!fcntl(fd, F_OFD_SETLK, &lock))
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return err_set(e, EBUSY,
+			       "disk '%s': in use by another VM or program, which holds a lock on it; stop that one, or give the disk to all "
+			       "of them with ',readonly'",
+			       path);
+	/* Some network file systems have no locks. Refusing them would be worse than trusting their user. */
+	log_msg(LOG_WARN, "disk '%s': the file system has no locks; make sure that nobody else uses the image", path);
+	return 0;
+}
+
+static int device_size(struct hostfile *f, const char *path, struct err *e)
+{
+	unsigned int block = 0;
+
+	if (ioctl(f->fd, BLKGETSIZE64, &f->size) < 0)
+		return err_sys(e, errno, "disk '%s': cannot tell the size of the block device", path);
+	if (!ioctl(f->fd, BLKPBSZGET, &block) && block >= 512 && block <= 65536 && !(block & (block - 1)))
+		f->physical_block = block;
+	f->is_device = true;
+	return 0;
+}
+
+static int measure(struct hostfile *f, const char *path, struct err *e)
+{
+	struct stat st;
+
+	f->physical_block = 4096;
+	if (fstat(f->fd, &st) < 0)
+		return err_sys(e, errno, "disk '%s': cannot examine", path);
+	if (S_ISBLK(st.st_mode))
+		return device_size(f, path, e);
+	if (S_ISDIR(st.st_mode))
+		return open_failed(path, true, EISDIR, e);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, EINVAL, "disk '%s': is neither a file nor a block device", path);
+	f->size = (u64)st.st_size;
+	return 0;
+}
+
+static int check_size(const struct hostfile *f, const char *path, struct err *e)
+{
+	if (!f->size)
+		return err_set(e, EINVAL, "disk '%s': is empty; give it a size with 'truncate -s 10G %s'", path, path);
+	if (f->size % 512)
+		return err_set(e, EINVAL, "disk '%s': its size, %llu bytes, is not a multiple of 512; a raw image is: extend it with 'truncate -s %%512 %s'",
+			       path, (unsigned long long)f->size, path);
+	return 0;
+}
+
+int hostfile_open(struct hostfile *f, const char *path, bool readonly, struct err *e)
+{
+	int r;
+
+	/* O_NONBLOCK: opening a FIFO by mistake must not hang; it means nothing for files and disks. */
+	f->fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (f->fd < 0)
+		return open_failed(path, readonly, errno, e);
+	r = measure(f, path, e);
+	if (!r)
+		r = check_size(f, path, e);
+	if (!r)
+		r = lock_file(f->fd, path, readonly, e);
+	if (r)
+		hostfile_close(f);
+	return r;
+}
+
+void hostfile_close(struct hostfile *f)
+{
+	close(f->fd);
+	f->fd = -1;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Raw images: byte n of the disk is byte n of the file.
+ *
+ * A flush that failed once fails ever after: the kernel reports a lost write only to the first fsync, and a later success must not be
+ * taken by the guest for safety of data that is gone.
+ */
+#include "block/block.h"
+#include "block/hostfile.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct raw_image {
+	struct block_image img;
+	struct hostfile file;
+	struct io_engine *io;
+	struct block_client client;
+	bool unsafe, discard;
+	bool flush_failed; /* atomic */
+};
+
+static struct raw_image *of(struct block_image *img)
+{
+	return container_of(img, struct raw_image, img);
+}
+
+static const enum io_op io_op_of[] = {
+	[BLOCK_READ] = IO_READ,	      [BLOCK_WRITE] = IO_WRITE,	    [BLOCK_FLUSH] = IO_FLUSH,
+	[BLOCK_DISCARD] = IO_DISCARD, [BLOCK_ZERO] = IO_ZERO_UNMAP, [BLOCK_ZERO_KEEP] = IO_ZERO,
+};
+
+/* Requests that need no I/O; true when the result is known at once. */
+static bool settled(struct raw_image *raw, struct block_req *r)
+{
+	r->result = 0;
+	if (r->op == BLOCK_FLUSH && !raw->unsafe && __atomic_load_n(&raw->flush_failed, __ATOMIC_ACQUIRE)) {
+		r->result = -EIO;
+		return true;
+	}
+	return (r->op == BLOCK_FLUSH && raw->unsafe) || (r->op == BLOCK_DISCARD && !raw->discard) || (r->op != BLOCK_FLUSH && !r->len);
+}
+
+static void translate(struct raw_image *raw, struct block_req *r)
+{
+	r->io = (struct io_req){.op = io_op_of[r->op],
+				.durable = r->durable && !raw->unsafe,
+				.fd = raw->file.fd,
+				.off = r->off,
+				.len = r->len,
+				.iov = r->iov,
+				.niov = r->niov};
+	if (r->op == BLOCK_ZERO && !raw->discard)
+		r->io.op = IO_ZERO;
+}
+
+static void raw_submit(struct block_image *img, struct block_req **reqs, u32 n)
+{
+	struct raw_image *raw = of(img);
+	struct block_req *done[IO_BATCH];
+	struct io_req *ios[IO_BATCH];
+	u32 ndone = 0, nios = 0;
+
+	for (u32 i = 0; i < n; i++) {
+		if (settled(raw, reqs[i])) {
+			done[ndone++] = reqs[i];
+		} else {
+			translate(raw, reqs[i]);
+			ios[nios++] = &reqs[i]->io;
+		}
+		if ((nios == IO_BATCH || i + 1 == n) && nios) {
+			io_submit(raw->io, ios, nios);
+			nios = 0;
+		}
+		if ((ndone == IO_BATCH || i + 1 == n) && ndone) {
+			raw->client.done(raw->client.opaque, done, ndone);
+			ndone = 0;
+		}
+	}
+}
+
+static void raw_done(void *opaque, struct io_req **ios, u32 n)
+{
+	struct raw_image *raw = opaque;
+	struct block_req *reqs[IO_BATCH];
+
+	for (u32 i = 0; i < n; i++) {
+		reqs[i] = container_of(ios[i], struct block_req, io);
+		reqs[i]->result = ios[i]->result;
+		if (reqs[i]->result && (reqs[i]->op == BLOCK_FLUSH || reqs[i]->durable))
+			__atomic_store_n(&raw->flush_failed, true, __ATOMIC_RELEASE);
+	}
+	raw->client.done(raw->client.opaque, reqs, n);
+}
+
+static void raw_kicked(void *opaque)
+{
+	struct raw_image *raw = opaque;
+
+	raw->client.kicked(raw->client.opaque);
+}
+
+static void raw_kick(struct block_image *img)
+{
+	io_kick(of(img)->io);
+}
+
+static void raw_close(struct block_image *img)
+{
+	struct raw_image *raw = of(img);
+
+	io_engine_free(raw->io);
+	hostfile_close(&raw->file);
+	free(raw);
+}
+
+static int raw_open(struct block_image **out, const struct block_options *o, const struct block_client *client, struct err *e)
+{
+	struct raw_image *raw = calloc(1, sizeof(*raw));
+	struct io_client io_client = {raw, raw_done, raw_kicked};
+	int r;
+
+	if (!raw)
+		return err_set(e, ENOMEM, "disk '%s': out of memory", o->path);
+	r = hostfile_open(&raw->file, o->path, o->readonly, e);
+	if (r) {
+		free(raw);
+		return r;
+	}
+	raw->client = *client;
+	raw->unsafe = o->unsafe;
+	raw->discard = o->discard;
+	raw->img = (struct block_image){&block_raw, raw->file.size, raw->file.physical_block, o->readonly};
+	r = io_engine_new(&raw->io, o->io, o->depth, &io_client, e);
+	if (r) {
+		hostfile_close(&raw->file);
+		free(raw);
+		return r;
+	}
+	*out = &raw->img;
+	return 0;
+}
+
+const struct block_format block_raw = {"raw", raw_open, raw_submit, raw_kick, raw_close};
