@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The list of directed cases, as machine code. Pointers at the start: rbx and rsi data+0x400, rdi data+0x1400, rbp data+0x2400, rsp data+0x3000,
+ * r12 the last 3 bytes of the first page, r13 4 bytes before the read-only page, r14 unmapped, r15 the read-only page. rcx is small.
+ */
+#include "directed.h"
+
+#include <string.h>
+
+struct directed {
+	const char *name;
+	const char *hex; /* instructions separated by spaces */
+	u64 rflags_set;
+};
+
+#define AC 0x40000u
+#define DF 0x400u
+
+static const struct directed cases[] = {
+	{"flags live across a load", "4801c8 488b03 4811ca 9c 58", 0},
+	{"flags live across a store", "4829c8 488903 0f92c2 0f90c6 9c 58", 0},
+	{"flags live across push and pop", "4801c8 50 5a 9c 59", 0},
+	{"flags live across a page-straddling load", "4801c8 498b0424 0f98c2 9c 59", 0},
+	{"adc chain over memory", "480103 48115308 48114b10 4883531800 9c 58", 0},
+	{"inc and dec keep CF", "f9 ff03 fe4b08 0f92c0 f8 48ff4310 0f92c1", 0},
+	{"store straddling into the read-only page faults whole", "498945fd 4989450 0", 0},
+	{"load straddling into nothing", "4d8b77fd 498b87fa0f0000 498b87fd0f0000", 0},
+	{"store to the read-only page", "490107", 0},
+	{"locked add across a page", "f049010424 9c 58", 0},
+	{"cmpxchg hit and miss", "488b03 480fb10b 4883c001 480fb10b 9c 5a", 0},
+	{"cmpxchg to read-only memory faults even on a miss", "4d0fb10f", 0},
+	{"cmpxchg16b aligned", "480fc70b 9c 58", 0},
+	{"cmpxchg16b misaligned is #GP", "480fc74b08", 0},
+	{"xadd with itself", "480fc1c0 480fc103 480fc11b", 0},
+	{"xchg with memory", "488703 868300010000 6687a300010000", 0},
+	{"push rsp and pop rsp", "54 58 54 5c 54", 0},
+	{"pop into memory through rsp", "8f0424 8f442408 66 8f0424", 0},
+	{"push of memory through rsp", "ff3424 ff742408 66ff3424", 0},
+	{"pushf and popf", "9c 5a 4881f2d50c0000 52 9d 9c 58", 0},
+	{"popf can set AC: misaligned access then #AC", "9c 810c2400000400 9d 488b4301", 0},
+	{"AC set: aligned accesses pass", "488b03 8b4304 668b4302 8a4301", AC},
+	{"AC set: misaligned store", "48894301", AC},
+	{"AC set: movups is exempt, movdqu too", "0f104301 f30f6f4b03", AC},
+	{"AC set: push on a misaligned stack", "48ffcc 50", AC},
+	{"high bytes", "88e0 00fc 30c5 86e7 20ee fec4 c0e403 0fb6c4 0fbefc 8a23 8833", 0},
+	{"REX makes spl sil", "4088e0 4000fc 4030c5 4088f0", 0},
+	{"REX before another prefix is ignored", "486603c3 4f2e8b03", 0},
+	{"segment overrides without effect", "2e8b03 368b03 3e8b03 268b03", 0},
+	{"67h wraps at 4 GiB", "67488d43ff 678b03 67ff33", 0},
+	{"rep movsb forward", "b910000000 f3a4", 0},
+	{"rep movsb backward", "b910000000 f3a4", DF},
+	{"rep movsq overlapping", "488d7e01 b914000000 f348a5", 0},
+	{"rep movsq overlapping backward", "488d7ef9 b914000000 f348a5", DF},
+	{"rep stosd into the read-only page stops with partial state", "498dbd00ffffff b900010000 f3ab", 0},
+	{"rep movsb whose source ends", "498d b7f00f0000 b940000000 f3a4", 0},
+	{"repe cmpsb", "b940000000 f3a6 9c 58", 0},
+	{"repne scasw", "b940000000 66f2af 9c 58", 0},
+	{"rep with count 0 touches nothing", "31c9 4c89f7 4c89f6 f3a4 f3aa f3a6", 0},
+	{"rep with 32-bit count", "48b90500000001000000 67f3a4", 0},
+	{"lods in all sizes", "ac 66ad ad 48ad f348ad", 0},
+	{"string with fs source", "64a4 64ac 65a5", 0},
+	{"xlat", "4831c0 b007 d7 64d7", 0},
+	{"bt with far register offsets", "48c7c0c0fdffff 480fa303 480fab03 480fb303 480fbb03 9c 58", 0},
+	{"bt 16-bit register offset is signed", "66b8f0ff 660fab03", 0},
+	{"bt with immediate stays inside the operand", "480fba23ff 0fba2b25 66 0fba3bff", 0},
+	{"locked bts", "f0480fab0b f00fba3307", 0},
+	{"shifts by cl of 0", "31c9 48d3e0 d3fa 66d3eb d2cc 9c 58", 0},
+	{"shifts by one", "48d1e0 d1fa 66d1eb d0cc d0d4 48d1df", 0},
+	{"rcl and rcr by 9 on bytes", "c0d009 c0d809 9c 58", 0},
+	{"rcl by 17 on words", "66c1d011 66c1d811 9c 58", 0},
+	{"shld and shrd", "480fa4d005 480fadda 0fa403 1f 9c 58", 0},
+	{"mul and imul", "48f7e1 48f7eb 480fafc3 486bc0f9 6669c10102 f6e1", 0},
+	{"div fits", "31d2 48c7c1 07000000 48f7f1", 0},
+	{"div by zero", "31c9 48f7f1", 0},
+	{"div overflow", "31c0 48c7c2ffffffff 48c7c101000000 48f7f1", 0},
+	{"idiv of the most negative", "48b80000000000000080 4899 48c7c1ffffffff 48f7f9", 0},
+	{"idiv byte", "66b88000 b1ff f6f9", 0},
+	{"div by memory", "31d2 48f733", 0},
+	{"bswap", "480fc8 0fc9 410fcf", 0},
+	{"movbe", "480f38f003 0f38f10b 66 0f38f013", 0},
+	{"crc32", "f20f38f0c1 f2480f38f103 66f20f38f1c3", 0},
+	{"popcnt lzcnt tzcnt of zero", "31c9 f3480fb8c1 9c f30fbdd1 9c f3480fbcc1 9c", 0},
+	{"bsf of zero keeps the destination", "31c9 480fbcc1 0fbdd9", 0},
+	{"pdep pext", "c4e2fbf5c1 c4e2faf5d3", 0},
+	{"mulx with both outputs the same", "c4e2fbf6c1 c462fbf6cb", 0},
+	{"adcx adox", "f9 66480f38f6c1 f3480f38f6d3 9c 58", 0},
+	{"sahf lahf", "9e 9f 86c4 9e 9f", 0},
+	{"cmov from memory faults though false", "39c0 490f4506", 0},
+	{"setcc to memory", "39c8 0f9203 0f984301", 0},
+	{"enter and leave", "c8100000 c9 c8080001 c9", 0},
+	{"enter with nesting", "c8100005 c9", 0},
+	{"call and ret", "e800000000 58 e800000000 4883c404", 0},
+	{"ret with pop bytes", "488d0505000000 50 c21000", 0},
+	{"jump to a non-canonical address", "48b80000000000800000 ffe0", 0},
+	{"ret to a non-canonical address", "48b80000000000800000 50 c3", 0},
+	{"call to data is a fetch fault", "ffd3", 0},
+	{"call pushes before the fetch fault", "41ffd6", 0},
+	{"jump through unmapped memory", "41ff26", 0},
+	{"push to unmapped memory", "4c89f4 50", 0},
+	{"push to a non-canonical stack is #SS", "48b80000000000800000 4889c4 50", 0},
+	{"non-canonical load is #GP", "48b80000000000800000 488b00", 0},
+	{"non-canonical load through rbp is #SS", "48bd0000000000800000 488b4500", 0},
+	{"access across the canonical boundary", "48b8fcff ffffff7f0000 488b00", 0},
+	{"access across the end of the address space", "48c7c0fcffffff 488b00", 0},
+	{"int3 and int1", "90 cc", 0},
+	{"int1", "90 f1", 0},
+	{"ud2", "0f0b", 0},
+	{"ud1 with a memory operand", "0fb903", 0},
+	{"int n not allowed is #GP with the gate's index", "cd21", 0},
+	{"hlt", "f4", 0},
+	{"cli", "fa", 0},
+	{"in and out", "e460", 0},
+	{"out", "ee", 0},
+	{"mov from cr0", "0f20c0", 0},
+	{"mov from cr1", "0f20c8", 0},
+	{"wrmsr", "0f30", 0},
+	{"rdmsr", "0f32", 0},
+	{"rdfsbase wrfsbase", "f3480faec0 f30faed1 f3480faec8 f3480faedb f3480faec2", 0},
+	{"wrgsbase non-canonical", "48b80000000000800000 f3480faed8", 0},
+	{"lock on a register is #UD", "f04801c0", 0},
+	{"lock on mov is #UD", "f0488903", 0},
+	{"16 bytes of prefixes are #GP", "66666666666666666666666666666603c3", 0},
+	{"lea with a register is #UD", "488dc0", 0},
+	{"movaps misaligned", "0f284301", 0},
+	{"movaps misaligned on an unmapped page is #GP first", "410f284601", 0},
+	{"movntdqa and movntps", "660f382a03 0f2b03 660fe70b", 0},
+	{"maskmovdqu with mask zero at unmapped memory", "660fefc9 4c89f7 660ff7c1", 0},
+	{"vmaskmov does not fault for masked lanes", "c5f1efc9 c4c2712c06 c4c2712e06", 0},
+	{"page-straddling 512-bit load", "62d1fe486f0424 62d1fe487f442401", 0},
+	{"masked 512-bit store that only touches good bytes", "62f1fd48efc0 b803000000 c4e1fb92c8 62d17e497f4500", 0},
+	{"sse #XM divide by zero unmasked", "c7030 0100000 0fae13 0f5ec1", 0},
+	{"ldmxcsr with reserved bits", "c703ffffffff 0fae13", 0},
+	{"stmxcsr", "0fae1b 0fae5b04", 0},
+	{"x87 stack overflow", "d9e8 d9e8 d9e8 d9e8 d9e8 d9e8 d9e8 d9e8 d9e8 dfe0", 0},
+	{"x87 unmasked divide by zero is reported by the next instruction", "dbe3 c7034003 0000 d92b d9ee d9e8 def1 d9e8", 0},
+	{"fwait reports #MF", "dbe3 c70340030000 d92b d9ee d9e8 def1 90 9b", 0},
+	{"x87 unmasked, store to memory not done", "dbe3 c70300030000 d92b d9ee d9ee d8f1 db3b", 0},
+	{"fcomi to flags", "dbe3 d9e8 d9ee dbf1 9c 58", 0},
+	{"x87 loads and stores in all sizes", "dbe3 d903 dd4308 db6b10 df4320 db4324 df6b28 d95b40 dd5b48 db7b50", 0},
+	{"fbld fbstp", "dbe3 d9eb df33 df23", 0},
+	{"fild fistp rounding", "dbe3 d9eb df3b db5b08 dd4b10", 0},
+	{"mmx and x87 share registers", "dbe3 d9e8 0f6f03 0ffec1 0f7f4308 dfe0 0f77", 0},
+	{"vzeroupper keeps low halves", "c5fc1003 c5f877 c5fc114320", 0},
+	{"sse keeps upper halves, avx clears them", "0f1003 c5f8100b c5fc114320 c5fc114b40", 0},
+	{"gather", "c5f9efc0 c5f176c9 c4e2719004 83", 0},
+	{"gather with a fault in the middle", "c5f176c9 c4c271900406", 0},
+	{"opmask to flags", "c5f898c0 9c 58 c4e1f898c1 9c 5a", 0},
+	{"clflush and prefetch of unmapped memory", "410f1806 410f180e 0fae3b", 0},
+	{"clflush of unmapped memory faults", "410fae3e", 0},
+	{"nop with a memory operand does not access it", "410f1f06 66410f1f8600010000", 0},
+	{"endbr64 and rdsspq are nops", "f30f1efa f3480f1ec8", 0},
+	{"pause lfence mfence sfence", "f390 0faee8 0faef0 0faef8", 0},
+};
+
+u32 directed_count(void) { return ARRAY_SIZE(cases); }
+const char *directed_name(u32 i) { return cases[i].name; }
+
+static int nibble(char ch)
+{
+	if (ch >= '0' && ch <= '9')
+		return ch - '0';
+	return ch >= 'a' && ch <= 'f' ? ch - 'a' + 10 : -1;
+}
+
+static void fixed_registers(struct cpu_case *c)
+{
+	c->gpr[1] &= 0x3f;
+	c->gpr[3] = c->gpr[6] = CASE_DATA + 0x400;
+	c->gpr[7] = CASE_DATA + 0x1400;
+	c->gpr[5] = CASE_DATA + 0x2400;
+	c->gpr[4] = CASE_DATA + 0x3000;
+	c->gpr[12] = CASE_DATA + 0x1000 - 3;
+	c->gpr[13] = CASE_ROM - 4;
+	c->gpr[14] = 0x30000000;
+	c->gpr[15] = CASE_ROM;
+	c->rflags &= ~(u64)(AC | DF);
+}
+
+bool directed_case(const struct gen_options *o, u32 i, u64 seed, struct cpu_case *c)
+{
+	struct gen g = {.forms = o->forms, .has = o->has, .c = c};
+	const u32 mxcsr = 0x1f80;
+	u8 bytes[128];
+	u32 n = 0;
+	int high = -1;
+
+	memset(c, 0, sizeof(*c));
+	c->seed = seed + i;
+	prng_seed(&g.rnd, seed + i);
+	gen_state(&g);
+	fixed_registers(c);
+	c->rflags |= cases[i].rflags_set;
+	memcpy(c->xsave.bytes + 24, &mxcsr, 4);
+	memset(c->xsave.bytes + 2, 0, 2);
+	for (const char *h = cases[i].hex; *h; h++) {
+		if (*h == ' ')
+			continue;
+		if (nibble(*h) < 0 || n == sizeof(bytes))
+			return false;
+		if (high < 0) {
+			high = nibble(*h);
+			continue;
+		}
+		bytes[n++] = (u8)(high << 4 | nibble(*h));
+		high = -1;
+	}
+	for (u32 at = 0; at < n;) {
+		u32 len = n - at < 15 ? n - at : 15;
+		ZydisDecodedInstruction in;
+
+		if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&o->forms->decoder, NULL, bytes + at, len, &in)))
+			len = in.length;
+		gen_emit(&g, bytes + at, len);
+		at += len;
+	}
+	return high < 0 && case_layout(c);
+}

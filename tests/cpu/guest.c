@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Page tables, descriptor tables and stubs of the guest that runs a case. See guest.h. */
+#include "guest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define KERNEL_BASE 0xffffffff80000000ull /* maps guest-physical 0 to 64 KiB, supervisor only */
+#define KERNEL_PAGES 16u
+
+#define PML4 0x1000u
+#define PDPT_LOW 0x2000u
+#define PD_LOW 0x3000u
+#define PT_CODE 0x4000u
+#define PT_DATA 0x5000u
+#define PDPT_HIGH 0x6000u
+#define PD_HIGH 0x7000u
+#define PT_HIGH 0x8000u
+#define GDT 0x9000u
+#define TSS 0x9800u
+#define STUBS 0xa000u
+#define STUB_SIZE 8u
+#define STACK_TOP 0xd000u
+#define IDT 0xd000u
+#define CODE_PHYS 0x100000u
+#define DATA_PHYS 0x110000u
+
+#define PTE_P 1ull
+#define PTE_W 2ull
+#define PTE_U 4ull
+#define PTE_AD 0x60ull
+#define PTE_NX (1ull << 63)
+
+#define SEL_KERNEL_CODE 0x10u
+#define SEL_USER_DATA 0x2bu
+#define SEL_USER_CODE 0x33u
+#define SEL_TSS 0x40u
+
+#define ATTR_CODE64 (0xbu | SEGA_S | SEGA_P | SEGA_L | SEGA_G)
+#define ATTR_DATA (0x3u | SEGA_S | SEGA_P | SEGA_DB | SEGA_G)
+#define ATTR_DPL3 SEGA_DPL
+#define ATTR_TSS (0xbu | SEGA_P)
+
+static void put64(struct guest *g, gpa_t at, u64 v)
+{
+	if (!gm_write(&g->gm, at, &v, 8))
+		fprintf(stderr, "cpu-fuzz: guest-physical %llx is outside RAM\n", (unsigned long long)at);
+}
+
+static void map_range(struct guest *g, gpa_t table, u32 first, u32 pages, gpa_t phys, u64 flags)
+{
+	for (u32 i = 0; i < pages; i++)
+		put64(g, table + 8 * (first + i), (phys + i * 4096ull) | flags | PTE_P | PTE_AD);
+}
+
+static void build_pages(struct guest *g)
+{
+	const u64 upper = PTE_P | PTE_W | PTE_U | 0x20;
+
+	put64(g, PML4, PDPT_LOW | upper);
+	put64(g, PML4 + 8 * 511, PDPT_HIGH | upper);
+	put64(g, PDPT_LOW, PD_LOW | upper);
+	put64(g, PDPT_HIGH + 8 * 510, PD_HIGH | upper);
+	put64(g, PD_HIGH, PT_HIGH | upper);
+	put64(g, PD_LOW + 8 * (CASE_CODE >> 21), PT_CODE | upper);
+	put64(g, PD_LOW + 8 * (CASE_DATA >> 21), PT_DATA | upper);
+	map_range(g, PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
+	map_range(g, PT_CODE, 0, CASE_CODE_PAGES, CODE_PHYS, PTE_U);
+	map_range(g, PT_DATA, 0, CASE_DATA_PAGES, DATA_PHYS, PTE_U | PTE_W | PTE_NX);
+	map_range(g, PT_DATA, CASE_DATA_PAGES, CASE_ROM_PAGES, DATA_PHYS + CASE_DATA_SIZE, PTE_U | PTE_NX);
+}
+
+static void build_gdt(struct guest *g)
+{
+	u64 tss = KERNEL_BASE + TSS;
+
+	put64(g, GDT + SEL_KERNEL_CODE, 0x00af9b000000ffffull);
+	put64(g, GDT + 0x18, 0x00cf93000000ffffull);
+	put64(g, GDT + 0x20, 0x00cffb000000ffffull);
+	put64(g, GDT + (SEL_USER_DATA & ~7u), 0x00cff3000000ffffull);
+	put64(g, GDT + (SEL_USER_CODE & ~7u), 0x00affb000000ffffull);
+	put64(g, GDT + SEL_TSS, 0x0000890000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56);
+	put64(g, GDT + SEL_TSS + 8, tss >> 32);
+	put64(g, TSS + 4, KERNEL_BASE + STACK_TOP);
+	put64(g, TSS + 0x60, 0x0067000000000000ull); /* I/O map beyond the limit: no port is allowed */
+}
+
+/* out %al, $port; hlt; jmp back to hlt */
+static const u8 stub[STUB_SIZE] = {0xe6, GUEST_DONE_PORT, 0xf4, 0xeb, 0xfd, 0xcc, 0xcc, 0xcc};
+
+static void build_idt(struct guest *g)
+{
+	for (u32 v = 0; v < 256; v++) {
+		u64 at = KERNEL_BASE + STUBS + v * STUB_SIZE, dpl = v == VEC_BP || v == VEC_OF ? 3 : 0;
+
+		put64(g, IDT + 16 * v, (at & 0xffff) | SEL_KERNEL_CODE << 16 | (0x8e00ull | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48);
+		put64(g, IDT + 16 * v + 8, at >> 32);
+		if (!gm_write(&g->gm, STUBS + v * STUB_SIZE, stub, STUB_SIZE))
+			return;
+	}
+}
+
+int guest_create(struct guest *g, struct err *e)
+{
+	const struct x86_cpuid_config config = {.ncpus = 1, .tsc_hz = 1000000000, .engine_bt = true};
+	int r;
+
+	memset(g, 0, sizeof(*g));
+	r = gm_create(&g->gm, GUEST_RAM_SIZE, e);
+	if (r)
+		return r;
+	x86_cpuid_build(&g->cpuid, &config);
+	build_pages(g);
+	build_gdt(g);
+	build_idt(g);
+	return 0;
+}
+
+void guest_destroy(struct guest *g) { gm_destroy(&g->gm); }
+
+bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
+{
+	const struct x86_cpuid_config config = {.ncpus = 1, .tsc_hz = 1000000000, .engine_bt = true};
+	static struct x86_cpuid policy;
+
+	if (!policy.n)
+		x86_cpuid_build(&policy, &config);
+	return x86_cpuid_has(&policy, leaf, sub, reg, bit);
+}
+
+static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
+{
+	const struct x86_seg null_seg = {.attr = SEGA_UNUSABLE | SEGA_DPL};
+
+	for (u32 i = 0; i < SEG_COUNT; i++)
+		c->seg[i] = null_seg;
+	c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE, .attr = ATTR_CODE64 | ATTR_DPL3, .limit = ~0u};
+	c->seg[SEG_SS] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
+	c->seg[SEG_FS].base = cs->fs_base;
+	c->seg[SEG_GS].base = cs->gs_base;
+	c->ldt = (struct x86_seg){.attr = SEGA_UNUSABLE};
+	c->tr = (struct x86_seg){.sel = SEL_TSS, .attr = ATTR_TSS, .limit = 0x67, .base = KERNEL_BASE + TSS};
+	c->gdt = (struct x86_dtr){.base = KERNEL_BASE + GDT, .limit = 0x4f};
+	c->idt = (struct x86_dtr){.base = KERNEL_BASE + IDT, .limit = 0xfff};
+}
+
+static void load_control(struct guest *g, struct x86_cpu *c)
+{
+	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+	c->cr2 = 0;
+	c->cr3 = PML4;
+	c->cr4 = CR4_PAE | CR4_PGE | CR4_DE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE | CR4_UMIP;
+	c->msr.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+	c->xcr0 = CASE_XFEATURES & g->cpuid.xcr0_supported;
+	c->dr[6] = 0xffff0ff0;
+	c->dr[7] = 0x400;
+}
+
+static void load_memory(struct guest *g, const struct cpu_case *cs)
+{
+	static const u8 filler[CASE_CODE_SIZE] = {[0 ... CASE_CODE_SIZE - 1] = 0xcc};
+
+	case_fill_data(cs, g->data);
+	if (!gm_write(&g->gm, DATA_PHYS, g->data, CASE_DATA_ALL))
+		return;
+	if (g->code_in_place)
+		return;
+	if (gm_write(&g->gm, CODE_PHYS, filler, CASE_CODE_SIZE))
+		g->code_in_place = gm_write(&g->gm, CODE_PHYS + cs->start, cs->code, cs->code_len);
+}
+
+void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
+{
+	x86_reset(c, true, false);
+	load_memory(g, cs);
+	load_segments(c, cs);
+	load_control(g, c);
+	memcpy(c->gpr, cs->gpr, sizeof(c->gpr));
+	c->rip = CASE_CODE + cs->start;
+	c->rflags = cs->rflags;
+	memset(&c->fpu, 0, sizeof(c->fpu));
+	memcpy(c->fpu.bytes, cs->xsave.bytes, CASE_XSAVE_SIZE);
+	g->done = false;
+}
+
+static bool has_error_code(u32 vector)
+{
+	const u32 with_error = 1u << VEC_DF | 0x1fu << VEC_TS | 1u << VEC_AC | 1u << 21;
+
+	return vector < 32 && (with_error >> vector & 1);
+}
+
+static bool read_frame(struct guest *g, const struct x86_cpu *c, struct cpu_result *r)
+{
+	u64 frame[6] = {0}, *at = frame + 1;
+	bool error = has_error_code(r->vector);
+	u32 len = error ? 48 : 40;
+
+	if (c->gpr[R_RSP] - KERNEL_BASE + len > STACK_TOP)
+		return false;
+	if (!gm_read(&g->gm, c->gpr[R_RSP] - KERNEL_BASE, error ? frame : at, len))
+		return false;
+	r->error = (u32)frame[0];
+	r->rip = at[0];
+	r->rflags = at[2];
+	r->gpr[R_RSP] = at[3];
+	return true;
+}
+
+void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r)
+{
+	u64 stub_at = c->rip - KERNEL_BASE - STUBS;
+
+	memset(r, 0, offsetof(struct cpu_result, xsave));
+	r->note[0] = 0;
+	r->end = END_FAULT;
+	memcpy(r->gpr, c->gpr, sizeof(r->gpr));
+	memcpy(r->xsave.bytes, c->fpu.bytes, CASE_XSAVE_SIZE);
+	case_xsave_normalise(&r->xsave);
+	r->cr2 = c->cr2;
+	r->fs_base = c->seg[SEG_FS].base;
+	r->gs_base = c->seg[SEG_GS].base;
+	r->vector = (u32)(stub_at / STUB_SIZE);
+	if (stub_at >= 256 * STUB_SIZE || !read_frame(g, c, r)) {
+		r->end = END_ENGINE;
+		r->rip = c->rip;
+		snprintf(r->note, sizeof(r->note), "stopped at rip %llx, not in an exception stub", (unsigned long long)c->rip);
+	}
+	if (!gm_read(&g->gm, DATA_PHYS, r->data, CASE_DATA_ALL))
+		r->end = END_ENGINE;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Comparison of results. See judge.h; the table of undefined flags is in undefined.c. */
+#include "judge.h"
+#include "undefined.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_LINES 12u
+#define VEC_PF 14u
+#define PF_PRESENT 1u
+
+struct report {
+	char *text;
+	size_t size, used;
+	u32 n;
+};
+
+static void differ(struct report *r, const char *fmt, ...) printf_like(2, 3);
+static void differ(struct report *r, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	if (r->n++ >= MAX_LINES)
+		return;
+	va_start(ap, fmt);
+	n = vsnprintf(r->text + r->used, r->size - r->used, fmt, ap);
+	va_end(ap);
+	if (n > 0 && r->used + (size_t)n < r->size)
+		r->used += (size_t)n;
+}
+
+static void compare_u64(struct report *r, const char *name, u64 cpu, u64 engine)
+{
+	if (cpu != engine)
+		differ(r, "  %-8s cpu %016llx  engine %016llx\n", name, (unsigned long long)cpu, (unsigned long long)engine);
+}
+
+static void compare_ending(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine)
+{
+	u32 mask = ~0u;
+
+	compare_u64(r, "end", cpu->end, engine->end);
+	compare_u64(r, "vector", cpu->vector, engine->vector);
+	compare_u64(r, "rip", cpu->rip, engine->rip);
+	/* For addresses of its own half Linux reports every fault as a protection violation. */
+	if (cpu->vector == VEC_PF && cpu->cr2 >> 63)
+		mask = ~PF_PRESENT;
+	compare_u64(r, "error", cpu->error & mask, engine->error & mask);
+	if (cpu->vector == VEC_PF && engine->vector == VEC_PF)
+		compare_u64(r, "cr2", cpu->cr2, engine->cr2);
+}
+
+static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined)
+{
+	static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					      "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+	for (u32 i = 0; i < 16; i++)
+		compare_u64(r, names[i], cpu->gpr[i], engine->gpr[i]);
+	compare_u64(r, "rflags", cpu->rflags & ~undefined, engine->rflags & ~undefined);
+	compare_u64(r, "fs_base", cpu->fs_base, engine->fs_base);
+	compare_u64(r, "gs_base", cpu->gs_base, engine->gs_base);
+}
+
+static void compare_bytes(struct report *r, const char *name, u64 origin, const u8 *cpu, const u8 *engine, u32 len)
+{
+	u64 a, b;
+
+	if (!memcmp(cpu, engine, len))
+		return;
+	for (u32 i = 0; i + 8 <= len; i += 8) {
+		memcpy(&a, cpu + i, 8);
+		memcpy(&b, engine + i, 8);
+		if (a != b)
+			differ(r, "  %s %llx: cpu %016llx  engine %016llx\n", name, (unsigned long long)(origin + i), (unsigned long long)a,
+			       (unsigned long long)b);
+	}
+}
+
+u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined_flags, char *text, size_t size)
+{
+	struct report r = {.text = text, .size = size};
+
+	text[0] = 0;
+	compare_ending(&r, cpu, engine);
+	compare_registers(&r, cpu, engine, undefined_flags);
+	compare_bytes(&r, "xsave+", 0, cpu->xsave.bytes, engine->xsave.bytes, CASE_XSAVE_SIZE);
+	compare_bytes(&r, "memory", CASE_DATA, cpu->data, engine->data, CASE_DATA_ALL);
+	if (engine->note[0] && r.n)
+		differ(&r, "  engine says: %s\n", engine->note);
+	return r.n;
+}
+
+/* The instruction at `rip`, if it lies in the case's code. */
+static bool decode_at(const struct forms *forms, const struct cpu_case *c, u64 rip, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
+{
+	u64 off = rip - CASE_CODE - c->start;
+
+	if (off >= c->code_len)
+		return false;
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, c->code + off, c->code_len - off, in, op));
+}
+
+static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, u64 rip, const u64 *gpr,
+		       struct judge_notes *notes)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	u64 read;
+
+	if (!decode_at(forms, c, rip, &in, op))
+		return true;
+	if (!forms_allowed(&in, has)) {
+		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic), (unsigned long long)rip);
+		return false;
+	}
+	read = in.cpu_flags ? in.cpu_flags->tested & notes->undefined : 0;
+	if (read) {
+		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads undefined flags %llx", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)rip, (unsigned long long)read);
+		return false;
+	}
+	if (undefined_result(&in, op, gpr)) {
+		snprintf(notes->why, sizeof(notes->why), "%s at %llx has an undefined result", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)rip);
+		return false;
+	}
+	notes->undefined = undefined_flags_after(&in, op, gpr, notes->undefined);
+	return true;
+}
+
+void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct native_trace *t,
+		 struct judge_notes *notes)
+{
+	memset(notes, 0, sizeof(*notes));
+	notes->excused = !judge_step(forms, has, c, CASE_CODE + c->start, c->gpr, notes);
+	for (u32 i = 0; i < t->n && !notes->excused; i++)
+		notes->excused = !judge_step(forms, has, c, t->step[i].rip, t->step[i].gpr, notes);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Is an engine's result the real CPU's? Differences that the manuals leave open are excused: flags that an executed instruction left undefined,
+ * and cases that went through instructions that cannot be compared (a jump into the middle of an instruction can reach any).
+ *
+ * Threading: none.
+ */
+#pragma once
+
+#include "native.h"
+#include "forms.h"
+
+/* What a single-stepped native run says about a case. */
+struct judge_notes {
+	u64 undefined; /* RFLAGS bits without a defined value at the end */
+	bool excused;  /* the whole case says nothing; why is the reason */
+	char why[160];
+};
+
+void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct native_trace *t,
+		 struct judge_notes *notes);
+
+/* Describes the first differences, one a line; returns their number. */
+u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined_flags, char *text, size_t size);

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpu-fuzz: random and directed user-mode instruction sequences on the real CPU and on an engine of Guise, compared.
+ *
+ * Case number i of a run with seed N is the case of seed N + i, so `--seed N+i --cases 1` runs it alone. A failing case is shrunk and shown
+ * with its bytes, its start state and the differences. Exit status: 0 no difference, 1 differences, 2 usage, 125 cannot run.
+ */
+#include "directed.h"
+#include "gen.h"
+#include "judge.h"
+#include "show.h"
+#include "shrink.h"
+#include "subject.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define REPAIRS 8u
+
+struct options {
+	const struct subject *subject;
+	u64 seed, cases;
+	int only_class;
+	u32 max_insns, repeat, max_failures;
+	bool replay, coverage, directed_only;
+};
+
+struct run {
+	struct options o;
+	struct forms forms;
+	struct native *native;
+	void *subject;
+	u64 done, excused, skipped, failures;
+	struct native_trace trace;
+	struct cpu_case batch[NATIVE_BATCH];
+	struct cpu_result cpu[NATIVE_BATCH], engine;
+	char text[4096];
+};
+
+static bool comparable(const struct cpu_result *r) { return r->end == END_FAULT; }
+
+/* Compares the engine's result for c with the CPU's. Texts go to r->text. */
+static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
+{
+	struct judge_notes notes;
+
+	if (!judge_compare(cpu, &r->engine, 0, r->text, sizeof(r->text)))
+		return false;
+	native_run_traced(r->native, c, &r->trace);
+	judge_trace(&r->forms, r->o.subject->has, c, &r->trace, &notes);
+	if (notes.excused) {
+		r->excused++;
+		return false;
+	}
+	return judge_compare(cpu, &r->engine, notes.undefined, r->text, sizeof(r->text)) != 0;
+}
+
+static bool still_fails(void *opaque, const struct cpu_case *c)
+{
+	struct run *r = opaque;
+	struct cpu_result *cpu = &r->cpu[NATIVE_BATCH - 1];
+
+	native_run(r->native, c, cpu, 1);
+	if (!comparable(cpu))
+		return false;
+	r->o.subject->run(r->subject, c, r->o.repeat, &r->engine);
+	return case_fails(r, c, cpu);
+}
+
+static void report(struct run *r, struct cpu_case *c, const char *name)
+{
+	printf("\nFAIL %s: seed %llu, %u instructions\n", name, (unsigned long long)c->seed, c->n);
+	if (!still_fails(r, c)) {
+		printf("  does not fail when run again\n");
+		return;
+	}
+	shrink_case(c, still_fails, r);
+	(void)still_fails(r, c);
+	show_case(&r->forms, c);
+	show_result("cpu", &r->cpu[NATIVE_BATCH - 1]);
+	show_result(r->o.subject->name, &r->engine);
+	printf("%s", r->text);
+	fflush(stdout);
+}
+
+static void count_coverage(struct run *r, const struct cpu_case *c)
+{
+	for (u32 i = 0; i < c->n; i++)
+		if (c->insn[i].form < r->forms.n)
+			r->forms.form[c->insn[i].form].runs++;
+}
+
+static void check_one(struct run *r, struct cpu_case *c, const struct cpu_result *cpu, const char *name)
+{
+	struct cpu_case copy;
+
+	r->done++;
+	if (!comparable(cpu)) {
+		r->skipped++;
+		return;
+	}
+	count_coverage(r, c);
+	r->o.subject->run(r->subject, c, r->o.repeat, &r->engine);
+	if (!case_fails(r, c, cpu))
+		return;
+	r->failures++;
+	copy = *c;
+	report(r, &copy, name);
+}
+
+/* Take the instruction that faulted out of the case. False when there is none to take. */
+static bool repair(struct cpu_case *c, const struct cpu_result *cpu)
+{
+	u64 off = cpu->rip - CASE_CODE - c->start;
+
+	if (!comparable(cpu) || cpu->rip == case_end_rip(c))
+		return false;
+	for (u32 i = 0; i < c->n; i++)
+		if (c->offset[i] == off)
+			return case_remove(c, i, 1);
+	return false;
+}
+
+/* Most random sequences fault early, which would leave their later instructions untested. Of two cases in three the real CPU's verdict is
+ * used to throw faulting instructions out, a few times over. The outcome still depends on the seed alone. */
+static void repair_batch(struct run *r, u32 n)
+{
+	bool again = true;
+
+	for (u32 round = 0; round < REPAIRS && again; round++) {
+		native_run(r->native, r->batch, r->cpu, n);
+		again = false;
+		for (u32 i = 0; i < n; i++)
+			if (prng_mix(r->batch[i].seed) % 3)
+				again = repair(&r->batch[i], &r->cpu[i]) || again;
+	}
+}
+
+static void run_batch(struct run *r, u32 n, const char *name)
+{
+	native_run(r->native, r->batch, r->cpu, n);
+	for (u32 i = 0; i < n && r->failures < r->o.max_failures; i++) {
+		struct cpu_result cpu = r->cpu[i];
+
+		check_one(r, &r->batch[i], &cpu, name);
+	}
+}
+
+static void run_random(struct run *r)
+{
+	const struct gen_options go = {
+		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns};
+	u64 i = 0;
+
+	while (i < r->o.cases && r->failures < r->o.max_failures) {
+		u32 n = 0;
+
+		/* the last slot is still_fails' own */
+		for (; n < NATIVE_BATCH - 1 && i < r->o.cases; n++, i++)
+			gen_case(&go, r->o.seed + i, &r->batch[n]);
+		repair_batch(r, n);
+		run_batch(r, n, "random");
+	}
+}
+
+static void run_directed(struct run *r)
+{
+	const struct gen_options go = {.forms = &r->forms, .has = r->o.subject->has};
+
+	for (u32 i = 0; i < directed_count() && r->failures < r->o.max_failures; i++) {
+		if (!directed_case(&go, i, r->o.seed, &r->batch[0])) {
+			fprintf(stderr, "cpu-fuzz: directed case %u (%s) is not well-formed\n", i, directed_name(i));
+			r->failures++;
+			continue;
+		}
+		run_batch(r, 1, directed_name(i));
+	}
+}
+
+static void replay(struct run *r)
+{
+	const struct gen_options go = {
+		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns};
+
+	gen_case(&go, r->o.seed, &r->batch[0]);
+	repair_batch(r, 1);
+	show_case(&r->forms, &r->batch[0]);
+	native_run(r->native, r->batch, r->cpu, 1);
+	show_result("cpu", &r->cpu[0]);
+	check_one(r, &r->batch[0], &r->cpu[0], "replay");
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
+			"                [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
+	for (u32 i = 0; subjects[i]; i++)
+		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
+	fprintf(stderr, "classes:");
+	for (u32 i = 0; i < CLASS_COUNT; i++)
+		fprintf(stderr, " %s", form_class_name(i));
+	fprintf(stderr, "\n");
+	return 2;
+}
+
+static const struct subject *subject_by_name(const char *name)
+{
+	for (u32 i = 0; subjects[i]; i++)
+		if (!strcmp(subjects[i]->name, name))
+			return subjects[i];
+	return NULL;
+}
+
+static bool parse(int argc, char **argv, struct options *o)
+{
+	static const struct option longopts[] = {
+		{"engine", required_argument, NULL, 'e'},   {"seed", required_argument, NULL, 's'},
+		{"cases", required_argument, NULL, 'n'},    {"class", required_argument, NULL, 'c'},
+		{"max-insns", required_argument, NULL, 'm'}, {"repeat", required_argument, NULL, 'r'},
+		{"max-failures", required_argument, NULL, 'f'}, {"replay", no_argument, NULL, 'R'},
+		{"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
+		{NULL, 0, NULL, 0}};
+	int opt;
+
+	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5};
+	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
+		switch (opt) {
+		case 'e':
+			o->subject = subject_by_name(optarg);
+			break;
+		case 's':
+			o->seed = !strcmp(optarg, "time") ? (u64)time(NULL) * 1000000 : strtoull(optarg, NULL, 0);
+			break;
+		case 'n':
+			o->cases = strtoull(optarg, NULL, 0);
+			break;
+		case 'c':
+			o->only_class = form_class_by_name(optarg);
+			if (o->only_class < 0)
+				return false;
+			break;
+		case 'm':
+			o->max_insns = (u32)strtoul(optarg, NULL, 0);
+			break;
+		case 'r':
+			o->repeat = (u32)strtoul(optarg, NULL, 0);
+			break;
+		case 'f':
+			o->max_failures = (u32)strtoul(optarg, NULL, 0);
+			break;
+		case 'R':
+			o->replay = true;
+			break;
+		case 'd':
+			o->directed_only = true;
+			break;
+		case 'C':
+			o->coverage = true;
+			break;
+		default:
+			return false;
+		}
+	}
+	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc;
+}
+
+static int open_all(struct run *r, struct err *e)
+{
+	int rc = r->o.subject->open(&r->subject, e);
+
+	if (rc)
+		return rc;
+	rc = native_new(&r->native, e);
+	if (rc)
+		return rc;
+	return forms_build(&r->forms, r->o.subject->has) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
+}
+
+static void close_all(struct run *r)
+{
+	if (r->subject)
+		r->o.subject->close(r->subject);
+	native_free(r->native);
+	forms_free(&r->forms);
+}
+
+static void run_all(struct run *r)
+{
+	printf("cpu-fuzz: engine %s, seed %llu, %u forms of %u instructions\n", r->o.subject->name, (unsigned long long)r->o.seed, r->forms.n,
+	       r->forms.ngroups);
+	if (r->o.replay) {
+		replay(r);
+	} else {
+		if (r->o.only_class < 0)
+			run_directed(r);
+		if (!r->o.directed_only)
+			run_random(r);
+	}
+	printf("cpu-fuzz: %llu cases, %llu failed, %llu not comparable, %llu excused\n", (unsigned long long)r->done,
+	       (unsigned long long)r->failures, (unsigned long long)r->skipped, (unsigned long long)r->excused);
+	show_coverage(&r->forms, r->o.coverage);
+}
+
+int main(int argc, char **argv)
+{
+	struct run *r = aligned_alloc(64, (sizeof(*r) + 63) & ~63ul);
+	struct err e = {0};
+	int status;
+
+	if (!r)
+		return 125;
+	memset(r, 0, sizeof(*r));
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!parse(argc, argv, &r->o)) {
+		free(r);
+		return usage();
+	}
+	if (open_all(r, &e)) {
+		fprintf(stderr, "cpu-fuzz: %s\n", e.msg);
+		status = 125;
+	} else {
+		run_all(r);
+		status = r->failures ? 1 : 0;
+	}
+	close_all(r);
+	free(r);
+	return status;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The real CPU as the oracle. A child process has the case's address space mapped and runs cases inside a signal handler's return: each
+ * signal that ends a case hands over the whole state (registers and XSAVE image) and its return path loads the next case.
+ *
+ * A seccomp filter turns every system call made from the case's code into END_UNSUPPORTED. A case that kills the child costs that case only.
+ *
+ * Threading: one thread uses a `struct native`.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "case.h"
+
+#define NATIVE_BATCH 32u
+#define NATIVE_TRACE 2048u
+
+struct native;
+
+struct native_step {
+	u64 rip, rflags;
+	u64 gpr[16];
+};
+
+struct native_trace {
+	u32 n;
+	struct native_step step[NATIVE_TRACE]; /* state before each instruction, as single-stepping sees it */
+};
+
+/* Errors: ENOTSUP when the kernel does not allow FSGSBASE in user mode; mmap, fork failures. */
+int native_new(struct native **out, struct err *e) must_check;
+void native_free(struct native *nat);
+
+/* Run n (at most NATIVE_BATCH) laid-out cases. */
+void native_run(struct native *nat, const struct cpu_case *cases, struct cpu_result *results, u32 n);
+
+/* Run one case single-stepped and say which instructions were executed. */
+void native_run_traced(struct native *nat, const struct cpu_case *c, struct native_trace *trace);

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The oracle's child process. Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next case's
+ * state into the signal frame and returns into it.
+ *
+ * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC, NT clear; FS base).
+ * Threading: single-threaded; all signals are blocked inside the handler.
+ */
+#include "native_child.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define ALT_STACK_SIZE (256u * 1024)
+#define TICK_US 20000
+#define TICKS_ALLOWED 2u
+#define FX_SW_RESERVED 464u
+#define VEC_DB 1
+#define FL_TF 0x100u
+#define FL_RF 0x10000u
+
+/* A signal handler has no other way to find its data. One child process has one of these. */
+static struct {
+	struct native_shared *shared;
+	u8 *code, *data; /* writable views of the case's pages */
+	u32 ticks;	 /* timer ticks seen by the current case */
+	bool running;
+} child;
+
+u64 native_host_fs, native_case_fs, native_case_gs;
+void native_signal_entry(int sig, siginfo_t *si, void *uc);
+void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc);
+
+__asm__(".text\n"
+	".globl native_signal_entry\n"
+	"native_signal_entry:\n"
+	"	cld\n"
+	"	pushfq\n"
+	"	andl $~0x44000, (%rsp)\n"
+	"	popfq\n"
+	"	rdfsbase %rax\n"
+	"	mov %rax, native_case_fs(%rip)\n"
+	"	rdgsbase %rax\n"
+	"	mov %rax, native_case_gs(%rip)\n"
+	"	mov native_host_fs(%rip), %rax\n"
+	"	wrfsbase %rax\n"
+	"	sub $8, %rsp\n"
+	"	call native_on_signal\n"
+	"	add $8, %rsp\n"
+	"	mov native_case_fs(%rip), %rax\n"
+	"	wrfsbase %rax\n"
+	"	mov native_case_gs(%rip), %rax\n"
+	"	wrgsbase %rax\n"
+	"	ret\n");
+
+static const u8 greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+			       REG_R8,	REG_R9,	 REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+
+static void store_result(struct cpu_result *r, const ucontext_t *uc, int sig)
+{
+	const greg_t *g = uc->uc_mcontext.gregs;
+
+	for (u32 i = 0; i < 16; i++)
+		r->gpr[i] = (u64)g[greg_of[i]];
+	r->rip = (u64)g[REG_RIP];
+	r->rflags = (u64)g[REG_EFL];
+	r->vector = (u32)g[REG_TRAPNO];
+	r->error = (u32)g[REG_ERR];
+	r->cr2 = (u64)g[REG_CR2];
+	r->fs_base = native_case_fs;
+	r->gs_base = native_case_gs;
+	memcpy(r->xsave.bytes, uc->uc_mcontext.fpregs, CASE_XSAVE_SIZE);
+	memcpy(r->data, child.data, CASE_DATA_ALL);
+	r->note[0] = 0;
+	r->end = sig == SIGVTALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
+}
+
+static void load_xsave(const struct cpu_case *c, u8 *frame)
+{
+	struct _fpx_sw_bytes *sw = (struct _fpx_sw_bytes *)(void *)(frame + FX_SW_RESERVED);
+	u32 size = sw->xstate_size < CASE_XSAVE_SIZE ? sw->xstate_size : CASE_XSAVE_SIZE;
+
+	memcpy(frame, c->xsave.bytes, FX_SW_RESERVED);
+	memcpy(frame + 512, c->xsave.bytes + 512, size - 512);
+}
+
+static void load_case(const struct cpu_case *c, ucontext_t *uc)
+{
+	greg_t *g = uc->uc_mcontext.gregs;
+
+	memset(child.code, 0xcc, CASE_CODE_SIZE);
+	memcpy(child.code + c->start, c->code, c->code_len);
+	case_fill_data(c, child.data);
+	for (u32 i = 0; i < 16; i++)
+		g[greg_of[i]] = (greg_t)c->gpr[i];
+	g[REG_RIP] = (greg_t)(CASE_CODE + c->start);
+	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
+	native_case_fs = c->fs_base;
+	native_case_gs = c->gs_base;
+	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
+}
+
+static void wait_for_work(void)
+{
+	struct native_shared *s = child.shared;
+	u32 request;
+
+	while ((request = atomic_load(&s->request)) == atomic_load(&s->done))
+		syscall(SYS_futex, &s->request, FUTEX_WAIT, request, NULL, NULL, 0);
+}
+
+static void batch_done(void)
+{
+	struct native_shared *s = child.shared;
+
+	atomic_store(&s->done, atomic_load(&s->request));
+	syscall(SYS_futex, &s->done, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+/* A single step of a traced case: note where it is and go on, as long as there is room. */
+static bool trace_step(const ucontext_t *uc)
+{
+	struct native_trace *t = &child.shared->trace;
+	const greg_t *g = uc->uc_mcontext.gregs;
+	struct native_step *step = &t->step[t->n];
+
+	if (!child.shared->tracing || g[REG_TRAPNO] != VEC_DB || t->n == NATIVE_TRACE)
+		return false;
+	t->n++;
+	step->rip = (u64)g[REG_RIP];
+	step->rflags = (u64)g[REG_EFL];
+	for (u32 i = 0; i < 16; i++)
+		step->gpr[i] = (u64)g[greg_of[i]];
+	return true;
+}
+
+static bool case_goes_on(int sig, const ucontext_t *uc)
+{
+	if (!child.running)
+		return false;
+	if (sig == SIGVTALRM)
+		return ++child.ticks < TICKS_ALLOWED;
+	return sig == SIGTRAP && trace_step(uc);
+}
+
+void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
+{
+	struct native_shared *s = child.shared;
+
+	if (case_goes_on(sig, uc))
+		return;
+	if (child.running)
+		store_result(&s->slot[s->next++].result, uc, sig);
+	child.running = false;
+	while (s->next >= s->n) {
+		batch_done();
+		wait_for_work();
+	}
+	child.ticks = 0;
+	child.running = true;
+	load_case(&s->slot[s->next].c, uc);
+}
+
+static void *must_map(u64 at, u64 size, int prot, int fd, u64 offset)
+{
+	void *p = mmap((void *)at, size, prot, MAP_SHARED | (at ? MAP_FIXED_NOREPLACE : 0), fd, (off_t)offset);
+
+	if (p == MAP_FAILED || (at && (u64)p != at))
+		_exit(3);
+	return p;
+}
+
+static void map_pages(int code_fd, int data_fd)
+{
+	must_map(CASE_CODE, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
+	must_map(CASE_DATA, CASE_DATA_SIZE, PROT_READ | PROT_WRITE, data_fd, 0);
+	must_map(CASE_ROM, CASE_ROM_SIZE, PROT_READ, data_fd, CASE_DATA_SIZE);
+	child.code = must_map(0, CASE_CODE_SIZE, PROT_READ | PROT_WRITE, code_fd, 0);
+	child.data = must_map(0, CASE_DATA_ALL, PROT_READ | PROT_WRITE, data_fd, 0);
+}
+
+static void install_handlers(void)
+{
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGVTALRM, SIGUSR1};
+	struct sigaction sa = {.sa_sigaction = native_signal_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	stack_t alt = {.ss_size = ALT_STACK_SIZE};
+
+	alt.ss_sp = mmap(NULL, ALT_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (alt.ss_sp == MAP_FAILED || sigaltstack(&alt, NULL) < 0)
+		_exit(3);
+	sigfillset(&sa.sa_mask);
+	for (u32 i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaction(signals[i], &sa, NULL);
+}
+
+/* System calls made by the case's code trap; the handler's own are free. The instruction pointer is the one after SYSCALL. */
+static void install_filter(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 4),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (u32)CASE_CODE, 0, 2),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (u32)(CASE_CODE + CASE_CODE_SIZE), 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {.len = ARRAY_SIZE(filter), .filter = filter};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) < 0)
+		_exit(3);
+}
+
+static void start_ticking(void)
+{
+	struct itimerval t = {.it_interval = {.tv_usec = TICK_US}, .it_value = {.tv_usec = TICK_US}};
+
+	setitimer(ITIMER_VIRTUAL, &t, NULL);
+}
+
+_Noreturn void native_child(struct native_shared *shared, int code_fd, int data_fd)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	child.shared = shared;
+	child.running = false;
+	__asm__ volatile("rdfsbase %0" : "=r"(native_host_fs));
+	map_pages(code_fd, data_fd);
+	install_handlers();
+	install_filter();
+	start_ticking();
+	wait_for_work();
+	raise(SIGUSR1);
+	_exit(3);
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The translator as a subject, through the engine contract. A watchdog kicks the vCPU out of endless loops. */
+#include "engine/engine.h"
+#include "guest.h"
+#include "subject.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WATCHDOG_US 20000
+#define KICKS_ALLOWED 10u
+
+struct bt_subject {
+	struct guest guest;
+	struct engine_machine machine;
+	struct engine_vm *vm;
+	struct engine_vcpu *vcpu;
+	pthread_t watchdog;
+	bool has_watchdog;
+	_Atomic bool running, stop;
+};
+
+static u64 machine_mmio_read(void *opaque, gpa_t gpa, u32 size) { return ~0ull; }
+static void machine_mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value) {}
+static u32 machine_pio_read(void *opaque, u16 port, u32 size) { return ~0u; }
+
+static void machine_pio_write(void *opaque, u16 port, u32 size, u32 value)
+{
+	struct bt_subject *s = opaque;
+
+	if (port != GUEST_DONE_PORT)
+		return;
+	s->guest.done = true;
+	engine_bt.vcpu_kick(s->vcpu);
+}
+
+static bool machine_msr_read(void *opaque, u32 msr, u64 *value) { return false; }
+static bool machine_msr_write(void *opaque, u32 msr, u64 value) { return false; }
+static u64 machine_cr8_read(void *opaque) { return 0; }
+static void machine_cr8_write(void *opaque, u64 value) {}
+static u64 machine_tsc(void *opaque) { return 0; }
+static u64 machine_hypercall(void *opaque, struct x86_cpu *c) { return ~0ull; }
+static bool machine_irq_pending(void *opaque) { return false; }
+static int machine_irq_accept(void *opaque) { return -1; }
+
+static const struct engine_machine machine_template = {
+	.mmio_read = machine_mmio_read,
+	.mmio_write = machine_mmio_write,
+	.pio_read = machine_pio_read,
+	.pio_write = machine_pio_write,
+	.msr_read = machine_msr_read,
+	.msr_write = machine_msr_write,
+	.cr8_read = machine_cr8_read,
+	.cr8_write = machine_cr8_write,
+	.tsc = machine_tsc,
+	.hypercall = machine_hypercall,
+	.irq_pending = machine_irq_pending,
+	.irq_accept = machine_irq_accept,
+};
+
+static void *watch(void *opaque)
+{
+	struct bt_subject *s = opaque;
+
+	while (!atomic_load(&s->stop)) {
+		usleep(WATCHDOG_US);
+		if (atomic_load(&s->running))
+			engine_bt.vcpu_kick(s->vcpu);
+	}
+	return NULL;
+}
+
+static void ram_written(void *opaque, gpa_t gpa, u64 len) { engine_bt.ram_written(opaque, gpa, len); }
+
+static void bt_close(void *opaque)
+{
+	struct bt_subject *s = opaque;
+
+	atomic_store(&s->stop, true);
+	if (s->has_watchdog)
+		pthread_join(s->watchdog, NULL);
+	if (s->vcpu)
+		engine_bt.vcpu_destroy(s->vcpu);
+	if (s->vm)
+		engine_bt.vm_destroy(s->vm);
+	if (s->guest.gm.map)
+		guest_destroy(&s->guest);
+	free(s);
+}
+
+static int bt_start(struct bt_subject *s, struct err *e)
+{
+	int r = guest_create(&s->guest, e);
+
+	if (!r)
+		r = engine_bt.probe(e);
+	if (!r)
+		r = engine_bt.vm_create(&s->vm, &s->guest.gm, &s->guest.cpuid, 1, e);
+	if (r)
+		return r;
+	s->guest.gm.written = ram_written;
+	s->guest.gm.written_opaque = s->vm;
+	s->machine = machine_template;
+	s->machine.opaque = s;
+	r = engine_bt.vcpu_create(&s->vcpu, s->vm, 0, &s->machine, e);
+	if (r)
+		return r;
+	s->has_watchdog = !pthread_create(&s->watchdog, NULL, watch, s);
+	return 0;
+}
+
+static int bt_open(void **out, struct err *e)
+{
+	struct bt_subject *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set(e, ENOMEM, "no memory for the translator's guest");
+	r = bt_start(s, e);
+	if (r)
+		bt_close(s);
+	else
+		*out = s;
+	return r;
+}
+
+static void failed(struct cpu_result *r, const char *what)
+{
+	r->end = END_ENGINE;
+	snprintf(r->note, sizeof(r->note), "%.150s", what);
+}
+
+/* True when an exception stub was reached. */
+static bool run_to_stub(struct bt_subject *s, struct cpu_result *r)
+{
+	struct err e = {0};
+
+	for (u32 kicks = 0; kicks < KICKS_ALLOWED; kicks++) {
+		switch (engine_bt.vcpu_run(s->vcpu, &e)) {
+		case EXIT_SHUTDOWN:
+			failed(r, "triple fault");
+			return false;
+		case EXIT_ERROR:
+			failed(r, e.msg);
+			return false;
+		default:
+			if (s->guest.done)
+				return true;
+		}
+	}
+	r->end = END_TIMEOUT;
+	return false;
+}
+
+static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cpu_result *r)
+{
+	struct bt_subject *s = opaque;
+	struct x86_cpu *cpu = engine_bt.vcpu_state(s->vcpu);
+	bool ok = true;
+
+	s->guest.code_in_place = false;
+	for (u32 i = 0; i < repeat && ok; i++) {
+		guest_load(&s->guest, c, cpu);
+		engine_bt.vcpu_sync_in(s->vcpu);
+		atomic_store(&s->running, true);
+		ok = run_to_stub(s, r);
+		atomic_store(&s->running, false);
+		if (ok)
+			guest_result(&s->guest, cpu, r);
+	}
+}
+
+const struct subject subject_bt = {
+	.name = "bt", .summary = "the translator", .open = bt_open, .close = bt_close, .run = bt_run, .has = guest_has};
