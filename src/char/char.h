@@ -20,7 +20,8 @@ struct char_events {
 	void (*resize)(void *opaque, u16 cols, u16 rows); /* may be NULL */
 };
 
-/* What the escape keys ask for: 'x' quit, 'c' ... The machine supplies it. */
+/* What the escape keys ask for: Ctrl-a and then 'x' quit, 'p' power button. (Help and sending Ctrl-a are handled here.) On the event
+ * loop's thread. The machine supplies it; may be NULL. */
 typedef void (*char_escape_fn)(void *opaque, char key);
 
 /* `spec`: "stdio", "file=PATH", "null". */
@@ -28,8 +29,11 @@ int char_open(struct char_backend **out, struct evloop *l, const char *spec, cha
 	      struct err *e) must_check;
 void char_close(struct char_backend *c); /* restores the terminal; NULL is allowed */
 void char_write(struct char_backend *c, const u8 *bytes, size_t n);
-void char_set_reader(struct char_backend *c, const struct char_events *ev); /* the device that gets input; the last one wins */
-void char_can_input_changed(struct char_backend *c);			    /* the device has room again */
+/* The device that gets input; the last one wins. Copied. A device, known by its `opaque`, is a reader at most once. */
+void char_set_reader(struct char_backend *c, const struct char_events *ev);
+/* `ev` gets no more input; the reader before it does again. No-op when `ev` is not a reader. */
+void char_drop_reader(struct char_backend *c, const struct char_events *ev);
+void char_can_input_changed(struct char_backend *c); /* the device has room again; any thread */
 bool char_get_size(struct char_backend *c, u16 *cols, u16 *rows);
 
 /* Put the terminal back; async-signal-safe, for crash handlers. */
