@@ -222,6 +222,8 @@ void x86_stack_other(struct x86_stack *s, struct x86_cpu *c, const struct x86_se
 bool x86_push(struct x86_stack *s, u64 val);
 bool x86_pop(struct x86_stack *s, u64 *val);
 void x86_stack_skip(struct x86_stack *s, u64 bytes);
+/* RSP after a return that popped `sp`, in the width of the new code and stack segments. */
+void x86_set_return_sp(struct x86_cpu *c, u64 sp);
 
 /* SS:SP for privilege level `dpl` from the TSS of the legacy modes, checked (#TS, #SS); in long mode RSPn. */
 bool x86_tss_stack(struct x86_cpu *c, u32 dpl, struct x86_seg *ss, u64 *sp, u32 ext);

@@ -62,7 +62,8 @@ bool x86_invpcid(struct x86_cpu *c, u64 type, gva_t desc);
 /* I/O permission for `size` bytes at port: IOPL or TSS bitmap. */
 bool x86_io_allowed(struct x86_cpu *c, u16 port, u32 size);
 
-/* What LAR, LSL, VERR, VERW ask: true = ZF set, *out valid. Never faults. */
+/* What LAR, LSL, VERR, VERW ask: true = ZF set, *out valid. False with nothing pending: ZF clear. A page
+ * fault on the descriptor table is recorded in c->fault, and then is the instruction's. */
 bool x86_lar(struct x86_cpu *c, u16 sel, u32 *out);
 bool x86_lsl(struct x86_cpu *c, u16 sel, u32 *out);
 bool x86_verify(struct x86_cpu *c, u16 sel, bool write);

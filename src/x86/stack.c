@@ -47,14 +47,10 @@ void x86_stack_skip(struct x86_stack *s, u64 bytes)
 
 static bool slot_address(struct x86_stack *s, u64 sp, gva_t *a)
 {
-	if (s->flat) {
-		*a = sp;
-		return x86_canonical(sp) || x86_raise_err(s->c, VEC_SS, s->ext);
-	}
-	if (!x86_real_or_v86(s->c) && s->ss.attr & SEGA_UNUSABLE)
-		return x86_raise_err(s->c, VEC_SS, s->ext);
-	*a = (u32)(s->ss.base + sp);
-	return x86_in_limit(&s->ss, sp, s->size) || x86_raise_err(s->c, VEC_SS, s->ext);
+	bool fits = s->flat ? x86_canonical(sp) : !(s->ss.attr & SEGA_UNUSABLE) && x86_in_limit(&s->ss, sp, s->size);
+
+	*a = s->flat ? sp : (u32)(s->ss.base + sp);
+	return fits || x86_raise_err(s->c, VEC_SS, s->ext);
 }
 
 bool x86_push(struct x86_stack *s, u64 val)
@@ -75,6 +71,13 @@ bool x86_pop(struct x86_stack *s, u64 *val)
 		return false;
 	x86_stack_skip(s, s->size);
 	return true;
+}
+
+void x86_set_return_sp(struct x86_cpu *c, u64 sp)
+{
+	if (!x86_code64(c))
+		sp = c->seg[SEG_SS].attr & SEGA_DB ? (u32)sp : (c->gpr[R_RSP] & ~0xffffull) | (u16)sp;
+	c->gpr[R_RSP] = sp;
 }
 
 static bool tss_read(struct x86_cpu *c, u32 off, u32 size, u64 *val, u32 ext)

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * IRET in every mode, and which flags POPF and IRET may change. From 64-bit code the frame is read in one piece: that is the way back from
+ * every interrupt and page fault. Source: SDM vol. 2, IRET and POPF; vol. 3, 6.14.3, 20.2.
+ *
+ * Refused: return from a nested task (NT set); it raises #GP(0), as long mode does.
+ * Threading: the vCPU's thread.
+ */
+#include "x86/internal.h"
+
+#define FLAGS_USER (FL_ARITH | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID)
+#define FLAGS_WIDTH(size) ((u32)x86_size_mask((size) < 4 ? 2 : 4))
+
+/* Bits that code at CPL/IOPL may change by POPF and IRET; VIF and VIP need VME, which is not announced. */
+static u32 changeable(const struct x86_cpu *c)
+{
+	u32 cpl = x86_cpl(c), iopl = (c->rflags & FL_IOPL) >> FL_IOPL_SHIFT;
+
+	return FLAGS_USER | (cpl <= iopl ? FL_IF : 0) | (cpl == 0 ? FL_IOPL : 0);
+}
+
+static void merge_flags(struct x86_cpu *c, u64 val, u32 mask)
+{
+	c->rflags = ((c->rflags & ~(u64)mask) | (val & mask) | FL_ONE);
+}
+
+bool x86_set_flags(struct x86_cpu *c, u64 val, u32 size)
+{
+	if (x86_v86(c) && (c->rflags & FL_IOPL) != FL_IOPL)
+		return x86_raise_err(c, VEC_GP, 0);
+	/* In virtual-8086 mode x86_cpl is 3, so IOPL stays and IF may change. */
+	merge_flags(c, val & ~(u64)FL_RF, (changeable(c) | FL_RF) & (FLAGS_WIDTH(size) | FL_RF));
+	return true;
+}
+
+struct iret_frame {
+	u64 rip, cs, flags, sp, ss;
+};
+
+static void iret_flags(struct x86_cpu *c, u64 flags, u32 size, u32 mask) { merge_flags(c, flags, (mask | FL_RF) & FLAGS_WIDTH(size)); }
+
+/* ---- real and virtual-8086 mode ---- */
+
+static bool iret_real(struct x86_cpu *c, u32 size)
+{
+	struct x86_stack s;
+	struct iret_frame f;
+
+	if (x86_v86(c) && (c->rflags & FL_IOPL) != FL_IOPL)
+		return x86_raise_err(c, VEC_GP, 0);
+	x86_stack_current(&s, c, size);
+	if (!x86_pop(&s, &f.rip) || !x86_pop(&s, &f.cs) || !x86_pop(&s, &f.flags))
+		return false;
+	if (f.rip > c->seg[SEG_CS].limit)
+		return x86_raise_err(c, VEC_GP, 0);
+	iret_flags(c, f.flags, size, changeable(c));
+	c->gpr[R_RSP] = s.sp;
+	c->rip = f.rip;
+	c->seg[SEG_CS].sel = (u16)f.cs;
+	c->seg[SEG_CS].base = (f.cs & 0xffff) << 4;
+	return true;
+}
+
+static bool iret_to_v86(struct x86_cpu *c, struct x86_stack *s, const struct iret_frame *f)
+{
+	static const u8 order[] = {SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+	u64 sp, sel[ARRAY_SIZE(order)];
+
+	if (f->rip > 0xffff)
+		return x86_raise_err(c, VEC_GP, 0);
+	if (!x86_pop(s, &sp))
+		return false;
+	for (u32 i = 0; i < ARRAY_SIZE(order); i++)
+		if (!x86_pop(s, &sel[i]))
+			return false;
+	iret_flags(c, f->flags, 4, FLAGS_USER | FL_IF | FL_IOPL | FL_VM);
+	for (u32 i = 0; i < ARRAY_SIZE(order); i++)
+		x86_seg_v86(&c->seg[order[i]], (u16)sel[i]);
+	x86_seg_v86(&c->seg[SEG_CS], (u16)f->cs);
+	c->gpr[R_RSP] = (u32)sp;
+	c->rip = f->rip;
+	x86_notify_mode(c);
+	return true;
+}
+
+/* ---- protected and long mode ---- */
+
+/* All of the frame that this return uses. `stack` tells whether it includes SS:RSP; *s is advanced behind it. */
+static bool pop_frame(struct x86_cpu *c, struct x86_stack *s, struct iret_frame *f, bool *stack)
+{
+	if (s->flat && s->size == 8) {
+		*stack = true;
+		if (!x86_canonical(s->sp) || !x86_canonical(s->sp + sizeof(*f) - 1))
+			return x86_raise_err(c, VEC_SS, 0);
+		return x86_read(c, s->sp, f, sizeof(*f), s->acc);
+	}
+	if (!x86_pop(s, &f->rip) || !x86_pop(s, &f->cs) || !x86_pop(s, &f->flags))
+		return false;
+	if (!x86_long_mode(c) && s->size == 4 && f->flags & FL_VM && x86_cpl(c) == 0) {
+		*stack = false;
+		return true;
+	}
+	*stack = s->flat || (f->cs & SEL_RPL) > x86_cpl(c);
+	return !*stack || (x86_pop(s, &f->sp) && x86_pop(s, &f->ss));
+}
+
+static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const struct iret_frame *f, bool stack)
+{
+	u16 cs = (u16)f->cs, ss = (u16)f->ss;
+	u32 cpl = x86_cpl(c), new_cpl = cs & SEL_RPL, mask = changeable(c);
+	u32 old_cs = c->seg[SEG_CS].attr, old_ss = c->seg[SEG_SS].attr;
+	u64 cs_desc, ss_desc = 0;
+
+	if (!x86_check_return_cs(c, cs, f->rip, &cs_desc))
+		return false;
+	if (stack && !x86_check_return_ss(c, ss, new_cpl, x86_long_mode(c) && desc_is_code64(cs_desc), &ss_desc))
+		return false;
+	if (!x86_desc_set_type_bit(c, cs, &cs_desc, TYPE_ACCESSED))
+		return false;
+	x86_seg_from_desc(&c->seg[SEG_CS], cs, cs_desc);
+	c->rip = f->rip;
+	iret_flags(c, f->flags, s->size, mask);
+	if (!stack) {
+		c->gpr[R_RSP] = s->sp;
+	} else {
+		if (sel_null(ss))
+			x86_seg_null(&c->seg[SEG_SS], ss, new_cpl);
+		else
+			x86_seg_from_desc(&c->seg[SEG_SS], ss, ss_desc);
+		x86_set_return_sp(c, f->sp);
+	}
+	if (new_cpl != cpl)
+		x86_drop_data_segs(c);
+	if (old_cs != c->seg[SEG_CS].attr || old_ss != c->seg[SEG_SS].attr)
+		x86_notify_mode(c);
+	return true;
+}
+
+static bool iret_protected(struct x86_cpu *c, u32 size)
+{
+	struct x86_stack s;
+	struct iret_frame f;
+	bool stack;
+
+	if (c->rflags & FL_NT)
+		return x86_raise_err(c, VEC_GP, 0);
+	x86_stack_current(&s, c, size);
+	if (!pop_frame(c, &s, &f, &stack))
+		return false;
+	if (!x86_long_mode(c) && size == 4 && f.flags & FL_VM && x86_cpl(c) == 0)
+		return iret_to_v86(c, &s, &f);
+	return iret_return(c, &s, &f, stack);
+}
+
+bool x86_iret(struct x86_cpu *c, u32 size)
+{
+	if (!(x86_real_or_v86(c) ? iret_real(c, size) : iret_protected(c, size)))
+		return false;
+	c->nmi_blocked = false;
+	return true;
+}
