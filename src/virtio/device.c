@@ -144,6 +144,27 @@ void virtio_set_status(struct virtio_device *vd, u8 status)
 	pthread_mutex_unlock(&vd->lock);
 }
 
+void virtio_work_init(struct virtio_work *w, struct virtio_device *vd, void (*fn)(struct virtio_device *vd))
+{
+	*w = (struct virtio_work){vd, fn, false};
+}
+
+static void work_run(void *opaque)
+{
+	struct virtio_work *w = opaque;
+
+	/* Cleared first: what is asked for from here on needs another run. */
+	__atomic_store_n(&w->posted, false, __ATOMIC_SEQ_CST);
+	if (virtio_running(w->vd))
+		w->fn(w->vd);
+}
+
+void virtio_work_post(struct virtio_work *w)
+{
+	if (!__atomic_exchange_n(&w->posted, true, __ATOMIC_SEQ_CST))
+		evloop_post(w->vd->dev.env->loop, work_run, w);
+}
+
 void virtio_config_changed(struct virtio_device *vd)
 {
 	pthread_mutex_lock(&vd->lock);

@@ -39,6 +39,13 @@ struct virtio_ops {
 	void (*reset)(struct virtio_device *vd);
 };
 
+/* Work of a device that the event loop does: posted at most once at a time, not run while the device does not. */
+struct virtio_work {
+	struct virtio_device *vd;
+	void (*fn)(struct virtio_device *vd);
+	bool posted; /* atomic */
+};
+
 struct virtio_device {
 	struct device dev;
 	const struct virtio_ops *ops;
@@ -82,6 +89,10 @@ void virtio_class_loaded(struct device *d);
 
 /* For ops->reset. */
 void virtio_reset_done(struct virtio_device *vd);
+
+/* Any thread. Have work->fn run soon on the event loop. */
+void virtio_work_init(struct virtio_work *w, struct virtio_device *vd, void (*fn)(struct virtio_device *vd));
+void virtio_work_post(struct virtio_work *w);
 
 /* Any thread. The configuration space was changed (under vd->lock) by the device: tell the driver. */
 void virtio_config_changed(struct virtio_device *vd);

@@ -17,7 +17,7 @@
 
 struct virtio_rng {
 	struct virtio_device vd;
-	bool posted; /* atomic: the event loop will serve the queue */
+	struct virtio_work again;
 };
 
 /* Fill up to RNG_MAX_REQUEST bytes; returns how many. The generator does not block once the host is up. */
@@ -47,29 +47,17 @@ static bool rng_serve(struct virtio_rng *rng)
 	return more;
 }
 
-static void rng_post(struct virtio_rng *rng);
-
-static void rng_posted(void *opaque)
-{
-	struct virtio_rng *rng = opaque;
-
-	__atomic_store_n(&rng->posted, false, __ATOMIC_SEQ_CST);
-	if (virtio_running(&rng->vd) && rng_serve(rng))
-		rng_post(rng);
-}
-
-static void rng_post(struct virtio_rng *rng)
-{
-	if (!__atomic_exchange_n(&rng->posted, true, __ATOMIC_SEQ_CST))
-		evloop_post(rng->vd.dev.env->loop, rng_posted, rng);
-}
-
-static void rng_notify(struct virtio_device *vd, u16 queue)
+static void rng_again(struct virtio_device *vd)
 {
 	struct virtio_rng *rng = container_of(vd, struct virtio_rng, vd);
 
 	if (rng_serve(rng))
-		rng_post(rng);
+		virtio_work_post(&rng->again);
+}
+
+static void rng_notify(struct virtio_device *vd, u16 queue)
+{
+	rng_again(vd);
 }
 
 static void rng_reset(struct virtio_device *vd)
@@ -95,6 +83,7 @@ static int rng_create(struct device_env *env, const struct opts *opts, struct de
 
 	if (!rng)
 		return err_set(e, ENOMEM, "virtio-rng: out of memory");
+	virtio_work_init(&rng->again, &rng->vd, rng_again);
 	r = virtio_init(&rng->vd, env, &setup, e);
 	if (r) {
 		free(rng);
