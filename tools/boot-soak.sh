@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Boots the default guest N times (100), two at a time, with 1, 2 or 4 CPUs in turn, and has every guest compute, write its disk, use the network
+# and power off. The first boot that does not end well stops the rest; its console stays in the directory that is named.
+#   tools/boot-soak.sh [N] [PROGRAM]
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+count=${1:-100}
+program=${2:-build/guise}
+logs=$(mktemp -d -t guise-soak.XXXXXX)
+script='seq 1 20000 | sha256sum; cat /proc/uptime; dd if=/dev/urandom of=/dev/vda bs=64k count=16 2>/dev/null; sync
+dd if=/dev/vda bs=64k count=16 2>/dev/null | sha256sum; ping -c 1 -W 5 10.0.2.2'
+wanted=$(seq 1 20000 | sha256sum | cut -d' ' -f1)
+encoded=$(base64 -w0 <<<"$script")
+
+[ -x "$program" ] || {
+	echo "tools/boot-soak.sh: $program is not there: run make" >&2
+	exit 1
+}
+
+boot() {
+	local i=$1 log=$logs/$1.log disk=$logs/$1.disk cpus=$((1 << ($1 % 3))) status=0
+	truncate -s 4M "$disk"
+	"$program" run --kernel guest/out/vmlinuz --initrd guest/out/initrd.img --append "console=ttyS0 quiet guise.exec=$encoded" \
+		--memory 256M --cpus $cpus --disk "$disk" --net user --timeout 120 </dev/null >"$log" 2>&1 || status=$?
+	if [ $status -ne 0 ] || ! grep -q "$wanted" "$log" || ! grep -q 'guise: exec status 0' "$log"; then
+		echo "boot $i ($cpus CPUs): exit status $status; console: $log"
+		tail -n 30 "$log"
+		return 1
+	fi
+	if grep -E 'BUG:|Oops|soft lockup|rcu.*stall|hung_task|WARNING:' "$log"; then
+		echo "boot $i ($cpus CPUs): the guest complained; console: $log"
+		return 1
+	fi
+	rm -f "$log" "$disk"
+}
+
+begin=$SECONDS
+one() {
+	boot "$1" || exit 255
+}
+export -f boot one
+export logs program encoded wanted
+if ! seq 1 "$count" | xargs -P 2 -I{} bash -c 'one {}'; then
+	echo "soak: failed"
+	exit 1
+fi
+rmdir "$logs"
+echo "soak: $count boots ended well in $((SECONDS - begin)) s"
