@@ -126,22 +126,16 @@ static bool repair(struct cpu_case *c, const struct cpu_result *cpu)
 
 /* Most random sequences fault early, which would leave their later instructions untested. Of two cases in three the real CPU's verdict is
  * used to throw faulting instructions out, a few times over. The outcome still depends on the seed alone. */
-static void repair_batch(struct run *r, u32 n)
+static void run_natively(struct run *r, u32 n, bool repairing)
 {
-	bool again = true;
-
-	for (u32 round = 0; round < REPAIRS && again; round++) {
-		native_run(r->native, r->batch, r->cpu, n);
-		again = false;
-		for (u32 i = 0; i < n; i++)
-			if (prng_mix(r->batch[i].seed) % 3)
-				again = repair(&r->batch[i], &r->cpu[i]) || again;
-	}
+	native_run(r->native, r->batch, r->cpu, n);
+	for (u32 i = 0; i < n && repairing; i++)
+		for (u32 round = 0; round < REPAIRS && prng_mix(r->batch[i].seed) % 3 && repair(&r->batch[i], &r->cpu[i]); round++)
+			native_run(r->native, &r->batch[i], &r->cpu[i], 1);
 }
 
 static void run_batch(struct run *r, u32 n, const char *name)
 {
-	native_run(r->native, r->batch, r->cpu, n);
 	for (u32 i = 0; i < n && r->failures < r->o.max_failures; i++) {
 		struct cpu_result cpu = r->cpu[i];
 
@@ -161,7 +155,7 @@ static void run_random(struct run *r)
 		/* the last slot is still_fails' own */
 		for (; n < NATIVE_BATCH - 1 && i < r->o.cases; n++, i++)
 			gen_case(&go, r->o.seed + i, &r->batch[n]);
-		repair_batch(r, n);
+		run_natively(r, n, true);
 		run_batch(r, n, "random");
 	}
 }
@@ -176,6 +170,7 @@ static void run_directed(struct run *r)
 			r->failures++;
 			continue;
 		}
+		run_natively(r, 1, false);
 		run_batch(r, 1, directed_name(i));
 	}
 }
@@ -186,9 +181,8 @@ static void replay(struct run *r)
 		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns};
 
 	gen_case(&go, r->o.seed, &r->batch[0]);
-	repair_batch(r, 1);
+	run_natively(r, 1, true);
 	show_case(&r->forms, &r->batch[0]);
-	native_run(r->native, r->batch, r->cpu, 1);
 	show_result("cpu", &r->cpu[0]);
 	check_one(r, &r->batch[0], &r->cpu[0], "replay");
 }

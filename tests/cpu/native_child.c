@@ -3,7 +3,8 @@
  * The oracle's child process. Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next case's
  * state into the signal frame and returns into it.
  *
- * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC, NT clear; FS base).
+ * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
+ * clears NT and ID, which sigreturn leaves as it finds them.
  * Threading: single-threaded; all signals are blocked inside the handler.
  */
 #include "native_child.h"
@@ -23,7 +24,7 @@
 #include <unistd.h>
 
 #define ALT_STACK_SIZE (256u * 1024)
-#define TICK_US 20000
+#define TICK_US 5000
 #define TICKS_ALLOWED 2u
 #define FX_SW_RESERVED 464u
 #define VEC_DB 1
@@ -47,7 +48,7 @@ __asm__(".text\n"
 	"native_signal_entry:\n"
 	"	cld\n"
 	"	pushfq\n"
-	"	andl $~0x44000, (%rsp)\n"
+	"	andl $~0x244000, (%rsp)\n"
 	"	popfq\n"
 	"	rdfsbase %rax\n"
 	"	mov %rax, native_case_fs(%rip)\n"
