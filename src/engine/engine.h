@@ -81,6 +81,7 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_bt;
+extern const struct engine_ops engine_interp; /* bt's interpreter alone: for tests and doubt */
 extern const struct engine_ops engine_kvm;
 
 /* `name` is "auto", "bt" or "kvm". *why receives a line saying which engine and why (static or in buf). */

@@ -31,6 +31,12 @@ void interp_free(struct interp *in);
  * maintained. Does not look at interrupts. */
 enum interp_result interp_step(struct interp *in, struct x86_cpu *c);
 
+/* Keep translations (host addresses of guest pages) between steps, which makes the interpreter several times faster. The caller promises to
+ * call interp_forget_translations from every tlb_* callback of c->env and whenever env->ram would answer differently than before.
+ * Changes of CR0, CR3, CR4, EFER and of the CPL are noticed without that. Off until called. */
+void interp_cache_translations(struct interp *in, bool on);
+void interp_forget_translations(struct interp *in);
+
 /* Instructions that raised #UD because they are unknown or not announced, for --stats. */
 u64 interp_unknown_count(const struct interp *in);
 

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What exists in the code cache: finding a block by host offset, linking direct jumps, the jump caches, and dropping blocks whose guest bytes
+ * were written.
+ *
+ * Light code: general registers only, no libc. Threading: the vCPU's thread.
+ */
+#include "engine/bt/bt.h"
+
+static void put32(struct bt_vcpu *v, u32 at, u32 value)
+{
+	/* One aligned or unaligned 4-byte store; only this vCPU runs this cache. */
+	*(volatile u32 *)(v->cache_rw + at) = value;
+}
+
+struct bt_block *bt_block_at(struct bt_vcpu *v, u32 off)
+{
+	u32 lo = 1, hi = v->nblocks;
+	while (lo + 1 < hi) {
+		u32 mid = (lo + hi) / 2;
+		if (v->blocks[mid].checked <= off)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo < v->nblocks && off >= v->blocks[lo].checked && off < v->blocks[lo].end ? &v->blocks[lo] : NULL;
+}
+
+const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 off)
+{
+	const struct bt_insn_map *m = &v->maps[b->map];
+	u32 lo = 0, hi = b->ninsns;
+	while (lo + 1 < hi) {
+		u32 mid = (lo + hi) / 2;
+		if (b->checked + m[mid].host <= off)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &m[lo];
+}
+
+/* ---- direct jumps */
+
+void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked)
+{
+	struct bt_exit *x = &v->exits[exit];
+	x->target = (u32)(to - v->blocks);
+	x->next = to->incoming;
+	to->incoming = exit + 1;
+	put32(v, x->patch, (checked ? to->checked : to->entry) - (x->patch + 4));
+}
+
+static void unlink_incoming(struct bt_vcpu *v, struct bt_block *b)
+{
+	u32 self = (u32)(b - v->blocks);
+	for (u32 i = b->incoming; i;) {
+		struct bt_exit *x = &v->exits[i - 1];
+		i = x->next;
+		if (x->target != self)
+			continue;
+		put32(v, x->patch, x->stub - (x->patch + 4));
+		x->target = 0;
+	}
+	b->incoming = 0;
+}
+
+/* ---- jump caches */
+
+/* An empty entry cannot match by its tag alone (any value is some address), so its target is the miss path itself. */
+static void jc_empty(struct bt_vcpu *v, struct bt_jc_entry *e)
+{
+	e->neg_gva = 1ull << 62;
+	e->host = (u64)(v->cache_rx + v->jc_miss_off);
+}
+
+void bt_jc_clear(struct bt_vcpu *v)
+{
+	for (u32 u = 0; u < 2; u++)
+		for (u32 i = 0; i < BT_JC_SIZE; i++)
+			jc_empty(v, &v->jc[u][i]);
+}
+
+static void jc_drop(struct bt_vcpu *v, const struct bt_block *b)
+{
+	struct bt_jc_entry *e = &v->jc[b->mode & MODE_USER][bt_jc_index(b->gva)];
+	if (e->neg_gva == 0 - b->gva)
+		jc_empty(v, e);
+}
+
+/* ---- invalidation */
+
+void bt_block_kill(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	b->dead = true; /* bt_block_find skips it; its memory returns with the next flush */
+	unlink_incoming(v, b);
+	jc_drop(v, b);
+}
+
+static u64 lines_of(u32 start, u32 end)
+{
+	u64 mask = 0;
+	for (u32 l = start / 64; l <= (end - 1) / 64 && l < 64; l++)
+		mask |= 1ull << l;
+	return mask;
+}
+
+static u64 block_lines(const struct bt_block *b)
+{
+	u32 start = PAGE_OFFSET(b->gva), end = start + b->bytes;
+	return lines_of(start, end < PAGE_SIZE ? end : (u32)PAGE_SIZE);
+}
+
+static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
+{
+	u64 left = 0;
+	u32 *link = &f->blocks;
+	while (*link) {
+		struct bt_block *b = &v->blocks[*link];
+		u64 mine = block_lines(b);
+		if (mine & lines) {
+			bt_block_kill(v, *link);
+			*link = b->page_next;
+		} else {
+			left |= mine;
+			link = &b->page_next;
+		}
+	}
+	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
+	v->st.smc++;
+}
+
+void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len)
+{
+	u64 gpfn = gpa >> 12;
+	if (gpfn >= v->vm->nframes || len == 0)
+		return;
+	struct bt_frame *f = &v->vm->frames[gpfn];
+	if (f->lines == 0)
+		return;
+	u32 start = PAGE_OFFSET(gpa);
+	u64 lines = lines_of(start, start + len);
+	if (f->lines & lines)
+		kill_lines(v, f, lines);
+}
+
+bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa)
+{
+	return gpa >> 12 < vm->nframes && __atomic_load_n(&vm->frames[gpa >> 12].lines, __ATOMIC_SEQ_CST) != 0;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The software engine's own structures: one translator per vCPU.
+ *
+ * Registers while translated code runs (decided once, see ARCHITECTURE.md):
+ *   guest rax rdx rbx rsp rbp rsi rdi r8 r9 r12 r13 r14   the same host register, rsp included
+ *   guest rcx                                             host r15
+ *   guest r10 r11 r15                                     cpu.gpr[] in memory
+ *   host r10 (address), r11 (table base, homed operand), rcx (delta, shift count, jrcxz)   scratch
+ *   flags and vector state                                the host's own
+ *   host fs                                               thread pointer: struct bt_vcpu is thread-local, reached as fs:disp32
+ *
+ * Nothing between guest instructions may touch the arithmetic flags: address sequences use lea, mov, pext, shrx, rorx and jrcxz only.
+ *
+ * Threading: a bt_vcpu belongs to its thread. `go`, `jc_mask`, `irq_idle` and the request words are written by others, atomically.
+ */
+#pragma once
+
+#include "engine/bt/interp.h"
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#define BT_CACHE_SIZE (64u * 1024 * 1024)
+#define BT_CACHE_RESERVE (64u * 1024) /* room that must be left before a block is started */
+#define BT_MAX_BLOCKS (1u << 18)
+#define BT_HASH_SIZE (1u << 16)
+#define BT_MAX_INSNS 96
+#define BT_JC_SIZE 4096u /* entries of one jump cache */
+#define BT_ITLB_SIZE 1024u
+#define BT_ASPACES 8
+#define BT_VPN_BITS 36
+#define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
+#define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
+#define BT_REGIONS (1ull << (48 - BT_REGION_SHIFT))
+
+/* What a block was translated for, besides its address. */
+enum bt_mode {
+	MODE_USER = 1u << 0,
+	MODE_SSE = 1u << 1, /* SSE instructions may run natively */
+	MODE_AVX = 1u << 2,
+	MODE_AVX512 = 1u << 3,
+	MODE_X87 = 1u << 4,
+	MODE_DF = 1u << 5,
+	MODE_INTERP = 1u << 31 /* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
+};
+
+/* Views of one address space: what user code, supervisor code, and supervisor code with EFLAGS.AC set may touch. */
+enum bt_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_COUNT };
+
+enum { META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7 }; /* bits 0-5: table page (view * 2 + write) is in use */
+
+struct bt_aspace {
+	u64 *table[VIEW_COUNT][2]; /* [view][write]: host address minus gva for each page, 0 = absent */
+	u8 *meta;		   /* one byte for each 2 MiB region */
+	u32 *regions;		   /* those with meta != 0 */
+	u32 nregions, cap_regions;
+	bool has_huge; /* some entry came from a 1 GiB page */
+	bool used;
+	u16 pcid;
+	u64 stamp;		/* for eviction */
+	u64 itlb[BT_ITLB_SIZE]; /* code pages that were looked up: bt_itlb_tag */
+};
+
+struct bt_jc_entry {
+	u64 neg_gva; /* 0 - guest rip */
+	u64 host;
+};
+
+struct bt_insn_map {
+	u16 host; /* offset from the block's first byte */
+	u16 guest;
+	u8 flags;
+};
+enum { INSN_EXACT_FAULT = 1 }; /* a failed translation must be redone by the interpreter: masked vector accesses */
+
+struct bt_exit {
+	u32 patch;  /* cache offset of the rel32 */
+	u32 stub;   /* cache offset of its stub */
+	u32 next;   /* in the target's list of incoming exits, 0 = end */
+	u32 target; /* block it is linked to, 0 = none */
+	u64 gva;
+};
+
+struct bt_block {
+	u64 gva;
+	u64 gpfn;
+	u32 mode;
+	u32 checked; /* cache offset of the entry that validates the code page's mapping */
+	u32 entry;   /* cache offset of the first instruction */
+	u32 end;
+	u16 bytes; /* guest bytes */
+	u16 ninsns;
+	u32 map;  /* index of the first bt_insn_map */
+	u32 hash_next;
+	u32 page_next;
+	u32 incoming; /* bt_exit list */
+	u32 first_exit, nexits;
+	bool dead;
+};
+
+/* One page frame of guest RAM, shared by all vCPUs of a VM. Two writable gva pages are remembered so that write access can be taken away when
+ * the frame turns out to hold code. */
+struct bt_frame {
+	u32 blocks;   /* first block of vCPU 0's list; code is present when code_lines != 0 */
+	u32 writers;  /* 0-2 known, 3: more */
+	u64 lines;    /* 64-byte lines that hold translated bytes */
+	u64 wpage[2]; /* gva pages through which the frame is writable */
+};
+
+struct bt_stats {
+	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light, irqs,
+		aspace_evictions, straddles, signals;
+};
+
+struct bt_vm {
+	struct guest_memory *gm;
+	const struct x86_cpuid *cpuid;
+	struct bt_frame *frames;
+	u64 nframes;
+	u32 max_vcpus;
+	bool translate; /* false: interpret everything */
+	struct bt_vcpu *vcpus[64];
+	u64 ended_stats[32];
+	pthread_mutex_t lock; /* vcpus[], DMA invalidation */
+};
+
+struct bt_inval {
+	gpa_t gpa;
+	u64 len;
+};
+#define BT_INVAL_MAX 64
+
+struct bt_vcpu {
+	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
+
+	/* constants and pointers that translated code reads */
+	u64 k_page;	 /* pext mask of the page number */
+	u64 k_align[7];	 /* by log2 of the access size: shifted right, zero when misaligned */
+	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
+	u64 k_not_ac;
+	u64 k_not_df;
+	u64 k_sysflags;
+	u64 k_fff, k_1000, k_63, k_31;
+	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
+	u64 go;		/* 0: leave at the next poll */
+	u64 irq_idle;	/* 0: the interrupt controller has something */
+	u64 *view[VIEW_COUNT][2];
+	u64 *super[2]; /* the supervisor view in force (AC or not) */
+	u64 *itlb;
+	u64 host_rsp;
+	u64 jump_to;
+	u64 t1;	    /* scratch r10 at an event: the address */
+	u64 t2;	    /* r11: the site */
+	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
+	u64 spare;
+	u64 tsc_offset;
+	struct bt_jc_entry jc[2][BT_JC_SIZE];
+
+	/* the rest is C's */
+	u32 mode;
+	u32 jc_mode[2];
+	u32 mode_misses;
+	bool halted;
+	bool fpu_saved; /* guest vector state is in cpu.fpu, not in the registers */
+	bool in_guest;
+	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
+	u64 paging_rules;
+	void *sigstack;
+	stack_t old_stack;
+	sigset_t old_mask;
+	u64 xsave_mask;
+	struct bt_vm *vm;
+	u32 id;
+	struct engine_machine machine;
+	struct x86_env env;
+	struct interp *interp;
+	struct bt_aspace *as;
+	struct bt_aspace *aspaces[BT_ASPACES];
+	u64 stamp;
+
+	u8 *cache_rw, *cache_rx;
+	u32 cache_used, cache_start; /* start: after the trampolines */
+	u32 enter_off, leave_off, jc_miss_off;
+	u32 ev_off[16];
+	struct bt_block *blocks;
+	u32 nblocks;
+	u32 *hash;
+	struct bt_exit *exits;
+	u32 nexits;
+	struct bt_insn_map *maps;
+	u32 nmaps;
+
+	_Atomic u32 kicked, nmi_req;
+	_Atomic bool irq_req;
+	_Atomic u32 ninval;
+	pthread_mutex_t inval_lock;
+	pthread_cond_t inval_done;
+	struct bt_inval inval[BT_INVAL_MAX];
+
+	struct bt_stats st;
+	struct err err;
+	bool failed;
+};
+
+/* Events: translated code calls C. Each handler returns the host address to continue at, or NULL to leave to vcpu_run. */
+enum bt_event {
+	EV_MISS_READ,
+	EV_MISS_WRITE,
+	EV_STRADDLE, /* or anything else that this one instruction must be interpreted for */
+	EV_INTERP,   /* interpret the instruction at the site */
+	EV_EXIT,     /* direct jump not linked yet: t2 = exit */
+	EV_INDIRECT, /* indirect jump missed: target */
+	EV_ITLB,     /* a block's code page must be validated: t2 = block */
+	EV_POLL,     /* t2 = site: look at interrupts before it */
+	EV_SYSCALL,
+	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
+	EV_SIGNAL,
+	EV_COUNT
+};
+
+/* ---- vcpu.c */
+extern __thread struct bt_vcpu bt_self;
+i32 bt_fs_offset(void); /* of bt_self from the thread pointer */
+
+/* ---- light code: general registers only (helpers.c, shadow.c, lookup.c) */
+void *bt_event_miss_read(struct bt_vcpu *v, u32 site);
+void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
+void *bt_event_straddle(struct bt_vcpu *v, u32 site);
+void *bt_event_interp(struct bt_vcpu *v, u32 site);
+void *bt_event_exit(struct bt_vcpu *v, u32 exit);
+void *bt_event_indirect(struct bt_vcpu *v, u32 unused);
+void *bt_event_itlb(struct bt_vcpu *v, u32 block);
+void *bt_event_poll(struct bt_vcpu *v, u32 site);
+void *bt_event_syscall(struct bt_vcpu *v, u32 site);
+void *bt_event_light(struct bt_vcpu *v, u32 site);
+void *bt_event_signal(struct bt_vcpu *v, u32 site);
+void *bt_dispatch(struct bt_vcpu *v); /* go on at cpu.rip */
+void bt_jc_clear(struct bt_vcpu *v);
+void bt_block_kill(struct bt_vcpu *v, u32 bi);
+void bt_update_mode(struct bt_vcpu *v);
+
+bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
+void bt_aspace_fini(struct bt_vcpu *v);
+void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
+void bt_shadow_switch(struct bt_vcpu *v); /* CR3/PCID changed */
+void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
+void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
+void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
+void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
+
+static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
+static inline u32 bt_itlb_index(gva_t gva, bool user)
+{
+	u64 p = gva >> 12;
+	return (u32)((p ^ (p >> 9)) & (BT_ITLB_SIZE / 2 - 1)) + (user ? BT_ITLB_SIZE / 2 : 0);
+}
+static inline u32 bt_jc_index(gva_t gva) { return (u32)(gva & (BT_JC_SIZE - 1)); }
+
+struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
+struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
+const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
+void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
+void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len); /* RAM is written: drop what was translated from it */
+bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
+
+/* ---- heavy code: guest vector state must be saved first */
+void bt_heavy(struct bt_vcpu *v); /* save it when it is still in the registers */
+void bt_light(struct bt_vcpu *v); /* load it again before translated code runs */
+struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
+void bt_flush_code(struct bt_vcpu *v);
+bool bt_cache_init(struct bt_vcpu *v, struct err *e);
+void bt_cache_fini(struct bt_vcpu *v);
+void bt_signals_install(void);
+bool bt_thread_init(struct bt_vcpu *v);
+void bt_thread_fini(struct bt_vcpu *v);

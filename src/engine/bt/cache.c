@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The code cache: one memfd mapped twice, writable here and executable there, never both. At its start lie the trampolines between C and
+ * translated code; blocks follow. When it is full everything is dropped.
+ *
+ * Threading: the vCPU's thread.
+ */
+#include "engine/bt/bt.h"
+#include "engine/bt/emit.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct tramp {
+	struct emit e;
+	i32 fs;
+	u32 restore;
+};
+
+#define TFS(member) (k->fs + (i32)offsetof(struct bt_vcpu, member))
+
+static const u8 homes[][2] = { /* guest, host: those that live in host registers */
+	{R_RDX, H_RDX}, {R_RBX, H_RBX}, {R_RBP, H_RBP}, {R_RSI, H_RSI}, {R_RDI, H_RDI}, {R_R8, H_R8},
+	{R_R9, H_R9},	{R_R12, H_R12}, {R_R13, H_R13}, {R_R14, H_R14}, {R_RCX, H_R15},
+};
+
+static void emit_bytes(struct emit *e, const u8 *p, size_t n)
+{
+	while (n--)
+		e8(e, *p++);
+}
+
+/* Guest registers and flags from memory into the host's, then jump to v->jump_to. */
+static void emit_restore(struct tramp *k)
+{
+	static const u8 flags[] = {
+		0x89, 0xc1,	  /* mov ecx, eax */
+		0xc1, 0xe9, 0x0b, /* shr ecx, 11 */
+		0x83, 0xe1, 0x01, /* and ecx, 1 */
+		0x88, 0xc4,	  /* mov ah, al */
+		0x88, 0xc8,	  /* mov al, cl */
+		0x04, 0x7f,	  /* add al, 0x7f: overflow when al was 1 */
+		0x9e,		  /* sahf */
+	};
+	k->restore = k->e.pos;
+	e_load32_fs(&k->e, H_RAX, TFS(cpu.rflags));
+	emit_bytes(&k->e, flags, sizeof flags);
+	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
+		e_load_fs(&k->e, homes[i][1], TFS(cpu.gpr) + 8 * homes[i][0]);
+	e_load_fs(&k->e, H_RAX, TFS(cpu.gpr));
+	e_load_fs(&k->e, H_RSP, TFS(cpu.gpr) + 8 * R_RSP);
+	e_jmp_fs(&k->e, TFS(jump_to));
+}
+
+static void push_reg(struct emit *e, u32 r)
+{
+	e_rex(e, false, 0, 0, r);
+	e8(e, 0x50 | (r & 7));
+}
+
+static void pop_reg(struct emit *e, u32 r)
+{
+	e_rex(e, false, 0, 0, r);
+	e8(e, 0x58 | (r & 7));
+}
+
+static const u8 callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+
+/* void enter(void): C to translated code at v->jump_to; returns when an event handler says so. */
+static u32 emit_enter(struct tramp *k)
+{
+	u32 at = k->e.pos;
+	for (u32 i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		push_reg(&k->e, callee_saved[i]);
+	e_lea(&k->e, true, H_RSP, H_RSP, H_RSP, 0, -8);
+	e_store_fs(&k->e, TFS(host_rsp), H_RSP);
+	e_jmp(&k->e, k->restore);
+	return at;
+}
+
+static u32 emit_leave(struct tramp *k)
+{
+	u32 at = k->e.pos;
+	e_lea(&k->e, true, H_RSP, H_RSP, H_RSP, 0, 8);
+	for (u32 i = ARRAY_SIZE(callee_saved); i-- > 0;)
+		pop_reg(&k->e, callee_saved[i]);
+	e8(&k->e, 0xc3);
+	return at;
+}
+
+/* Guest registers and flags to memory. */
+static void emit_save(struct tramp *k)
+{
+	static const u8 flags[] = {
+		0x0f, 0x90, 0xc0, /* seto al */
+		0x9f,		  /* lahf */
+		0x0f, 0xb6, 0xcc, /* movzx ecx, ah */
+		0x0f, 0xb6, 0xc0, /* movzx eax, al */
+		0xc1, 0xe0, 0x0b, /* shl eax, 11 */
+		0x09, 0xc8,	  /* or eax, ecx */
+	};
+	e_store_fs(&k->e, TFS(cpu.gpr), H_RAX);
+	emit_bytes(&k->e, flags, sizeof flags);
+	e_load32_fs(&k->e, H_RCX, TFS(cpu.rflags));
+	e8(&k->e, 0x81); /* and ecx, ~FL_ARITH */
+	e8(&k->e, 0xe1);
+	e32(&k->e, ~(u32)FL_ARITH);
+	e8(&k->e, 0x09); /* or eax, ecx */
+	e8(&k->e, 0xc8);
+	e_store32_fs(&k->e, TFS(cpu.rflags), H_RAX);
+	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
+		e_store_fs(&k->e, TFS(cpu.gpr) + 8 * homes[i][0], homes[i][1]);
+	e_store_fs(&k->e, TFS(cpu.gpr) + 8 * R_RSP, H_RSP);
+	e_store_fs(&k->e, TFS(t1), H_R10);
+	e_store_fs(&k->e, TFS(t2), H_R11);
+}
+
+typedef void *(*handler_fn)(struct bt_vcpu *, u32);
+static const handler_fn handlers[EV_COUNT] = {
+	[EV_MISS_READ] = bt_event_miss_read, [EV_MISS_WRITE] = bt_event_miss_write, [EV_STRADDLE] = bt_event_straddle,
+	[EV_INTERP] = bt_event_interp,	     [EV_EXIT] = bt_event_exit,		    [EV_INDIRECT] = bt_event_indirect,
+	[EV_ITLB] = bt_event_itlb,	     [EV_POLL] = bt_event_poll,		    [EV_LIGHT] = bt_event_light,
+	[EV_SIGNAL] = bt_event_signal,
+};
+
+static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
+{
+	u32 at = k->e.pos;
+	if (ev != EV_SIGNAL) /* the signal handler has saved them */
+		emit_save(k);
+	e_load_fs(&k->e, H_RSP, TFS(host_rsp));
+	e_load_fs(&k->e, H_RDI, 0);
+	e_lea(&k->e, true, H_RDI, H_RDI, H_RSP, 0, k->fs);
+	e_load32_fs(&k->e, H_RSI, TFS(t2));
+	e_mov_imm(&k->e, H_RAX, (u64)handlers[ev]);
+	e8(&k->e, 0xff); /* call rax */
+	e8(&k->e, 0xd0);
+	e_store_fs(&k->e, TFS(jump_to), H_RAX);
+	e8(&k->e, 0x48); /* test rax, rax */
+	e8(&k->e, 0x85);
+	e8(&k->e, 0xc0);
+	e_jcc(&k->e, 5, k->restore);
+	e_jmp(&k->e, leave);
+	return at;
+}
+
+static void emit_trampolines(struct bt_vcpu *v)
+{
+	struct tramp tramp = {.e = {.base = v->cache_rw, .pos = 64, .limit = BT_CACHE_SIZE}, .fs = bt_fs_offset()}, *k = &tramp;
+	emit_restore(k);
+	v->enter_off = emit_enter(k);
+	v->leave_off = emit_leave(k);
+	for (u32 ev = 0; ev < EV_COUNT; ev++)
+		if (handlers[ev])
+			v->ev_off[ev] = emit_event(k, ev, v->leave_off);
+	v->jc_miss_off = k->e.pos;
+	e_store_fs(&k->e, TFS(target), H_R10);
+	e_jmp(&k->e, v->ev_off[EV_INDIRECT]);
+	v->cache_start = v->cache_used = k->e.pos;
+}
+
+static void *reserve(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+bool bt_cache_init(struct bt_vcpu *v, struct err *e)
+{
+	int fd = memfd_create("guise-code", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, BT_CACHE_SIZE) < 0) {
+		err_sys(e, errno, "code cache: cannot create %u MiB of shared memory", BT_CACHE_SIZE >> 20);
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	v->cache_rw = mmap(NULL, BT_CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	v->cache_rx = mmap(NULL, BT_CACHE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	int failed = errno;
+	close(fd);
+	if (v->cache_rw == MAP_FAILED || v->cache_rx == MAP_FAILED) {
+		err_sys(e, failed,
+			"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
+			"MemoryDenyWriteExecute?)");
+		return false;
+	}
+	v->blocks = reserve(sizeof *v->blocks * BT_MAX_BLOCKS);
+	v->hash = reserve(sizeof *v->hash * BT_HASH_SIZE);
+	v->exits = reserve(sizeof *v->exits * BT_MAX_BLOCKS * 4);
+	v->maps = reserve(sizeof *v->maps * BT_MAX_BLOCKS * 16);
+	if (!v->blocks || !v->hash || !v->exits || !v->maps) {
+		err_sys(e, ENOMEM, "code cache: cannot reserve its tables");
+		return false;
+	}
+	v->nblocks = 1;
+	emit_trampolines(v);
+	bt_jc_clear(v);
+	return true;
+}
+
+void bt_cache_fini(struct bt_vcpu *v)
+{
+	if (v->cache_rw && v->cache_rw != MAP_FAILED)
+		munmap(v->cache_rw, BT_CACHE_SIZE);
+	if (v->cache_rx && v->cache_rx != MAP_FAILED)
+		munmap(v->cache_rx, BT_CACHE_SIZE);
+	if (v->blocks)
+		munmap(v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);
+	if (v->hash)
+		munmap(v->hash, sizeof *v->hash * BT_HASH_SIZE);
+	if (v->exits)
+		munmap(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
+	if (v->maps)
+		munmap(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
+}
+
+/* Drop every block. No translated code is running: we were called by it, and it goes on through a new look-up. */
+void bt_flush_code(struct bt_vcpu *v)
+{
+	for (u32 i = 1; i < v->nblocks; i++) {
+		struct bt_frame *f = &v->vm->frames[v->blocks[i].gpfn];
+		f->blocks = 0;
+		__atomic_store_n(&f->lines, 0, __ATOMIC_SEQ_CST);
+	}
+	memset(v->hash, 0, sizeof *v->hash * BT_HASH_SIZE);
+	v->nblocks = 1;
+	v->nexits = 0;
+	v->nmaps = 0;
+	v->cache_used = v->cache_start;
+	v->st.flushes++;
+	bt_jc_clear(v);
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Byte emission: one function an instruction form, nothing clever. Registers are numbers 0-15 as the CPU encodes them.
+ * `fs` operands are displacements from the thread pointer (struct bt_vcpu is thread-local).
+ *
+ * Contract: running out of room sets `full`; later calls write nothing. Callers check once, at the end.
+ */
+#pragma once
+
+#include "base/types.h"
+
+enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
+
+struct emit {
+	u8 *base; /* writable alias of the cache */
+	u32 pos, limit;
+	bool full;
+};
+
+static inline void e8(struct emit *e, u32 b)
+{
+	if (e->pos >= e->limit) {
+		e->full = true;
+		return;
+	}
+	e->base[e->pos++] = (u8)b;
+}
+
+static inline void e32(struct emit *e, u32 v)
+{
+	for (int i = 0; i < 4; i++)
+		e8(e, v >> (8 * i));
+}
+
+static inline void e64(struct emit *e, u64 v)
+{
+	e32(e, (u32)v);
+	e32(e, (u32)(v >> 32));
+}
+
+static inline void e_patch32(struct emit *e, u32 at, u32 v)
+{
+	if (!e->full)
+		for (int i = 0; i < 4; i++)
+			e->base[at + i] = (u8)(v >> (8 * i));
+}
+
+static inline void e_rex(struct emit *e, bool w, u32 reg, u32 index, u32 rm)
+{
+	u32 rex = 0x40u | (w ? 8u : 0) | (reg & 8) >> 1 | (index & 8) >> 2 | (rm & 8) >> 3;
+	if (rex != 0x40)
+		e8(e, rex);
+}
+
+/* ModRM/SIB for fs:[disp32] or fs:[index*8 + disp32] */
+static inline void e_abs(struct emit *e, u32 reg, i32 disp)
+{
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 0x25);
+	e32(e, (u32)disp);
+}
+
+/* ModRM/SIB for [base + index*(1<<scale) + disp]; index 4 means none */
+static inline void e_mem(struct emit *e, u32 reg, u32 base, u32 index, u32 scale, i32 disp)
+{
+	u32 r = (reg & 7) << 3;
+	bool sib = index != H_RSP || (base & 7) == 4;
+	u32 mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (i8)disp ? 0x40 : 0x80;
+	e8(e, mod | r | (sib ? 4 : (base & 7)));
+	if (sib)
+		e8(e, scale << 6 | (index & 7) << 3 | (base & 7));
+	if (mod == 0x40)
+		e8(e, (u32)disp & 0xff);
+	else if (mod == 0x80)
+		e32(e, (u32)disp);
+}
+
+static inline void e_op_fs(struct emit *e, bool w, u32 op, u32 reg, i32 disp)
+{
+	e8(e, 0x64);
+	e_rex(e, w, reg, 0, 0);
+	e8(e, op);
+	e_abs(e, reg, disp);
+}
+
+static inline void e_load_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, true, 0x8b, reg, disp); }
+static inline void e_load32_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, false, 0x8b, reg, disp); }
+static inline void e_store_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, true, 0x89, reg, disp); }
+static inline void e_store32_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, false, 0x89, reg, disp); }
+
+static inline void e_store_imm_fs(struct emit *e, i32 disp, i32 imm)
+{
+	e8(e, 0x64);
+	e8(e, 0x48);
+	e8(e, 0xc7);
+	e_abs(e, 0, disp);
+	e32(e, (u32)imm);
+}
+
+static inline void e_mov(struct emit *e, u32 dst, u32 src)
+{
+	e_rex(e, true, src, 0, dst);
+	e8(e, 0x89);
+	e8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
+}
+
+static inline void e_mov32(struct emit *e, u32 dst, u32 src)
+{
+	e_rex(e, false, src, 0, dst);
+	e8(e, 0x89);
+	e8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
+}
+
+static inline void e_mov_imm(struct emit *e, u32 reg, u64 imm)
+{
+	if (imm == (u32)imm) {
+		e_rex(e, false, 0, 0, reg);
+		e8(e, 0xb8 | (reg & 7));
+		e32(e, (u32)imm);
+	} else if ((i64)imm == (i32)imm) {
+		e_rex(e, true, 0, 0, reg);
+		e8(e, 0xc7);
+		e8(e, 0xc0 | (reg & 7));
+		e32(e, (u32)imm);
+	} else {
+		e_rex(e, true, 0, 0, reg);
+		e8(e, 0xb8 | (reg & 7));
+		e64(e, imm);
+	}
+}
+
+static inline void e_lea(struct emit *e, bool w, u32 reg, u32 base, u32 index, u32 scale, i32 disp)
+{
+	e_rex(e, w, reg, index == H_RSP ? 0 : index, base);
+	e8(e, 0x8d);
+	e_mem(e, reg, base, index, scale, disp);
+}
+
+/* lea reg, [index*(1<<scale) + disp32], no base */
+static inline void e_lea_nobase(struct emit *e, bool w, u32 reg, u32 index, u32 scale, i32 disp)
+{
+	e_rex(e, w, reg, index, 0);
+	e8(e, 0x8d);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, scale << 6 | (index & 7) << 3 | 5);
+	e32(e, (u32)disp);
+}
+
+static inline void e_load(struct emit *e, bool w, u32 reg, u32 base, u32 index, u32 scale, i32 disp)
+{
+	e_rex(e, w, reg, index == H_RSP ? 0 : index, base);
+	e8(e, 0x8b);
+	e_mem(e, reg, base, index, scale, disp);
+}
+
+static inline void e_store(struct emit *e, bool w, u32 base, u32 index, u32 scale, i32 disp, u32 reg)
+{
+	e_rex(e, w, reg, index == H_RSP ? 0 : index, base);
+	e8(e, 0x89);
+	e_mem(e, reg, base, index, scale, disp);
+}
+
+enum { VEX_NP, VEX_66, VEX_F3, VEX_F2 };
+
+static inline void e_vex(struct emit *e, bool fs, u32 map, u32 pp, bool w, u32 reg, u32 vvvv, u32 rm)
+{
+	if (fs)
+		e8(e, 0x64);
+	e8(e, 0xc4);
+	e8(e, ((reg & 8) ? 0 : 0x80) | 0x40 | ((rm & 8) ? 0 : 0x20) | map);
+	e8(e, (w ? 0x80u : 0) | (~vvvv & 15) << 3 | pp);
+}
+
+static inline void e_vex_rr(struct emit *e, u32 map, u32 pp, bool w, u32 op, u32 reg, u32 vvvv, u32 rm)
+{
+	e_vex(e, false, map, pp, w, reg, vvvv, rm);
+	e8(e, op);
+	e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void e_vex_fs(struct emit *e, u32 map, u32 pp, bool w, u32 op, u32 reg, u32 vvvv, i32 disp)
+{
+	e_vex(e, true, map, pp, w, reg, vvvv, 0);
+	e8(e, op);
+	e_abs(e, reg, disp);
+}
+
+/* dst = bits of src selected by the mask at fs:disp */
+static inline void e_pext_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp) { e_vex_fs(e, 2, VEX_F3, w, 0xf5, dst, src, disp); }
+static inline void e_pdep_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp) { e_vex_fs(e, 2, VEX_F2, w, 0xf5, dst, src, disp); }
+/* dst = fs:disp >> (count & 63) */
+static inline void e_shrx_fs(struct emit *e, u32 dst, i32 disp, u32 count) { e_vex_fs(e, 2, VEX_F2, true, 0xf7, dst, count, disp); }
+static inline void e_sarx(struct emit *e, bool w, u32 dst, u32 src, u32 count) { e_vex_rr(e, 2, VEX_F3, w, 0xf7, dst, count, src); }
+
+static inline void e_rorx(struct emit *e, bool w, u32 dst, u32 src, u32 n)
+{
+	e_vex_rr(e, 3, VEX_F2, w, 0xf0, dst, 0, src);
+	e8(e, n);
+}
+
+/* Jumps. Targets are cache offsets. */
+static inline u32 e_jmp(struct emit *e, u32 target) /* returns the offset of the rel32 */
+{
+	e8(e, 0xe9);
+	e32(e, target - (e->pos + 4));
+	return e->pos - 4;
+}
+static inline u32 e_jcc(struct emit *e, u32 cc, u32 target)
+{
+	e8(e, 0x0f);
+	e8(e, 0x80 | cc);
+	e32(e, target - (e->pos + 4));
+	return e->pos - 4;
+}
+static inline void e_jmp_fs(struct emit *e, i32 disp)
+{
+	e8(e, 0x64);
+	e8(e, 0xff);
+	e_abs(e, 4, disp);
+}
+/* jmp fs:[index*8 + disp] */
+static inline void e_jmp_fs_index(struct emit *e, u32 index, i32 disp)
+{
+	e8(e, 0x64);
+	e_rex(e, false, 0, index, 0);
+	e8(e, 0xff);
+	e8(e, 4 << 3 | 4);
+	e8(e, 3 << 6 | (index & 7) << 3 | 5);
+	e32(e, (u32)disp);
+}
+static inline void e_load_fs_index(struct emit *e, u32 reg, u32 index, i32 disp)
+{
+	e8(e, 0x64);
+	e_rex(e, true, reg, index, 0);
+	e8(e, 0x8b);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 3 << 6 | (index & 7) << 3 | 5);
+	e32(e, (u32)disp);
+}
+/* jrcxz to a place not known yet; returns the offset of the rel8 */
+static inline u32 e_jrcxz(struct emit *e)
+{
+	e8(e, 0xe3);
+	e8(e, 0);
+	return e->pos - 1;
+}
+static inline u32 e_jmp8(struct emit *e)
+{
+	e8(e, 0xeb);
+	e8(e, 0);
+	return e->pos - 1;
+}
+/* Point the rel8 at `at` to `target`. False: out of reach. */
+static inline bool e_fix8(struct emit *e, u32 at, u32 target)
+{
+	i32 d = (i32)target - (i32)(at + 1);
+	if (d != (i8)d)
+		return false;
+	if (!e->full)
+		e->base[at] = (u8)d;
+	return true;
+}

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shadow page tables: for each address space (PCID) and view, flat tables of "host address minus gva", one entry a page, filled lazily from the
+ * guest's own tables and dropped when the guest invalidates. They behave as a large TLB does: an entry may stay until the guest says otherwise.
+ *
+ * A page of a table maps 2 MiB of guest addresses. One byte a region tells which tables are touched there, whether an entry came from a large page
+ * (INVLPG must then drop the region) and whether one is not global; a list of touched regions makes dropping proportional to use.
+ *
+ * Light code: general registers only, no libc. Threading: the vCPU's thread.
+ */
+#include "engine/bt/bt.h"
+
+static u64 region_of(gva_t gva) { return (gva & ((1ull << 48) - 1)) >> BT_REGION_SHIFT; }
+static u64 index_of(gva_t gva) { return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1); }
+
+static void clear_words(u64 *p, u64 n)
+{
+	__asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(0ull) : "memory");
+}
+
+static void clear_region(struct bt_aspace *as, u64 region)
+{
+	u8 meta = as->meta[region];
+	for (u32 t = 0; t < 6; t++)
+		if (meta & (1u << t))
+			clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
+	as->meta[region] = 0;
+}
+
+static void clear_itlb(struct bt_aspace *as) { clear_words(as->itlb, BT_ITLB_SIZE); }
+
+/* Drop every region, or those that hold an entry which is not global. */
+static void clear_aspace(struct bt_aspace *as, bool global)
+{
+	u32 kept = 0;
+	for (u32 i = 0; i < as->nregions; i++) {
+		u32 region = as->regions[i];
+		if (!global && !(as->meta[region] & META_NONGLOBAL))
+			as->regions[kept++] = region;
+		else
+			clear_region(as, region);
+	}
+	as->nregions = kept;
+	if (kept == 0)
+		as->has_huge = false;
+	clear_itlb(as);
+}
+
+static void note_region(struct bt_aspace *as, gva_t gva, u8 bits)
+{
+	u64 region = region_of(gva);
+	if (as->meta[region] == 0) {
+		if (as->nregions == as->cap_regions)
+			clear_aspace(as, true); /* the list is full: start over, as any TLB may */
+		as->regions[as->nregions++] = (u32)region;
+	}
+	as->meta[region] |= bits;
+}
+
+static void set_entry(struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
+{
+	note_region(as, gva, (u8)(bits | 1u << (view * 2 + write)));
+	as->table[view][write][index_of(gva)] = delta;
+}
+
+/* Remember through which page a frame is writable. */
+static void note_writer(struct bt_vcpu *v, u64 gpfn, gva_t gva)
+{
+	struct bt_frame *f = &v->vm->frames[gpfn];
+	u64 page = gva >> 12;
+	for (u32 i = 0; i < f->writers && i < 2; i++)
+		if (f->wpage[i] == page)
+			return;
+	if (f->writers < 2)
+		f->wpage[f->writers] = page;
+	if (f->writers < 3)
+		f->writers++;
+}
+
+static enum bt_view view_now(const struct bt_vcpu *v)
+{
+	if (x86_cpl(&v->cpu) == 3)
+		return VIEW_USER;
+	return v->cpu.rflags & FL_AC ? VIEW_SUPER_AC : VIEW_SUPER;
+}
+
+/* Enter one page: readable, and writable when write_ok. hva_page is the host address of the page's first byte. */
+void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok)
+{
+	u8 bits = (x->page_shift > 12 ? META_LARGE : 0) | (x->global ? 0 : META_NONGLOBAL);
+	u64 delta = (u64)hva_page - (gva & ~(u64)4095);
+	enum bt_view view = view_now(v);
+	if (x->page_shift == 30)
+		v->as->has_huge = true;
+	set_entry(v->as, view, false, gva, delta, bits);
+	if (write_ok) {
+		set_entry(v->as, view, true, gva, delta, bits);
+		note_writer(v, x->gpa >> 12, gva);
+	}
+}
+
+static void unwrite_page(struct bt_aspace *as, u64 page)
+{
+	u64 region = page >> 9 & (BT_REGIONS - 1);
+	for (u32 view = 0; view < VIEW_COUNT; view++)
+		if (as->meta[region] & (1u << (view * 2 + 1)))
+			as->table[view][1][page & ((1ull << BT_VPN_BITS) - 1)] = 0;
+}
+
+static void unwrite_all(struct bt_aspace *as)
+{
+	for (u32 i = 0; i < as->nregions; i++) {
+		u64 region = as->regions[i];
+		for (u32 view = 0; view < VIEW_COUNT; view++)
+			if (as->meta[region] & (1u << (view * 2 + 1)))
+				clear_words(as->table[view][1] + (region << 9), 512);
+	}
+}
+
+/* The frame holds code now: nobody may write to it without being seen. */
+void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
+{
+	struct bt_frame *f = &v->vm->frames[gpfn];
+	for (u32 a = 0; a < BT_ASPACES; a++) {
+		struct bt_aspace *as = v->aspaces[a];
+		if (!as || !as->used)
+			continue;
+		if (f->writers > 2) {
+			unwrite_all(as);
+			continue;
+		}
+		for (u32 i = 0; i < f->writers; i++)
+			unwrite_page(as, f->wpage[i]);
+	}
+	f->writers = 0;
+}
+
+/* ---- address spaces */
+
+static u16 current_pcid(const struct bt_vcpu *v) { return v->cpu.cr4 & CR4_PCIDE ? v->cpu.cr3 & 0xfff : 0; }
+
+static struct bt_aspace *find_aspace(struct bt_vcpu *v, u16 pcid)
+{
+	for (u32 i = 0; i < BT_ASPACES; i++)
+		if (v->aspaces[i]->used && v->aspaces[i]->pcid == pcid)
+			return v->aspaces[i];
+	return NULL;
+}
+
+static struct bt_aspace *take_aspace(struct bt_vcpu *v, u16 pcid)
+{
+	struct bt_aspace *oldest = NULL;
+	for (u32 i = 0; i < BT_ASPACES; i++) {
+		struct bt_aspace *as = v->aspaces[i];
+		if (!as->used) {
+			oldest = as;
+			break;
+		}
+		if (!oldest || as->stamp < oldest->stamp)
+			oldest = as;
+	}
+	if (oldest->used)
+		v->st.aspace_evictions++;
+	clear_aspace(oldest, true);
+	oldest->used = true;
+	oldest->pcid = pcid;
+	return oldest;
+}
+
+void bt_shadow_views(struct bt_vcpu *v)
+{
+	enum bt_view view = v->cpu.rflags & FL_AC ? VIEW_SUPER_AC : VIEW_SUPER;
+	for (u32 w = 0; w < 2; w++)
+		v->super[w] = v->as->table[view][w];
+}
+
+void bt_shadow_switch(struct bt_vcpu *v)
+{
+	u16 pcid = current_pcid(v);
+	if (!v->as || !v->as->used || v->as->pcid != pcid) {
+		struct bt_aspace *as = find_aspace(v, pcid);
+		v->as = as ? as : take_aspace(v, pcid);
+	}
+	v->as->stamp = ++v->stamp;
+	for (u32 view = 0; view < VIEW_COUNT; view++)
+		for (u32 w = 0; w < 2; w++)
+			v->view[view][w] = v->as->table[view][w];
+	v->itlb = v->as->itlb;
+	bt_shadow_views(v);
+}
+
+/* ---- invalidation */
+
+static void flush_page_in(struct bt_aspace *as, gva_t gva)
+{
+	u64 region = region_of(gva);
+	u8 meta = as->meta[region];
+	if (as->has_huge) {
+		clear_aspace(as, true);
+		return;
+	}
+	if (meta & META_LARGE) {
+		for (u32 t = 0; t < 6; t++)
+			if (meta & (1u << t))
+				clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
+		clear_itlb(as);
+		return;
+	}
+	for (u32 t = 0; t < 6; t++)
+		if (meta & (1u << t))
+			as->table[t >> 1][t & 1][index_of(gva)] = 0;
+	for (u32 user = 0; user < 2; user++) {
+		u64 *tag = &as->itlb[bt_itlb_index(gva, user)];
+		if (*tag >> 28 == index_of(gva))
+			*tag = 0;
+	}
+}
+
+void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
+{
+	/* A global entry may have been filled in under any PCID, so INVLPG looks everywhere; more is dropped than need be, which is allowed. */
+	for (u32 i = 0; i < BT_ASPACES; i++) {
+		struct bt_aspace *as = v->aspaces[i];
+		if (as->used && (pcid < 0 || as->pcid == pcid))
+			flush_page_in(as, gva);
+	}
+}
+
+void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
+{
+	for (u32 i = 0; i < BT_ASPACES; i++) {
+		struct bt_aspace *as = v->aspaces[i];
+		if (as->used && (pcid < 0 || as->pcid == pcid))
+			clear_aspace(as, global);
+	}
+}

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Copying an instruction: its bytes are emitted again with general registers renamed to where the guest's live and its memory operand replaced
+ * by [r10 + rcx], address plus delta. Opcode, vector registers, masks and immediates stay as they are.
+ *
+ * Threading: the vCPU's thread.
+ */
+#include "engine/bt/tr.h"
+
+enum field { F_REG, F_RM, F_VVVV, F_OPCODE, F_COUNT };
+enum mem_form { MEM_NONE, MEM_SUM /* [r10+rcx] */, MEM_R10, MEM_RCX };
+
+struct plan {
+	struct {
+		int guest; /* -1: not a general register */
+		bool written, loaded;
+		u32 host;
+		bool temp;
+	} f[F_COUNT];
+	const ZydisDecodedOperand *mem;
+	enum mem_form form;
+	bool high8;
+	bool rcx_in, rcx_out; /* implicit rcx */
+};
+
+int tr_gpr(ZydisRegister r)
+{
+	if (tr_is_high8(r))
+		return (int)(r - ZYDIS_REGISTER_AH);
+	switch (ZydisRegisterGetClass(r)) {
+	case ZYDIS_REGCLASS_GPR8: {
+		i8 id = ZydisRegisterGetId(r);
+		/* ids of the byte registers count AH-BH between BL and SPL */
+		return id < 4 ? id : id - 4;
+	}
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64:
+		return ZydisRegisterGetId(r);
+	default:
+		return -1;
+	}
+}
+
+bool tr_is_high8(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+
+static int field_of(const ZydisDecodedOperand *o)
+{
+	switch (o->encoding) {
+	case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+		return F_REG;
+	case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+		return F_RM;
+	case ZYDIS_OPERAND_ENCODING_NDSNDD:
+		return F_VVVV;
+	case ZYDIS_OPERAND_ENCODING_OPCODE:
+		return F_OPCODE;
+	default:
+		return -1;
+	}
+}
+
+static bool is_written(const ZydisDecodedOperand *o) { return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
+/* The old value matters: read, conditionally written, or only a part of the register is replaced. */
+static bool needs_old(const ZydisDecodedOperand *o)
+{
+	return (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) || o->size < 32;
+}
+
+static bool note_implicit(struct plan *p, const ZydisDecodedOperand *o)
+{
+	int g = tr_gpr(o->reg.value);
+	if (g < 0)
+		return true;
+	if (g == R_RCX) {
+		p->rcx_in = true;
+		p->rcx_out |= is_written(o);
+		return true;
+	}
+	return tr_host((u32)g) == g;
+}
+
+static bool note_operand(struct plan *p, const ZydisDecodedOperand *o)
+{
+	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		if (p->mem || o->mem.type != ZYDIS_MEMOP_TYPE_MEM || o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			return o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
+		p->mem = o;
+		return o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
+	}
+	if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
+		return false;
+	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return true;
+	switch (ZydisRegisterGetClass(o->reg.value)) {
+	case ZYDIS_REGCLASS_SEGMENT:
+	case ZYDIS_REGCLASS_CONTROL:
+	case ZYDIS_REGCLASS_DEBUG:
+	case ZYDIS_REGCLASS_TEST:
+		return false;
+	default:
+		break;
+	}
+	int field = field_of(o);
+	if (field < 0)
+		return note_implicit(p, o);
+	int g = tr_gpr(o->reg.value);
+	if (g < 0)
+		return true;
+	p->high8 |= tr_is_high8(o->reg.value);
+	p->f[field].guest = g;
+	p->f[field].written |= is_written(o);
+	p->f[field].loaded |= needs_old(o);
+	return true;
+}
+
+static bool make_plan(const struct tr *t, struct plan *p)
+{
+	*p = (struct plan){0};
+	for (u32 i = 0; i < F_COUNT; i++)
+		p->f[i].guest = -1;
+	for (u32 i = 0; i < t->in.operand_count; i++)
+		if (!note_operand(p, &t->op[i]))
+			return false;
+	return true;
+}
+
+/* With AH-BH in play no REX prefix is possible: guest rcx must be in host rcx, the address in rcx alone. */
+static bool assign_high8(struct plan *p)
+{
+	if (p->rcx_in)
+		return false;
+	for (u32 i = 0; i < F_COUNT; i++) {
+		if (p->f[i].guest < 0)
+			continue;
+		if (p->f[i].guest == R_RCX) {
+			if (p->mem)
+				return false;
+			p->f[i].temp = true;
+			p->f[i].loaded = true;
+		} else if (p->f[i].guest > R_RBX) {
+			return false;
+		}
+		p->f[i].host = (u32)p->f[i].guest;
+	}
+	if (p->mem)
+		p->form = MEM_RCX;
+	return true;
+}
+
+static bool assign(struct plan *p)
+{
+	if (p->high8)
+		return assign_high8(p);
+	u32 free[3], nfree = 0;
+	u32 homed = 0;
+	for (u32 i = 0; i < F_COUNT; i++)
+		homed += p->f[i].guest >= 0 && tr_host((u32)p->f[i].guest) < 0;
+	if (p->mem)
+		p->form = p->rcx_in || homed > 1 ? MEM_R10 : MEM_SUM;
+	free[nfree++] = H_R11;
+	if (!p->rcx_in && p->form != MEM_SUM)
+		free[nfree++] = H_RCX;
+	if (!p->mem)
+		free[nfree++] = H_R10;
+	u32 taken = 0;
+	for (u32 i = 0; i < F_COUNT; i++) {
+		int g = p->f[i].guest;
+		if (g < 0)
+			continue;
+		int h = tr_host((u32)g);
+		if (h >= 0) {
+			p->f[i].host = (u32)h;
+			continue;
+		}
+		/* the same register in two fields shares one temporary */
+		u32 same = F_COUNT;
+		for (u32 k = 0; k < i; k++)
+			if (p->f[k].guest == g)
+				same = k;
+		if (same < F_COUNT) {
+			p->f[i].host = p->f[same].host;
+			p->f[same].written |= p->f[i].written;
+			p->f[same].loaded |= p->f[i].loaded;
+			continue;
+		}
+		if (taken == nfree)
+			return false;
+		p->f[i].host = free[taken++];
+		p->f[i].temp = true;
+	}
+	return true;
+}
+
+static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
+{
+	u32 r = (reg & 7) << 3;
+	switch (p->form) {
+	case MEM_SUM:
+		e8(&t->e, r | 4);
+		e8(&t->e, (H_RCX & 7) << 3 | (H_R10 & 7));
+		break;
+	case MEM_R10:
+		e8(&t->e, r | (H_R10 & 7));
+		break;
+	case MEM_RCX:
+		e8(&t->e, r | H_RCX);
+		break;
+	case MEM_NONE: {
+		u32 rm = p->f[F_RM].guest >= 0 ? p->f[F_RM].host : t->in.raw.modrm.rm;
+		e8(&t->e, 0xc0 | r | (rm & 7));
+		break;
+	}
+	}
+}
+
+static void emit_immediates(struct tr *t)
+{
+	for (u32 i = 0; i < 2; i++) {
+		if (t->in.raw.imm[i].size == 0)
+			continue;
+		for (u32 k = 0; k < t->in.raw.imm[i].size / 8u; k++)
+			e8(&t->e, t->raw[t->in.raw.imm[i].offset + k]);
+	}
+	/* the register in an immediate byte (is4) has no imm entry of its own in some forms: it is the last byte then */
+}
+
+static u32 rm_high(const struct plan *p, u32 raw_high)
+{
+	if (p->form == MEM_SUM || p->form == MEM_R10)
+		return 8;
+	if (p->form == MEM_RCX)
+		return 0;
+	return p->f[F_RM].guest >= 0 ? p->f[F_RM].host & 8 : raw_high;
+}
+
+static u32 reg_number(const struct tr *t, const struct plan *p, u32 raw_high)
+{
+	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in.raw.modrm.reg;
+}
+
+static void emit_legacy(struct tr *t, const struct plan *p)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+	u32 rex = 0;
+	for (u32 i = 0; i < in->raw.prefix_count; i++) {
+		u32 x = in->raw.prefixes[i].value;
+		if ((x & 0xf0) == 0x40)
+			continue;
+		if (x == 0x66 || x == 0xf2 || x == 0xf3 || x == 0xf0)
+			e8(&t->e, x);
+	}
+	bool has_rex = (in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
+	if (has_rex)
+		rex = t->raw[in->raw.rex.offset];
+	u32 reg = reg_number(t, p, (rex & 4) << 1);
+	u32 high = rm_high(p, (rex & 1) << 3);
+	if (p->f[F_OPCODE].guest >= 0)
+		high = p->f[F_OPCODE].host & 8;
+	u32 out = 0x40 | (rex & 8) | (in->attributes & ZYDIS_ATTRIB_HAS_MODRM ? (reg & 8) >> 1 : 0) | high >> 3;
+	if (out != 0x40 || has_rex)
+		e8(&t->e, out);
+	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		e8(&t->e, 0x0f);
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+		e8(&t->e, 0x38);
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+		e8(&t->e, 0x3a);
+	u32 opcode = in->opcode;
+	if (p->f[F_OPCODE].guest >= 0)
+		opcode = (opcode & ~7u) | (p->f[F_OPCODE].host & 7);
+	e8(&t->e, opcode);
+	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+		emit_modrm(t, p, reg);
+	emit_immediates(t);
+}
+
+static void emit_vex_copy(struct tr *t, const struct plan *p)
+{
+	const u8 *x = t->raw + t->in.raw.vex.offset;
+	u32 b1, b2;
+	if (x[0] == 0xc5) {
+		b1 = (x[1] & 0x80u) | 0x60 | 1;
+		b2 = x[1] & 0x7fu;
+	} else {
+		b1 = x[1];
+		b2 = x[2];
+	}
+	u32 reg = reg_number(t, p, b1 & 0x80 ? 0 : 8);
+	u32 high = rm_high(p, b1 & 0x20 ? 0 : 8);
+	b1 = (b1 & 0x1f) | (reg & 8 ? 0 : 0x80) | 0x40 | (high ? 0 : 0x20);
+	if (p->f[F_VVVV].guest >= 0)
+		b2 = (b2 & ~0x78u) | (~p->f[F_VVVV].host & 15) << 3;
+	e8(&t->e, 0xc4);
+	e8(&t->e, b1);
+	e8(&t->e, b2);
+	e8(&t->e, t->in.opcode);
+	if (t->in.attributes & ZYDIS_ATTRIB_HAS_MODRM)
+		emit_modrm(t, p, reg);
+	emit_immediates(t);
+}
+
+static void emit_evex_copy(struct tr *t, const struct plan *p)
+{
+	const u8 *x = t->raw + t->in.raw.evex.offset;
+	u32 p0 = x[1], p1 = x[2], p2 = x[3];
+	if (p->form != MEM_NONE) {
+		p0 |= 0x40; /* index below 8: rcx, or none */
+		p0 = p->form == MEM_RCX ? p0 | 0x20 : p0 & ~0x20u;
+	} else if (p->f[F_RM].guest >= 0) {
+		p0 = (p0 & ~0x20u) | (p->f[F_RM].host & 8 ? 0 : 0x20);
+	}
+	u32 reg = t->in.raw.modrm.reg;
+	if (p->f[F_REG].guest >= 0) {
+		reg = p->f[F_REG].host;
+		p0 = (p0 & ~0x80u) | (reg & 8 ? 0 : 0x80) | 0x10;
+	}
+	if (p->f[F_VVVV].guest >= 0)
+		p1 = (p1 & ~0x78u) | (~p->f[F_VVVV].host & 15) << 3;
+	e8(&t->e, 0x62);
+	e8(&t->e, p0);
+	e8(&t->e, p1);
+	e8(&t->e, p2);
+	e8(&t->e, t->in.opcode);
+	emit_modrm(t, p, reg);
+	emit_immediates(t);
+}
+
+static void emit_encoded(struct tr *t, const struct plan *p)
+{
+	switch (t->in.encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_VEX:
+		emit_vex_copy(t, p);
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+		emit_evex_copy(t, p);
+		break;
+	default:
+		emit_legacy(t, p);
+		break;
+	}
+}
+
+static bool is_aligned_form(const ZydisDecodedInstruction *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVAPS:
+	case ZYDIS_MNEMONIC_MOVAPD:
+	case ZYDIS_MNEMONIC_MOVDQA:
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void place_memory(struct tr *t, const struct plan *p)
+{
+	tr_access(t, p->mem, is_written(p->mem), is_aligned_form(&t->in));
+	if (p->form == MEM_R10)
+		e_lea(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+	else if (p->form == MEM_RCX)
+		e_lea(&t->e, true, H_RCX, H_R10, H_RCX, 0, 0);
+}
+
+static void load_temps(struct tr *t, const struct plan *p)
+{
+	for (u32 i = 0; i < F_COUNT; i++) {
+		if (!p->f[i].temp || !p->f[i].loaded)
+			continue;
+		if (p->f[i].guest == R_RCX)
+			e_mov(&t->e, p->f[i].host, H_R15);
+		else
+			e_load_fs(&t->e, p->f[i].host, FS_GPR(p->f[i].guest));
+	}
+	if (p->rcx_in)
+		e_mov(&t->e, H_RCX, H_R15);
+}
+
+static void store_temps(struct tr *t, const struct plan *p)
+{
+	for (u32 i = 0; i < F_COUNT; i++)
+		if (p->f[i].temp && p->f[i].written)
+			tr_write_guest(t, (u32)p->f[i].guest, p->f[i].host);
+	if (p->rcx_out)
+		e_mov(&t->e, H_R15, H_RCX);
+}
+
+/* Instructions that change rsp in ways other than by whole words make its alignment unknown. */
+static void track_rsp(struct tr *t, const struct plan *p)
+{
+	for (u32 i = 0; i < F_COUNT; i++) {
+		if (p->f[i].guest != R_RSP || !p->f[i].written)
+			continue;
+		bool whole = (t->in.mnemonic == ZYDIS_MNEMONIC_ADD || t->in.mnemonic == ZYDIS_MNEMONIC_SUB) &&
+			     t->in.operand_width == 64 && t->in.raw.imm[0].size && (t->in.raw.imm[0].value.u & 7) == 0;
+		if (!whole)
+			t->rsp_ok = false;
+	}
+}
+
+/* Vector operands sized by what Zydis calls the access may exceed what one look-up covers. */
+static bool memory_fits(const struct plan *p)
+{
+	return !p->mem || (p->mem->size >= 8 && p->mem->size <= 512 && p->mem->mem.type == ZYDIS_MEMOP_TYPE_MEM &&
+			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_XMM &&
+			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_YMM &&
+			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_ZMM);
+}
+
+bool tr_copy(struct tr *t)
+{
+	struct plan p;
+	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p))
+		return false;
+	tr_guard(t, 60);
+	if (p.mem)
+		place_memory(t, &p);
+	load_temps(t, &p);
+	emit_encoded(t, &p);
+	store_temps(t, &p);
+	track_rsp(t, &p);
+	return true;
+}

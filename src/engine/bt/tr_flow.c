@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Control flow, the stack, and the system instructions that are emitted in line or handed to C.
+ *
+ * Order inside each sequence: whatever may fault comes before the first change of guest-visible state.
+ *
+ * Threading: the vCPU's thread.
+ */
+#include "engine/bt/tr.h"
+
+void tr_interp(struct tr *t, bool stop)
+{
+	tr_to_event(t, EV_INTERP, t->site);
+	if (stop)
+		t->end = true;
+	t->rsp_ok = false;
+}
+
+static void poll(struct tr *t)
+{
+	e_load_fs(&t->e, H_RCX, FS(go));
+	tr_jrcxz(t, EV_POLL);
+}
+
+void tr_exit_to(struct tr *t, int cc, gva_t gva)
+{
+	u32 rel32 = cc < 0 ? e_jmp(&t->e, t->e.pos) : e_jcc(&t->e, (u32)cc, t->e.pos);
+	t->exit[t->nexits].rel32 = rel32;
+	t->exit[t->nexits++].gva = gva;
+}
+
+void tr_indirect(struct tr *t)
+{
+	struct emit *e = &t->e;
+	u32 u = t->user;
+	t->end = true;
+	if (t->v->jc_mode[u] != t->mode) {
+		e_store_fs(e, FS(target), H_R10);
+		tr_to_event(t, EV_INDIRECT, 0);
+		return;
+	}
+	i32 jc = FS(jc) + (i32)(u * sizeof t->v->jc[0]);
+	e_pext_fs(e, true, H_RCX, H_R10, FS(jc_mask) + (i32)(8 * u));
+	e_lea(e, false, H_R11, H_RCX, H_RCX, 0, 0);
+	e_load_fs_index(e, H_RCX, H_R11, jc);
+	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
+	u32 hit = e_jrcxz(e);
+	e_store_fs(e, FS(target), H_R10);
+	tr_to_event(t, EV_INDIRECT, 0);
+	e_fix8(e, hit, e->pos);
+	e_jmp_fs_index(e, H_R11, jc + 8);
+}
+
+/* mov [r10+rcx], reg */
+static void store_top(struct tr *t, u32 reg)
+{
+	e_store(&t->e, true, H_R10, H_RCX, 0, 0, reg);
+	e_mov(&t->e, H_RSP, H_R10);
+}
+
+static void prepare_push(struct tr *t)
+{
+	tr_stack_check(t);
+	tr_guard(t, 90);
+	e_lea(&t->e, true, H_R10, H_RSP, H_RSP, 0, -8);
+	tr_lookup(t, true, 0, 8);
+}
+
+static void prepare_pop(struct tr *t)
+{
+	tr_stack_check(t);
+	tr_guard(t, 90);
+	e_mov(&t->e, H_R10, H_RSP);
+	tr_lookup(t, false, 0, 8);
+}
+
+static void push_constant(struct tr *t, u64 value)
+{
+	prepare_push(t);
+	if ((i64)value == (i32)value) {
+		e_rex(&t->e, true, 0, H_RCX, H_R10);
+		e8(&t->e, 0xc7);
+		e_mem(&t->e, 0, H_R10, H_RCX, 0, 0);
+		e32(&t->e, (u32)value);
+		e_mov(&t->e, H_RSP, H_R10);
+		return;
+	}
+	e_mov_imm(&t->e, H_R11, value);
+	store_top(t, H_R11);
+}
+
+static bool is_mem(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_MEMORY; }
+
+/* The 64-bit value of an operand into a host register; memory operands through a look-up. */
+static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
+{
+	if (!is_mem(o))
+		return tr_read_guest(t, (u32)tr_gpr(o->reg.value), temp);
+	tr_access(t, o, false, false);
+	e_load(&t->e, true, temp, H_R10, H_RCX, 0, 0);
+	return temp;
+}
+
+static void flow_push(struct tr *t)
+{
+	const ZydisDecodedOperand *o = &t->op[0];
+	if (t->in.operand_width != 64) {
+		tr_interp(t, false);
+	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		push_constant(t, (u64)o->imm.value.s);
+	} else if (is_mem(o)) {
+		e_store_fs(&t->e, FS(spare), fetch64(t, o, H_R11));
+		prepare_push(t);
+		e_load_fs(&t->e, H_R11, FS(spare));
+		store_top(t, H_R11);
+	} else if (tr_gpr(o->reg.value) < 0) {
+		tr_interp(t, false);
+	} else {
+		prepare_push(t);
+		store_top(t, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
+	}
+}
+
+static void flow_pop(struct tr *t)
+{
+	const ZydisDecodedOperand *o = &t->op[0];
+	int g = is_mem(o) ? -1 : tr_gpr(o->reg.value);
+	if (t->in.operand_width != 64 || g < 0) {
+		tr_interp(t, false);
+		return;
+	}
+	prepare_pop(t);
+	int h = tr_host((u32)g);
+	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, H_R10, H_RCX, 0, 0);
+	if (h < 0)
+		tr_write_guest(t, (u32)g, H_R11);
+	if (g == R_RSP)
+		t->rsp_ok = false;
+	else
+		e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, 8);
+}
+
+static gva_t direct_target(const struct tr *t)
+{
+	return t->next + (u64)t->op[0].imm.value.s;
+}
+
+static bool is_direct(const struct tr *t) { return t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
+static bool odd_width(const struct tr *t) { return (t->in.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0; }
+
+static void flow_call(struct tr *t)
+{
+	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+		tr_interp(t, true);
+		return;
+	}
+	if (is_direct(t)) {
+		if (direct_target(t) <= t->gva)
+			poll(t);
+		push_constant(t, t->next);
+		tr_exit_to(t, -1, direct_target(t));
+	} else {
+		e_store_fs(&t->e, FS(target), fetch64(t, &t->op[0], H_R11));
+		push_constant(t, t->next);
+		e_load_fs(&t->e, H_R10, FS(target));
+		tr_indirect(t);
+	}
+	t->end = true;
+}
+
+static void flow_ret(struct tr *t)
+{
+	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+		tr_interp(t, true);
+		return;
+	}
+	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u32)t->op[0].imm.value.u : 0;
+	prepare_pop(t);
+	e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+	e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, (i32)(8 + extra));
+	tr_indirect(t);
+}
+
+static void flow_jmp(struct tr *t)
+{
+	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+		tr_interp(t, true);
+	} else if (is_direct(t)) {
+		if (direct_target(t) <= t->gva)
+			poll(t);
+		tr_exit_to(t, -1, direct_target(t));
+	} else {
+		u32 h = fetch64(t, &t->op[0], H_R10);
+		if (h != H_R10)
+			e_mov(&t->e, H_R10, h);
+		tr_indirect(t);
+	}
+	t->end = true;
+}
+
+static void flow_jcc(struct tr *t, u32 cc)
+{
+	if (odd_width(t)) {
+		tr_interp(t, true);
+		return;
+	}
+	if (direct_target(t) <= t->gva)
+		poll(t);
+	tr_exit_to(t, (int)cc, direct_target(t));
+}
+
+static void flow_jrcxz(struct tr *t, bool loop)
+{
+	struct emit *e = &t->e;
+	if (odd_width(t) || t->in.address_width != 64) {
+		tr_interp(t, true);
+		return;
+	}
+	if (direct_target(t) <= t->gva)
+		poll(t);
+	if (loop)
+		e_lea(e, true, H_R15, H_R15, H_RSP, 0, -1);
+	e_mov(e, H_RCX, H_R15);
+	u32 zero = e_jrcxz(e);
+	tr_exit_to(t, -1, loop ? direct_target(t) : t->next);
+	e_fix8(e, zero, e->pos);
+	tr_exit_to(t, -1, loop ? t->next : direct_target(t));
+	t->end = true;
+}
+
+static void flow_leave(struct tr *t)
+{
+	if (odd_width(t)) {
+		tr_interp(t, false);
+		return;
+	}
+	tr_guard(t, 110);
+	e_mov(&t->e, H_R10, H_RBP);
+	tr_lookup(t, false, 3, 8);
+	e_load(&t->e, true, H_R11, H_R10, H_RCX, 0, 0);
+	e_lea(&t->e, true, H_RSP, H_RBP, H_RSP, 0, 8);
+	e_mov(&t->e, H_RBP, H_R11);
+	t->rsp_ok = false;
+}
+
+static void flow_lea(struct tr *t)
+{
+	if (t->in.operand_width == 16) {
+		tr_interp(t, false);
+		return;
+	}
+	u32 g = (u32)tr_gpr(t->op[0].reg.value);
+	ZydisDecodedOperand m = t->op[1];
+	m.mem.segment = ZYDIS_REGISTER_NONE;
+	tr_guard(t, 40);
+	tr_address(t, &m);
+	if (t->in.operand_width == 32)
+		e_mov32(&t->e, H_R10, H_R10);
+	tr_write_guest(t, g, H_R10);
+	if (g == R_RSP)
+		t->rsp_ok = false;
+}
+
+/* Bit tests with a register offset and memory: the word is chosen by the offset's upper bits. */
+static void flow_bt(struct tr *t)
+{
+	struct emit *e = &t->e;
+	u32 size = t->in.operand_width;
+	bool reg_offset = t->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	if (!is_mem(&t->op[0]) || !reg_offset) {
+		if (!tr_copy(t))
+			tr_interp(t, false);
+		return;
+	}
+	if (size == 16 || t->in.address_width != 64) {
+		tr_interp(t, false);
+		return;
+	}
+	bool write = t->in.mnemonic != ZYDIS_MNEMONIC_BT;
+	u32 g = (u32)tr_gpr(t->op[1].reg.value);
+	tr_guard(t, 140);
+	tr_address(t, &t->op[0]);
+	u32 h = tr_read_guest(t, g, H_R11);
+	e_mov_imm(e, H_RCX, size == 64 ? 6 : 5);
+	e_sarx(e, size == 64, H_R11, h, H_RCX);
+	if (size == 32) { /* movsxd r11, r11d */
+		e8(e, 0x4d);
+		e8(e, 0x63);
+		e8(e, 0xdb);
+	}
+	e_lea(e, true, H_R10, H_R10, H_R11, size == 64 ? 3 : 2, 0);
+	tr_lookup(t, write, size == 64 ? 3 : 2, size / 8);
+	h = tr_read_guest(t, g, H_R11);
+	e_pext_fs(e, true, H_R11, h, size == 64 ? FS(k_63) : FS(k_31));
+	if (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+		e8(e, 0xf0);
+	e_rex(e, size == 64, H_R11, H_RCX, H_R10);
+	e8(e, 0x0f);
+	e8(e, t->in.opcode);
+	e_mem(e, H_R11, H_R10, H_RCX, 0, 0);
+}
+
+/* ---- flags */
+
+static void flow_pushf(struct tr *t)
+{
+	struct emit *e = &t->e;
+	if (odd_width(t)) {
+		tr_interp(t, false);
+		return;
+	}
+	prepare_push(t);
+	tr_guard(t, 80);
+	e_lea(e, true, H_R10, H_R10, H_RCX, 0, 0);
+	e_store_fs(e, FS(spare), H_RAX);
+	static const u8 flags_to_regs[] = {
+		0x0f, 0x90, 0xc0, /* seto al */
+		0x9f,		  /* lahf */
+		0x0f, 0xb6, 0xcc, /* movzx ecx, ah */
+		0x0f, 0xb6, 0xc0, /* movzx eax, al */
+	};
+	for (u32 i = 0; i < sizeof flags_to_regs; i++)
+		e8(e, flags_to_regs[i]);
+	e_rorx(e, false, H_RAX, H_RAX, 32 - 11);
+	e_load32_fs(e, H_R11, FS(cpu.rflags));
+	e_pext_fs(e, false, H_R11, H_R11, FS(k_sysflags));
+	e_pdep_fs(e, false, H_R11, H_R11, FS(k_sysflags));
+	e_lea(e, true, H_R11, H_R11, H_RCX, 0, 0);
+	e_lea(e, true, H_R11, H_R11, H_RAX, 0, 0);
+	e_load_fs(e, H_RAX, FS(spare));
+	e_store(e, true, H_R10, H_RSP, 0, 0, H_R11);
+	e_lea(e, true, H_RSP, H_RSP, H_RSP, 0, -8);
+}
+
+/* Clear the bit that `mask` leaves out, then add `set`, in the system flags in memory. */
+static void change_flag(struct tr *t, i32 mask, i32 set)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 60);
+	e_load32_fs(e, H_R11, FS(cpu.rflags));
+	e_pext_fs(e, false, H_R11, H_R11, mask);
+	e_pdep_fs(e, false, H_R11, H_R11, mask);
+	if (set)
+		e_lea(e, false, H_R11, H_R11, H_RSP, 0, set);
+	e_store32_fs(e, FS(cpu.rflags), H_R11);
+}
+
+static void flow_sti(struct tr *t)
+{
+	/* The instruction behind STI runs before any interrupt; when it lies on the next page, the interpreter's shadow takes care. */
+	if (t->user || PAGE_OFFSET(t->next) == 0) {
+		tr_interp(t, true);
+		return;
+	}
+	change_flag(t, FS(k_not_if), FL_IF);
+	t->poll_after_next = true;
+}
+
+static void flow_ac(struct tr *t, bool set)
+{
+	if (t->user) {
+		tr_interp(t, true);
+		return;
+	}
+	change_flag(t, FS(k_not_ac), set ? FL_AC : 0);
+	enum bt_view view = set ? VIEW_SUPER_AC : VIEW_SUPER;
+	tr_guard(t, 40);
+	for (u32 w = 0; w < 2; w++) {
+		e_load_fs(&t->e, H_R11, FS(view) + (i32)(8 * (view * 2 + w)));
+		e_store_fs(&t->e, FS(super) + (i32)(8 * w), H_R11);
+	}
+}
+
+/* ---- C without saving vector state */
+
+static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
+{
+	e_mov_imm(&t->e, H_R10, (u32)op | arg << 8);
+	tr_to_event(t, EV_LIGHT, t->site);
+	t->end |= ends;
+}
+
+static bool light_for_users(enum bt_light_op op)
+{
+	return op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP || op == LIGHT_RDPID || op == LIGHT_CLD ||
+	       op == LIGHT_STD || (op >= LIGHT_RDFSBASE && op <= LIGHT_WRGSBASE);
+}
+
+static void flow_light(struct tr *t, enum bt_light_op op)
+{
+	if (t->user && !light_for_users(op)) {
+		tr_interp(t, true);
+		return;
+	}
+	switch (op) {
+	case LIGHT_SYSCALL:
+		light(t, op, 0, true);
+		break;
+	case LIGHT_SYSRET:
+	case LIGHT_IRET:
+		light(t, op, t->in.operand_width / 8, true);
+		break;
+	case LIGHT_CLD:
+	case LIGHT_STD:
+		if (((t->mode & MODE_DF) != 0) != (op == LIGHT_STD))
+			light(t, op, 0, true);
+		break;
+	case LIGHT_RDFSBASE:
+	case LIGHT_RDGSBASE:
+	case LIGHT_WRFSBASE:
+	case LIGHT_WRGSBASE:
+	case LIGHT_RDPID:
+		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in.operand_width == 64) << 4, false);
+		break;
+	case LIGHT_INVLPG:
+		tr_guard(t, 60);
+		tr_address(t, &t->op[0]);
+		e_store_fs(&t->e, FS(target), H_R10);
+		light(t, op, 0, false);
+		break;
+	default:
+		light(t, op, 0, false);
+		break;
+	}
+}
+
+static bool reg_class(const ZydisDecodedOperand *o, ZydisRegisterClass c)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == c;
+}
+
+static void flow_mov(struct tr *t)
+{
+	const ZydisDecodedOperand *d = &t->op[0], *s = &t->op[1];
+	if (reg_class(d, ZYDIS_REGCLASS_CONTROL) && !t->user && d->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_TO_CR, (u32)(d->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else if (reg_class(s, ZYDIS_REGCLASS_CONTROL) && !t->user && s->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
+	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !is_mem(d) && t->in.operand_width >= 32) {
+		light(t, LIGHT_MOV_FROM_SEG, (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(d->reg.value) << 4, false);
+	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
+		   d->reg.value != ZYDIS_REGISTER_CS) {
+		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else if (!tr_copy(t)) {
+		tr_interp(t, false);
+	}
+}
+
+static void flow_string(struct tr *t)
+{
+	bool movs = t->in.mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in.mnemonic == ZYDIS_MNEMONIC_MOVSW ||
+		    t->in.mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in.mnemonic == ZYDIS_MNEMONIC_MOVSQ;
+	bool segment = (t->in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) != 0;
+	if (segment || t->in.address_width != 64 || (t->mode & MODE_DF)) {
+		tr_interp(t, false);
+		return;
+	}
+	u32 size = 0;
+	for (u32 i = 0; i < t->in.operand_count; i++)
+		if (is_mem(&t->op[i]))
+			size = t->op[i].size / 8;
+	bool rep = (t->in.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+	light(t, LIGHT_STRING, size | rep << 4 | movs << 5, false);
+}
+
+/* MOVSD is also the scalar SSE move: the row is the string's, the encoding tells. */
+static bool is_string(const struct tr *t) { return t->in.meta.category == ZYDIS_CATEGORY_STRINGOP; }
+
+void tr_flow(struct tr *t, struct bt_row row)
+{
+	switch ((enum bt_kind)row.kind) {
+	case K_NOP:
+		break;
+	case K_LEA:
+		flow_lea(t);
+		break;
+	case K_PUSH:
+		flow_push(t);
+		break;
+	case K_POP:
+		flow_pop(t);
+		break;
+	case K_CALL:
+		flow_call(t);
+		break;
+	case K_RET:
+		flow_ret(t);
+		break;
+	case K_JMP:
+		flow_jmp(t);
+		break;
+	case K_JCC:
+		flow_jcc(t, row.arg);
+		break;
+	case K_JRCXZ:
+		flow_jrcxz(t, false);
+		break;
+	case K_LOOP:
+		flow_jrcxz(t, true);
+		break;
+	case K_LEAVE:
+		flow_leave(t);
+		break;
+	case K_BT:
+		flow_bt(t);
+		break;
+	case K_PUSHF:
+		flow_pushf(t);
+		break;
+	case K_CLI:
+		if (t->user)
+			tr_interp(t, true);
+		else
+			change_flag(t, FS(k_not_if), 0);
+		break;
+	case K_STI:
+		flow_sti(t);
+		break;
+	case K_CLAC:
+	case K_STAC:
+		flow_ac(t, row.kind == K_STAC);
+		break;
+	case K_LIGHT:
+		flow_light(t, row.arg);
+		break;
+	case K_MOV_SEG:
+		flow_mov(t);
+		break;
+	case K_STRING:
+		if (is_string(t))
+			flow_string(t);
+		else if ((t->mode & bt_native_needs(&t->in)) != bt_native_needs(&t->in) || !tr_copy(t))
+			tr_interp(t, false);
+		break;
+	case K_STOP:
+		tr_interp(t, true);
+		break;
+	case K_INTERP:
+	case K_AUTO:
+		tr_interp(t, false);
+		break;
+	}
+}

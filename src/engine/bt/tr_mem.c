@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Addresses and shadow-table look-ups in translated code, none of which touch the flags.
+ *
+ * The only conditional jump that leaves flags alone is jrcxz, and it reaches 127 bytes; so every look-up jumps to a slot in an island nearby,
+ * which jumps on to a stub behind the block. Islands leave spare slots for the look-ups that follow them.
+ *
+ * Threading: the vCPU's thread.
+ */
+#include "engine/bt/tr.h"
+
+static u32 new_stub(struct tr *t, enum tr_stub_kind kind, enum bt_event ev, u32 arg)
+{
+	if (t->nstubs == TR_STUBS) {
+		t->e.full = true;
+		return 0;
+	}
+	t->stub[t->nstubs] = (struct tr_stub){.kind = (u8)kind, .event = (u8)ev, .site = arg};
+	return t->nstubs++;
+}
+
+static void use_slot(struct tr *t, u32 slot, u32 stub)
+{
+	t->stub[stub].slot_rel = slot + 1;
+}
+
+/* The jrcxz just emitted (its rel8 is at rel8) goes to the stub: through a free slot behind us, or one yet to come. */
+static void connect(struct tr *t, u32 rel8, u32 stub)
+{
+	while (t->nslots) {
+		u32 slot = t->slot[t->nslots - 1];
+		t->nslots--;
+		if (!e_fix8(&t->e, rel8, slot))
+			continue; /* out of reach; a newer one may not be */
+		use_slot(t, slot, stub);
+		return;
+	}
+	if (t->npending == ARRAY_SIZE(t->pending)) {
+		t->e.full = true;
+		return;
+	}
+	t->pending[t->npending++] = (struct tr_pending){rel8, stub};
+}
+
+static u32 emit_slot(struct tr *t)
+{
+	u32 at = t->e.pos;
+	e8(&t->e, 0xe9);
+	e32(&t->e, 0);
+	return at;
+}
+
+void tr_island(struct tr *t, bool skip, u32 spare)
+{
+	u32 over = skip ? e_jmp8(&t->e) : 0;
+	for (u32 i = 0; i < t->npending; i++) {
+		u32 slot = emit_slot(t);
+		if (!e_fix8(&t->e, t->pending[i].rel8, slot))
+			t->e.full = true; /* cannot happen: tr_guard keeps the distance */
+		use_slot(t, slot, t->pending[i].stub);
+	}
+	t->npending = 0;
+	t->nslots = 0;
+	for (u32 i = 0; i < spare; i++)
+		t->slot[t->nslots++] = emit_slot(t);
+	if (skip)
+		e_fix8(&t->e, over, t->e.pos);
+	/* The last slot emitted stays in reach longest: hand out the oldest first. */
+	for (u32 i = 0; i < t->nslots / 2; i++) {
+		u32 x = t->slot[i];
+		t->slot[i] = t->slot[t->nslots - 1 - i];
+		t->slot[t->nslots - 1 - i] = x;
+	}
+}
+
+void tr_guard(struct tr *t, u32 need)
+{
+	if (t->npending == 0)
+		return;
+	u32 last_slot = t->e.pos + need + 2 + 5 * (t->npending + 2);
+	if (last_slot > t->pending[0].rel8 + 120)
+		tr_island(t, true, 5);
+}
+
+void tr_jrcxz(struct tr *t, enum bt_event ev)
+{
+	u32 rel8 = e_jrcxz(&t->e);
+	connect(t, rel8, new_stub(t, STUB_EVENT, ev, t->site));
+}
+
+void tr_to_event(struct tr *t, enum bt_event ev, u32 arg)
+{
+	e_mov_imm(&t->e, H_R11, arg);
+	e_jmp(&t->e, t->v->ev_off[ev]);
+}
+
+u32 tr_read_guest(struct tr *t, u32 guest, u32 temp)
+{
+	int h = tr_host(guest);
+	if (h >= 0)
+		return (u32)h;
+	e_load_fs(&t->e, temp, FS_GPR(guest));
+	return temp;
+}
+
+void tr_write_guest(struct tr *t, u32 guest, u32 from)
+{
+	int h = tr_host(guest);
+	if (h >= 0)
+		e_mov(&t->e, (u32)h, from);
+	else
+		e_store_fs(&t->e, FS_GPR(guest), from);
+}
+
+static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
+{
+	i32 disp;
+	if (m->mem.segment == ZYDIS_REGISTER_FS)
+		disp = FS(cpu.seg[SEG_FS].base);
+	else if (m->mem.segment == ZYDIS_REGISTER_GS)
+		disp = FS(cpu.seg[SEG_GS].base);
+	else
+		return;
+	e_load_fs(&t->e, T_BASE, disp);
+	e_lea(&t->e, true, T_ADDR, T_ADDR, T_BASE, 0, 0);
+}
+
+static u32 scale_log2(u32 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0; }
+
+/* Effective address into `dst` (64 or 32 bits wide as the address size says), without the segment. */
+static void effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
+{
+	struct emit *e = &t->e;
+	bool wide = t->in.address_width == 64;
+	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) {
+		u64 a = t->next + (u64)m->mem.disp.value;
+		e_mov_imm(e, dst, wide ? a : (u32)a);
+		return;
+	}
+	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);
+	int index = m->mem.index == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.index);
+	i64 disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+	u32 scale = scale_log2(m->mem.scale);
+	if (base < 0 && index < 0) {
+		e_mov_imm(e, dst, wide ? (u64)disp : (u32)disp);
+		return;
+	}
+	u32 hb = base >= 0 ? tr_read_guest(t, (u32)base, T_ADDR) : 0;
+	u32 hi = index >= 0 ? tr_read_guest(t, (u32)index, T_DELTA) : H_RSP;
+	if (base < 0)
+		e_lea_nobase(e, wide, dst, hi, scale, (i32)disp);
+	else if (index < 0 && disp == 0 && wide)
+		e_mov(e, dst, hb);
+	else
+		e_lea(e, wide, dst, hb, hi, scale, (i32)disp);
+}
+
+void tr_address(struct tr *t, const ZydisDecodedOperand *m)
+{
+	effective(t, m, T_ADDR);
+	add_segment_base(t, m);
+}
+
+static void align_test(struct tr *t, u32 check, u32 reg)
+{
+	if (check < 6) {
+		e_rorx(&t->e, false, H_RCX, reg, 32 - (6 - check));
+		e_shrx_fs(&t->e, H_RCX, FS(k_align) + (i32)(8 * check), H_RCX);
+	} else {
+		e_shrx_fs(&t->e, H_RCX, FS(k_align) + (i32)(8 * check), reg);
+	}
+}
+
+void tr_lookup(struct tr *t, bool write, u32 check, u32 size)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 80);
+	if (check) {
+		align_test(t, check, T_ADDR);
+		u32 rel8 = e_jrcxz(e);
+		u32 stub = new_stub(t, STUB_MISALIGNED, EV_STRADDLE, t->site);
+		t->stub[stub].size = (u16)size;
+		t->stub[stub].back = e->pos;
+		connect(t, rel8, stub);
+	}
+	e_pext_fs(e, true, H_RCX, T_ADDR, FS(k_page));
+	i32 base = t->user ? (write ? FS(view[VIEW_USER][1]) : FS(view[VIEW_USER][0])) : (write ? FS(super[1]) : FS(super[0]));
+	e_load_fs(e, T_BASE, base);
+	e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
+	tr_jrcxz(t, write ? EV_MISS_WRITE : EV_MISS_READ);
+}
+
+void tr_stack_check(struct tr *t)
+{
+	if (t->rsp_ok)
+		return;
+	tr_guard(t, 40);
+	align_test(t, 3, H_RSP);
+	tr_jrcxz(t, EV_STRADDLE); /* the handler interprets to the end of the block when rsp is odd */
+	t->rsp_ok = true;
+}
+
+static u32 ceil_log2(u32 n)
+{
+	u32 l = 0;
+	while ((1u << l) < n)
+		l++;
+	return l;
+}
+
+static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
+{
+	return m->mem.base == ZYDIS_REGISTER_RSP && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
+	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp.value & (i64)(size - 1)) == 0 &&
+	       (size & (size - 1)) == 0 && t->in.address_width == 64;
+}
+
+void tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
+{
+	u32 size = m->size / 8;
+	u32 check = aligned || size <= 1 ? 0 : ceil_log2(size);
+	if (check && plain_stack(t, m, size)) {
+		tr_stack_check(t);
+		check = 0;
+	}
+	tr_guard(t, 110);
+	tr_address(t, m);
+	tr_lookup(t, write, check, size);
+}

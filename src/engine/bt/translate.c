@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Translating one block: decode up to the end of the page, a jump that always leaves, or the limit; emit; then the stubs behind it.
+ *
+ * Layout of a block in the cache:
+ *   checked entry   compares the current mapping of the code page with the one translated (for arrivals from other pages)
+ *   slots           room for jumps to stubs, skipped by the check's own jump
+ *   entry           the instructions
+ *   stubs
+ *
+ * Heavy code (Zydis uses vector registers): guest vector state is saved before. Threading: the vCPU's thread.
+ */
+#include "engine/bt/tr.h"
+
+#include <string.h>
+
+static void emit_checked_entry(struct tr *t)
+{
+	struct emit *e = &t->e;
+	t->b->checked = e->pos;
+	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(t->b->gva, t->b->gpfn));
+	e_load_fs(e, H_R11, FS(itlb));
+	e_load(e, true, H_RCX, H_R11, H_RSP, 0, (i32)(8 * bt_itlb_index(t->b->gva, t->user)));
+	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
+	u32 hit = e_jrcxz(e);
+	tr_to_event(t, EV_ITLB, t->bi);
+	tr_island(t, false, 8);
+	if (!e_fix8(e, hit, e->pos))
+		e->full = true;
+	t->b->entry = e->pos;
+}
+
+static bool decode(struct tr *t, ZydisDecoder *d, const u8 *bytes, u32 avail)
+{
+	t->raw = bytes;
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, bytes, avail < 15 ? avail : 15, &t->in, t->op));
+}
+
+/* A masked vector access: elements that the mask turns off must not fault, which only the interpreter knows. */
+static bool is_masked_access(const struct tr *t)
+{
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		return true;
+	default:
+		return t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->in.avx.mask.reg != ZYDIS_REGISTER_NONE &&
+		       t->in.avx.mask.reg != ZYDIS_REGISTER_K0;
+	}
+}
+
+static bool is_flow(const struct bt_row *row)
+{
+	return row->kind == K_CALL || row->kind == K_RET || row->kind == K_JMP || row->kind == K_JCC || row->kind == K_JRCXZ ||
+	       row->kind == K_LOOP;
+}
+
+static void translate_insn(struct tr *t)
+{
+	struct bt_row row = bt_row_of(t->in.mnemonic);
+	bool shadow = t->poll_after_next;
+	t->poll_after_next = false;
+	if (shadow && (is_flow(&row) || row.kind == K_STI)) {
+		tr_interp(t, true);
+		return;
+	}
+	if (row.kind != K_AUTO) {
+		tr_flow(t, row);
+	} else {
+		u32 needs = bt_native_needs(&t->in);
+		if (needs == ~0u || (t->mode & needs) != needs || !tr_copy(t))
+			tr_interp(t, false);
+	}
+}
+
+static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
+{
+	struct bt_vcpu *v = t->v;
+	v->maps[v->nmaps++] =
+		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags};
+	t->b->ninsns++;
+}
+
+/* The block stops here without a jump. When an STI's shadow has just ended, C must look for interrupts before going on. */
+static void leave_block(struct tr *t, bool poll_due)
+{
+	if (!poll_due) {
+		tr_exit_to(t, -1, t->next);
+		return;
+	}
+	e_mov_imm(&t->e, H_R10, t->next);
+	e_store_fs(&t->e, FS(target), H_R10);
+	tr_to_event(t, EV_INDIRECT, 0);
+}
+
+static void translate_run(struct tr *t, const u8 *page)
+{
+	ZydisDecoder d;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	u32 off = PAGE_OFFSET(t->b->gva);
+	bool poll_here = false;
+	while (!t->end) {
+		u32 start = PAGE_OFFSET(t->b->gva) + (u32)(t->next - t->b->gva);
+		if (start >= PAGE_SIZE || (t->b->ninsns >= BT_MAX_INSNS && !t->poll_after_next) || t->nstubs > TR_STUBS - 32) {
+			leave_block(t, poll_here);
+			return;
+		}
+		off = start;
+		t->gva = t->next;
+		t->site = t->e.pos;
+		bool ok = decode(t, &d, page + off, (u32)PAGE_SIZE - off);
+		if (!ok) {
+			/* Not an instruction, or it runs over the end of the page: the interpreter fetches and decides. */
+			add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
+			t->next = t->gva + 1;
+			tr_interp(t, true);
+			return;
+		}
+		t->next = t->gva + t->in.length;
+		add_map(t, t->site, (u32)(t->gva - t->b->gva), is_masked_access(t) ? INSN_EXACT_FAULT : 0);
+		bool poll_was_due = poll_here;
+		poll_here = t->poll_after_next;
+		if (poll_was_due) {
+			tr_guard(t, 40);
+			e_load_fs(&t->e, H_RCX, FS(irq_idle));
+			tr_jrcxz(t, EV_POLL);
+		}
+		translate_insn(t);
+	}
+}
+
+static void emit_misaligned(struct tr *t, const struct tr_stub *s)
+{
+	struct emit *e = &t->e;
+	e_pext_fs(e, false, H_RCX, H_R10, FS(k_fff));
+	e_lea(e, false, H_RCX, H_RCX, H_RSP, 0, s->size - 1);
+	e_pext_fs(e, false, H_RCX, H_RCX, FS(k_1000));
+	u32 inside = e_jrcxz(e);
+	e_mov_imm(e, H_R11, s->site);
+	e_jmp(e, t->v->ev_off[s->event]);
+	e_fix8(e, inside, e->pos);
+	e_jmp(e, s->back);
+}
+
+static void emit_stubs(struct tr *t)
+{
+	struct emit *e = &t->e;
+	tr_island(t, false, 0);
+	for (u32 i = 0; i < t->nstubs; i++) {
+		const struct tr_stub *s = &t->stub[i];
+		e_patch32(e, s->slot_rel, e->pos - (s->slot_rel + 4));
+		if (s->kind == STUB_MISALIGNED) {
+			emit_misaligned(t, s);
+		} else {
+			e_mov_imm(e, H_R11, s->site);
+			e_jmp(e, t->v->ev_off[s->event]);
+		}
+	}
+}
+
+static void emit_exits(struct tr *t)
+{
+	struct bt_vcpu *v = t->v;
+	t->b->first_exit = v->nexits;
+	t->b->nexits = t->nexits;
+	for (u32 i = 0; i < t->nexits; i++) {
+		u32 rel = t->exit[i].rel32, at = t->e.pos;
+		e_patch32(&t->e, rel, at - (rel + 4));
+		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva};
+		tr_to_event(t, EV_EXIT, v->nexits);
+		v->nexits++;
+	}
+}
+
+static u64 lines_of(u32 start, u32 end)
+{
+	u64 mask = 0;
+	for (u32 l = start / 64; l <= (end - 1) / 64 && l < 64; l++)
+		mask |= 1ull << l;
+	return mask;
+}
+
+static u32 hash_of(gva_t gva, u64 gpfn, u32 mode)
+{
+	u64 h = (gva ^ gpfn * 0x9e3779b97f4a7c15ull ^ mode) * 0x9e3779b97f4a7c15ull;
+	return (u32)(h >> 40) & (BT_HASH_SIZE - 1);
+}
+
+static void publish(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	u32 h = hash_of(b->gva, b->gpfn, b->mode);
+	b->hash_next = v->hash[h];
+	v->hash[h] = bi;
+	struct bt_frame *f = &v->vm->frames[b->gpfn];
+	b->page_next = f->blocks;
+	f->blocks = bi;
+}
+
+struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+{
+	for (u32 i = v->hash[hash_of(gva, gpfn, mode)]; i; i = v->blocks[i].hash_next) {
+		struct bt_block *b = &v->blocks[i];
+		if (b->gva == gva && b->gpfn == gpfn && b->mode == mode && !b->dead)
+			return b;
+	}
+	return NULL;
+}
+
+static bool cache_has_room(const struct bt_vcpu *v)
+{
+	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 &&
+	       v->nexits + 2 * BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 4 && v->nmaps + BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 16;
+}
+
+static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode, const u8 *page)
+{
+	u32 bi = v->nblocks;
+	struct bt_block *b = &v->blocks[bi];
+	*b = (struct bt_block){.gva = gva, .gpfn = gpfn, .mode = mode, .map = v->nmaps};
+	struct tr t;
+	memset(&t, 0, offsetof(struct tr, stub));
+	t.npending = t.nexits = 0;
+	t.v = v;
+	t.e = (struct emit){.base = v->cache_rw, .pos = (v->cache_used + 31) & ~31u, .limit = BT_CACHE_SIZE};
+	t.fs = bt_fs_offset();
+	t.b = b;
+	t.bi = bi;
+	t.mode = mode;
+	t.user = (mode & MODE_USER) != 0;
+	t.next = t.gva = gva;
+	emit_checked_entry(&t);
+	translate_run(&t, page);
+	emit_stubs(&t);
+	emit_exits(&t);
+	if (t.e.full || t.e.pos - b->checked > 0xffff)
+		return NULL;
+	b->end = t.e.pos;
+	b->bytes = (u16)(t.next - gva);
+	v->cache_used = t.e.pos;
+	v->nblocks++;
+	v->st.blocks++;
+	v->st.guest_bytes += b->bytes;
+	v->st.host_bytes += b->end - b->checked;
+	return b;
+}
+
+/* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
+struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+{
+	if (!cache_has_room(v))
+		bt_flush_code(v);
+	const u8 *page = v->env.ram(v, gpfn << 12, false);
+	if (!page)
+		return NULL;
+	struct bt_frame *f = &v->vm->frames[gpfn];
+	if (f->lines == 0)
+		bt_shadow_unwrite(v, gpfn);
+	u32 start = PAGE_OFFSET(gva);
+	u32 maps = v->nmaps, exits = v->nexits;
+	/* Bytes may change by DMA until their lines are marked: compare after marking, and start over when they did. */
+	for (int tries = 0; tries < 4; tries++) {
+		u8 copy[PAGE_SIZE];
+		memcpy(copy, page, PAGE_SIZE);
+		v->nmaps = maps;
+		v->nexits = exits;
+		u32 used = v->cache_used, nblocks = v->nblocks;
+		struct bt_block *b = translate_once(v, gva, gpfn, mode, copy);
+		if (!b) {
+			v->nmaps = maps;
+			v->nexits = exits;
+			return NULL;
+		}
+		u32 end = start + b->bytes < PAGE_SIZE ? start + b->bytes : (u32)PAGE_SIZE;
+		__atomic_fetch_or(&f->lines, lines_of(start, end), __ATOMIC_SEQ_CST);
+		if (memcmp(copy + start, page + start, end - start) == 0) {
+			publish(v, (u32)(b - v->blocks));
+			return b;
+		}
+		v->cache_used = used;
+		v->nblocks = nblocks;
+	}
+	return NULL;
+}
