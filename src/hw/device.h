@@ -19,7 +19,8 @@
 
 /* Order of creation; inside one stage, by name. A failure destroys what was created, in reverse. */
 enum device_stage {
-	STAGE_IRQCHIP, /* LAPICs, IOAPIC */
+	STAGE_LAPIC,
+	STAGE_IRQCHIP, /* IOAPIC: finds the LAPICs */
 	STAGE_CHIPSET, /* PIT, RTC, i8042, power management */
 	STAGE_SERIAL,
 	STAGE_PCI_ROOT,
@@ -58,9 +59,13 @@ struct field {
 	enum field_type type;
 	u32 count; /* elements (FIELD_BYTES: bytes) */
 	u32 since; /* class version that introduced it */
+	/* A field of every element of an array of structs: so many elements, so many bytes apart. 0, 0: a single field. */
+	u32 repeat, stride;
 };
-#define FIELD(struct_, member_, type_) {#member_, offsetof(struct_, member_), type_, 1, 1}
-#define FIELD_ARRAY(struct_, member_, type_, count_) {#member_, offsetof(struct_, member_), type_, count_, 1}
+#define FIELD(struct_, member_, type_) {#member_, offsetof(struct_, member_), type_, 1, 1, 0, 0}
+#define FIELD_ARRAY(struct_, member_, type_, count_) {#member_, offsetof(struct_, member_), type_, count_, 1, 0, 0}
+#define FIELD_EACH(struct_, array_, n_, member_, type_, count_)                                                           \
+	{#array_ "." #member_, offsetof(struct_, array_[0].member_), type_, count_, 1, n_, sizeof(((struct_ *)0)->array_[0])}
 
 struct device {
 	const struct device_class *cls;

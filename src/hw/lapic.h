@@ -39,6 +39,12 @@ void lapic_set_tpr(struct lapic_set *s, u32 cpu, u64 cr8);
 u64 lapic_mmio_read(struct lapic_set *s, u32 cpu, u32 off, u32 size);
 void lapic_mmio_write(struct lapic_set *s, u32 cpu, u32 off, u32 size, u64 value);
 
+/* Where `cpu` sees its xAPIC page; false in x2APIC mode or when the APIC is disabled. Lock-free. */
+bool lapic_page(struct lapic_set *s, u32 cpu, gpa_t *gpa);
+
+/* The guest wrote its TSC or TSC_ADJUST: a TSC deadline may be nearer or farther now. */
+void lapic_tsc_changed(struct lapic_set *s, u32 cpu);
+
 /* A message as MSIs and the IOAPIC send it. */
 void lapic_msi(struct lapic_set *s, u64 address, u32 data);
 /* Told of each EOI that must reach the IOAPIC (level-triggered, broadcast not suppressed). */

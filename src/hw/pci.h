@@ -4,7 +4,8 @@
  * MSI-X. Devices register a function; slots, BAR addresses and INTx lines are given by the bus.
  * Source: PCI Local Bus 3.0, PCI Express Base 3.0 (config space, MSI-X capability).
  *
- * Threading: config accesses from any vCPU thread, serialised by the bus's lock. BAR handlers run without it.
+ * Threading: config accesses from any vCPU thread, serialised by the bus's lock. BAR handlers run without it, and moving a BAR waits for
+ * them: a BAR handler must not call pci_add, pci_del or pci_func_reset.
  */
 #pragma once
 
@@ -16,11 +17,13 @@
 #define PCI_MMIO32_END 0xe0000000ull
 #define PCI_CFG_SIZE 4096
 #define PCI_BARS 6
+#define PCI_SLOTS 32
+#define PCI_MSIX_MAX 256 /* vectors of a function */
 
 struct pci_func;
 
 struct pci_bar_desc {
-	u64 size; /* power of two, >= 16; 0: none */
+	u64 size; /* power of two, >= 16, at most 256 MiB (memory) or 256 bytes (ports); 0: none */
 	bool is64, prefetch, io;
 	const struct bus_ops *ops;
 	void *opaque;
@@ -32,7 +35,7 @@ struct pci_func_desc {
 	u8 class_code, subclass, prog_if, revision;
 	struct pci_bar_desc bar[PCI_BARS];
 	bool intx;    /* wants an INTA# line */
-	u32 msix_vectors; /* 0: no MSI-X; table and PBA are in BAR msix_bar, which the bus handles itself */
+	u32 msix_vectors; /* 0: no MSI-X; table and PBA are in BAR msix_bar (its bar[] stays empty), which the bus handles itself */
 	u8 msix_bar;
 	void *opaque;
 	/* Config space that the function itself handles, e.g. virtio's PCI configuration access capability; may be NULL. Return true when

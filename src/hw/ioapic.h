@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * I/O APIC with 24 inputs (82093AA, version 0x20: with an EOI register). Published as "ioapic"; it makes itself the sink of the VM's
+ * interrupt router and the LAPICs' EOI handler.
+ *
+ * Threading: any thread; one lock. Lock order: router, IOAPIC, LAPIC.
+ */
+#pragma once
+
+#include "hw/device.h"
+
+struct ioapic;
+
+void ioapic_set_line(struct ioapic *io, u32 gsi, bool level);
+void ioapic_eoi(struct ioapic *io, u8 vector);
