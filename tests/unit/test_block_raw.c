@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Raw images on both I/O engines: bytes, ranges, discards, and every way that opening can fail. */
+#include "block/block.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define DISK (4 * MiB)
+
+struct world {
+	char path[64];
+	const char *io;
+	struct block_image *img;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	u32 done, kicked;
+};
+
+static void on_done(void *opaque, struct block_req **reqs, u32 n)
+{
+	struct world *w = opaque;
+
+	pthread_mutex_lock(&w->lock);
+	w->done += n;
+	pthread_cond_broadcast(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void on_kick(void *opaque)
+{
+	struct world *w = opaque;
+
+	pthread_mutex_lock(&w->lock);
+	w->kicked++;
+	pthread_cond_broadcast(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void await(struct world *w, u32 *counter, u32 n)
+{
+	pthread_mutex_lock(&w->lock);
+	while (*counter < n)
+		pthread_cond_wait(&w->cond, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static int open_as(struct world *w, struct block_options o, struct err *e)
+{
+	struct block_client client = {w, on_done, on_kick};
+
+	if (!o.path)
+		o.path = w->path;
+	if (!o.format)
+		o.format = "raw";
+	o.io = w->io;
+	o.depth = 64;
+	return block_open(&w->img, &o, &client, e);
+}
+
+static int setup_io(void **state, const char *io)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct err e = {0};
+	int fd;
+
+	strcpy(w->path, "/tmp/guise-test-disk-XXXXXX");
+	w->io = io;
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->cond, NULL);
+	fd = mkstemp(w->path);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, DISK), 0);
+	close(fd);
+	if (open_as(w, (struct block_options){.discard = true}, &e))
+		fail_msg("%s", e.msg);
+	*state = w;
+	return 0;
+}
+
+static int setup_auto(void **state) { return setup_io(state, "auto"); }
+static int setup_threads(void **state) { return setup_io(state, "threads"); }
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	block_close(w->img);
+	unlink(w->path);
+	free(w);
+	return 0;
+}
+
+static int run(struct world *w, struct block_req r)
+{
+	struct block_req *one = &r;
+	u32 before = w->done;
+
+	block_submit(w->img, &one, 1);
+	await(w, &w->done, before + 1);
+	return r.result;
+}
+
+static int transfer(struct world *w, enum block_op op, u64 off, void *buf, size_t len)
+{
+	struct iovec iov = {buf, len};
+
+	return run(w, (struct block_req){.op = op, .off = off, .len = len, .iov = &iov, .niov = 1});
+}
+
+static void bytes_go_both_ways(void **state)
+{
+	struct world *w = *state;
+	u8 out[4096], in[4096];
+	int fd;
+
+	for (u32 i = 0; i < sizeof(out); i++)
+		out[i] = (u8)(i * 7);
+	assert_int_equal(transfer(w, BLOCK_WRITE, DISK - sizeof(out), out, sizeof(out)), 0);
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_FLUSH}), 0);
+	fd = open(w->path, O_RDONLY);
+	assert_int_equal(pread(fd, in, sizeof(in), DISK - sizeof(in)), sizeof(in));
+	close(fd);
+	assert_memory_equal(in, out, sizeof(in));
+	memset(in, 0, sizeof(in));
+	assert_int_equal(transfer(w, BLOCK_READ, DISK - sizeof(in), in, sizeof(in)), 0);
+	assert_memory_equal(in, out, sizeof(in));
+}
+
+static void many_pieces_and_durable(void **state)
+{
+	struct world *w = *state;
+	static u8 out[200][512], in[200][512];
+	struct iovec iov[200];
+
+	for (u32 i = 0; i < 200; i++) {
+		memset(out[i], (int)i + 1, 512);
+		iov[199 - i] = (struct iovec){out[i], 512};
+	}
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_WRITE, .durable = true, .off = 512, .len = sizeof(out), .iov = iov, .niov = 200}), 0);
+	assert_int_equal(transfer(w, BLOCK_READ, 512, in, sizeof(in)), 0);
+	for (u32 i = 0; i < 200; i++)
+		assert_memory_equal(in[i], out[199 - i], 512);
+}
+
+static void large_transfers(void **state)
+{
+	struct world *w = *state;
+	u8 *out = malloc(DISK), *in = calloc(1, DISK);
+
+	for (u32 i = 0; i < DISK; i++)
+		out[i] = (u8)(i ^ i >> 8 ^ i >> 16);
+	assert_int_equal(transfer(w, BLOCK_WRITE, 0, out, DISK), 0);
+	assert_int_equal(transfer(w, BLOCK_READ, 0, in, DISK), 0);
+	assert_memory_equal(in, out, DISK);
+	free(in);
+	free(out);
+}
+
+static void many_at_once(void **state)
+{
+	struct world *w = *state;
+	static u8 buf[64][512];
+	struct iovec iov[64];
+	struct block_req reqs[64], *list[64];
+
+	for (u32 round = 0; round < 100; round++) {
+		u32 before = w->done;
+
+		for (u32 i = 0; i < 64; i++) {
+			memset(buf[i], (int)(i + round), 512);
+			iov[i] = (struct iovec){buf[i], 512};
+			reqs[i] = (struct block_req){.op = round % 2 ? BLOCK_READ : BLOCK_WRITE, .off = 512ull * i, .len = 512, .iov = &iov[i], .niov = 1};
+			list[i] = &reqs[i];
+		}
+		block_submit(w->img, list, 64);
+		await(w, &w->done, before + 64);
+		for (u32 i = 0; i < 64; i++) {
+			assert_int_equal(reqs[i].result, 0);
+			assert_int_equal(buf[i][0], (u8)(i + (round & ~1u)));
+		}
+	}
+}
+
+static bool is_zero(struct world *w, u64 off, u64 len)
+{
+	u8 *in = malloc(len);
+	bool zero = true;
+
+	memset(in, 1, len);
+	assert_int_equal(transfer(w, BLOCK_READ, off, in, len), 0);
+	for (u64 i = 0; i < len; i++)
+		zero &= !in[i];
+	free(in);
+	return zero;
+}
+
+static void fill(struct world *w)
+{
+	u8 *out = malloc(DISK);
+
+	memset(out, 0xaa, DISK);
+	assert_int_equal(transfer(w, BLOCK_WRITE, 0, out, DISK), 0);
+	free(out);
+}
+
+static void zeroes_are_exact(void **state)
+{
+	static const enum block_op ops[] = {BLOCK_ZERO, BLOCK_ZERO_KEEP};
+	struct world *w = *state;
+
+	for (u32 i = 0; i < ARRAY_SIZE(ops); i++) {
+		fill(w);
+		assert_int_equal(run(w, (struct block_req){.op = ops[i], .off = 512, .len = 300 * 512, .durable = i}), 0);
+		assert_true(is_zero(w, 512, 300 * 512));
+		assert_false(is_zero(w, 0, 512));
+		assert_false(is_zero(w, 301 * 512, 512));
+	}
+}
+
+static void discard_frees_space(void **state)
+{
+	struct world *w = *state;
+	struct stat before, after;
+
+	fill(w);
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_FLUSH}), 0);
+	assert_int_equal(stat(w->path, &before), 0);
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_DISCARD, .off = 0, .len = DISK / 2}), 0);
+	assert_int_equal(stat(w->path, &after), 0);
+	assert_int_equal(after.st_size, DISK);
+	assert_true(after.st_blocks <= before.st_blocks);
+}
+
+static void file_cut_short_is_an_error(void **state)
+{
+	struct world *w = *state;
+	u8 buf[1024];
+
+	assert_int_equal(truncate(w->path, DISK / 2), 0);
+	assert_int_equal(transfer(w, BLOCK_READ, DISK - 1024, buf, 1024), -EIO);
+	assert_int_equal(transfer(w, BLOCK_READ, DISK / 2 - 512, buf, 1024), -EIO);
+	assert_int_equal(transfer(w, BLOCK_READ, 0, buf, 1024), 0);
+}
+
+static void full_host_is_an_error(void **state)
+{
+	struct world *w = *state;
+	struct rlimit old, small = {DISK / 2, DISK / 2};
+	u8 buf[1024] = {0};
+	int r;
+
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &old);
+	small.rlim_max = old.rlim_max;
+	setrlimit(RLIMIT_FSIZE, &small);
+	r = transfer(w, BLOCK_WRITE, DISK - 1024, buf, 1024);
+	setrlimit(RLIMIT_FSIZE, &old);
+	assert_true(r < 0);
+	assert_int_equal(transfer(w, BLOCK_WRITE, DISK - 1024, buf, 1024), 0);
+}
+
+static void empty_requests(void **state)
+{
+	struct world *w = *state;
+
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_READ}), 0);
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_ZERO}), 0);
+}
+
+static void kick_arrives(void **state)
+{
+	struct world *w = *state;
+
+	for (u32 i = 1; i <= 100; i++) {
+		block_kick(w->img);
+		await(w, &w->kicked, i);
+	}
+}
+
+static void expect_error(struct world *w, struct block_options o, int code, const char *part)
+{
+	struct block_image *keep = w->img;
+	struct err e = {0};
+
+	assert_int_equal(open_as(w, o, &e), -code);
+	if (!strstr(e.msg, part))
+		fail_msg("\"%s\" does not say \"%s\"", e.msg, part);
+	w->img = keep;
+}
+
+static void locks_exclude(void **state)
+{
+	struct world *w = *state;
+	struct block_image *first = w->img;
+	struct err e = {0};
+
+	expect_error(w, (struct block_options){0}, EBUSY, "in use");
+	expect_error(w, (struct block_options){.readonly = true}, EBUSY, "in use");
+	block_close(first);
+	assert_int_equal(open_as(w, (struct block_options){.readonly = true}, &e), 0);
+	first = w->img;
+	assert_int_equal(open_as(w, (struct block_options){.readonly = true}, &e), 0);
+	block_close(first);
+	expect_error(w, (struct block_options){0}, EBUSY, "readonly");
+}
+
+static void opening_fails_clearly(void **state)
+{
+	struct world *w = *state;
+	char odd[80];
+	int fd;
+
+	expect_error(w, (struct block_options){.path = "/nonexistent/x.img"}, ENOENT, "/nonexistent/x.img");
+	expect_error(w, (struct block_options){.path = "/tmp"}, EISDIR, "directory");
+	expect_error(w, (struct block_options){.path = "/tmp", .readonly = true}, EISDIR, "directory");
+	expect_error(w, (struct block_options){.path = "/dev/null"}, EINVAL, "neither");
+	expect_error(w, (struct block_options){.format = "qcow2"}, ENOTSUP, "qcow2");
+	snprintf(odd, sizeof(odd), "%s.odd", w->path);
+	fd = open(odd, O_CREAT | O_RDWR, 0600);
+	expect_error(w, (struct block_options){.path = odd}, EINVAL, "empty");
+	assert_int_equal(ftruncate(fd, 1000), 0);
+	expect_error(w, (struct block_options){.path = odd}, EINVAL, "multiple of 512");
+	close(fd);
+	unlink(odd);
+	mkfifo(odd, 0600);
+	expect_error(w, (struct block_options){.path = odd}, EINVAL, "neither");
+	unlink(odd);
+}
+
+static void first_failed_flush_is_final(void **state)
+{
+	struct io_req r = {.op = IO_FLUSH};
+
+	io_req_begin(&r);
+	assert_true(io_req_step(&r, -EIO));
+	assert_int_equal(r.result, -EIO);
+}
+
+/* The steps of one request, without any file. */
+static void steps(void **state)
+{
+	u8 buf[100];
+	struct iovec iov[] = {{buf, 10}, {buf + 10, 90}};
+	struct io_req r = {.op = IO_READ, .len = 100, .iov = iov, .niov = 2};
+
+	io_req_begin(&r);
+	assert_false(io_req_step(&r, -EINTR));
+	assert_false(io_req_step(&r, 5));
+	assert_ptr_equal(r.iov->iov_base, buf + 5);
+	assert_false(io_req_step(&r, 5));
+	assert_int_equal(r.niov, 1);
+	assert_int_equal(r.off, 10);
+	assert_true(io_req_step(&r, 90));
+	assert_int_equal(r.result, 0);
+
+	r = (struct io_req){.op = IO_ZERO_UNMAP, .len = 100000, .durable = true};
+	io_req_begin(&r);
+	assert_false(io_req_step(&r, -EOPNOTSUPP));
+	assert_int_equal(r.op, IO_ZERO);
+	assert_false(io_req_step(&r, -EOPNOTSUPP));
+	assert_int_equal(r.op, IO_ZERO_WRITE);
+	assert_int_equal(r.iov->iov_len, 65536);
+	assert_false(io_req_step(&r, 65536));
+	assert_int_equal(r.iov->iov_len, 100000 - 65536);
+	assert_false(io_req_step(&r, 100000 - 65536));
+	assert_int_equal(r.op, IO_FLUSH);
+	assert_true(io_req_step(&r, 0));
+	assert_int_equal(r.result, 0);
+
+	r = (struct io_req){.op = IO_DISCARD, .len = 512};
+	io_req_begin(&r);
+	assert_true(io_req_step(&r, -EOPNOTSUPP));
+	assert_int_equal(r.result, 0);
+
+	r = (struct io_req){.op = IO_WRITE, .len = 512, .iov = iov, .niov = 2};
+	io_req_begin(&r);
+	assert_true(io_req_step(&r, -ENOSPC));
+	assert_int_equal(r.result, -ENOSPC);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup_auto, teardown), cmocka_unit_test_setup_teardown(f, setup_threads, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(bytes_go_both_ways), T(many_pieces_and_durable), T(large_transfers), T(many_at_once), T(zeroes_are_exact),
+		T(discard_frees_space), T(file_cut_short_is_an_error), T(full_host_is_an_error), T(empty_requests), T(kick_arrives),
+		T(locks_exclude), T(opening_fails_clearly), cmocka_unit_test(first_failed_flush_is_final), cmocka_unit_test(steps),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
