@@ -27,15 +27,23 @@ struct vm_config {
 	const char *console; /* "stdio", "file=PATH", "null" */
 	bool no_reboot;	     /* a guest's reset ends vm_run */
 	u64 timeout_ns;	     /* 0: none */
-	int exit_port;	     /* -1: none */
-	/* Device options as given: option name without dashes ("disk") and its text. */
+	/* Device options as given: option name without dashes ("disk") and its text, "" when it has none. Copied, like all strings here. */
 	u32 nopts;
 	struct {
 		const char *option, *text;
 	} opt[VM_MAX_OPTS];
 };
 
-enum vm_end { VM_END_POWEROFF, VM_END_RESET /* with no_reboot */, VM_END_TIMEOUT, VM_END_EXIT_PORT, VM_END_QUIT, VM_END_TRIPLE_FAULT, VM_END_ERROR };
+enum vm_end {
+	VM_END_POWEROFF,
+	VM_END_RESET,	     /* with no_reboot */
+	VM_END_TRIPLE_FAULT, /* with no_reboot */
+	VM_END_TIMEOUT,
+	VM_END_EXIT_PORT,
+	VM_END_QUIT,
+	VM_END_HALTED, /* every CPU waits with interrupts off: nothing can wake the guest */
+	VM_END_ERROR,
+};
 
 struct vm_result {
 	enum vm_end end;
@@ -43,11 +51,21 @@ struct vm_result {
 };
 
 void vm_config_defaults(struct vm_config *c);
+
+/* Everything up to the first guest instruction: RAM, devices, vCPUs, the kernel in RAM. On failure nothing is left behind. */
 int vm_create(struct vm **out, const struct vm_config *c, struct err *e) must_check;
-int vm_run(struct vm *vm, struct vm_result *r, struct err *e) must_check; /* until the guest ends */
-void vm_destroy(struct vm *vm);
+
+/* The same with an engine of the caller's choice; `why` becomes the engine line. For tests and embedders. */
+struct engine_ops;
+int vm_create_with_engine(struct vm **out, const struct vm_config *c, const struct engine_ops *engine, const char *why,
+			  struct err *e) must_check;
+
+/* Until the guest ends; once per VM. An engine that cannot go on gives VM_END_ERROR and a negative errno. */
+int vm_run(struct vm *vm, struct vm_result *r, struct err *e) must_check;
+void vm_destroy(struct vm *vm); /* NULL is allowed */
 
 void vm_press_power_button(struct vm *vm); /* async-signal-safe */
 void vm_quit(struct vm *vm);		   /* end now; async-signal-safe */
 const char *vm_engine_line(const struct vm *vm); /* "engine bt: ..." one line: which engine and why */
+/* Counters of the engine and the machine; after vm_run. Returns how many. */
 u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max);

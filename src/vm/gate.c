@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The gate between the main thread and the vCPUs. Closed, it lets no vCPU into guest code; the main thread then owns devices and CPU state.
+ *
+ * Threading: `closed` is written under the lock and read without it at each turn of a vCPU's loop. Closing comes before the wake-up, and a
+ * vCPU that goes to sleep looks at `closed` after it has announced its sleep, so none is missed.
+ */
+#include "vm/machine.h"
+
+void gate_init(struct gate *g)
+{
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_cond_init(&g->all_parked, NULL);
+	pthread_cond_init(&g->go, NULL);
+	g->closed = 1;
+}
+
+void gate_destroy(struct gate *g)
+{
+	pthread_cond_destroy(&g->go);
+	pthread_cond_destroy(&g->all_parked);
+	pthread_mutex_destroy(&g->lock);
+}
+
+void gate_ask(struct vm *vm)
+{
+	__atomic_store_n(&vm->gate.closed, 1, __ATOMIC_SEQ_CST);
+	for (u32 i = 0; i < vm->nthreads; i++)
+		vcpu_wake(&vm->vcpus[i]);
+}
+
+void gate_close(struct vm *vm)
+{
+	struct gate *g = &vm->gate;
+
+	gate_ask(vm);
+	pthread_mutex_lock(&g->lock);
+	while (g->parked < vm->nthreads)
+		pthread_cond_wait(&g->all_parked, &g->lock);
+	pthread_mutex_unlock(&g->lock);
+}
+
+void gate_open(struct vm *vm)
+{
+	struct gate *g = &vm->gate;
+
+	pthread_mutex_lock(&g->lock);
+	__atomic_store_n(&g->closed, 0, __ATOMIC_SEQ_CST);
+	pthread_cond_broadcast(&g->go);
+	pthread_mutex_unlock(&g->lock);
+}
+
+bool gate_pass(struct vcpu *v)
+{
+	struct gate *g = &v->vm->gate;
+	bool quit;
+
+	pthread_mutex_lock(&g->lock);
+	g->parked++;
+	pthread_cond_signal(&g->all_parked);
+	while (g->closed && !g->quit)
+		pthread_cond_wait(&g->go, &g->lock);
+	g->parked--;
+	quit = g->quit;
+	pthread_mutex_unlock(&g->lock);
+	return !quit;
+}

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A VM's life: run, reset, end. Requests come from devices, vCPUs, timers, signals and the keyboard; the main thread carries them out with
+ * every vCPU behind the gate.
+ *
+ * Threading: lifecycle_request any thread, lifecycle_ask also from signal handlers, the rest on the main thread.
+ */
+#include "base/log.h"
+#include "hw/acpi_pm.h"
+#include "hw/layout.h"
+#include "hw/pci.h"
+#include "hw/vtime.h"
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static void finish(struct vm *vm, enum vm_end end, u32 value)
+{
+	vm->result = (struct vm_result){end, value};
+	evloop_stop(vm->loop);
+}
+
+/* ---- reset ---- */
+
+int lifecycle_load_kernel(struct vm *vm, struct err *e)
+{
+	static const struct boot_range reserved[] = {{PCI_ECAM_BASE, PCI_ECAM_SIZE}};
+	const struct boot_config cfg = {
+		.kernel = vm->kernel,
+		.initrd = vm->initrd,
+		.cmdline = vm->cmdline,
+		.acpi_rsdp = LAYOUT_RSDP,
+		.reserved = reserved,
+		.nreserved = ARRAY_SIZE(reserved),
+	};
+
+	return boot_load(&cfg, &vm->mem, vm->vcpus[0].state, e);
+}
+
+static void reset_vcpus(struct vm *vm)
+{
+	for (u32 i = 0; i < vm->ncpus; i++) {
+		x86_reset(vm->vcpus[i].state, i == 0, false);
+		__atomic_store_n(&vm->vcpus[i].events, EV_SYNC, __ATOMIC_SEQ_CST);
+	}
+}
+
+static void reset(struct vm *vm)
+{
+	vm->resets++;
+	assembly_reset_devices(vm);
+	reset_vcpus(vm);
+	if (lifecycle_load_kernel(vm, &vm->engine_err) < 0) {
+		err_prefix(&vm->engine_err, "cannot start the guest again after its reset");
+		finish(vm, VM_END_ERROR, 0);
+	}
+}
+
+static void reset_or_end(struct vm *vm, enum vm_end end)
+{
+	if (vm->no_reboot)
+		finish(vm, end, 0);
+	else
+		reset(vm);
+}
+
+/* ---- what the guest asks for ---- */
+
+/* The count of sleepers was taken in passing; now that all are parked, look again. */
+static bool all_hopeless(const struct vm *vm)
+{
+	for (u32 i = 0; i < vm->ncpus; i++)
+		if (!vm->vcpus[i].hopeless || __atomic_load_n(&vm->vcpus[i].events, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
+}
+
+static enum pending take_pending(struct vm *vm, u32 *arg)
+{
+	enum pending what;
+
+	pthread_mutex_lock(&vm->request_lock);
+	what = vm->pending;
+	*arg = vm->pending_arg;
+	vm->pending = PEND_NONE;
+	pthread_mutex_unlock(&vm->request_lock);
+	return what;
+}
+
+static void carry_out(void *opaque)
+{
+	struct vm *vm = opaque;
+	u32 arg;
+
+	/* Parked first: whatever a vCPU still asks for on its way is known before the choice is made. */
+	gate_close(vm);
+	switch (take_pending(vm, &arg)) {
+	case PEND_NONE:
+		break;
+	case PEND_RESET:
+		reset_or_end(vm, VM_END_RESET);
+		break;
+	case PEND_TRIPLE_FAULT:
+		reset_or_end(vm, VM_END_TRIPLE_FAULT);
+		break;
+	case PEND_POWEROFF:
+		finish(vm, VM_END_POWEROFF, 0);
+		break;
+	case PEND_EXIT_CODE:
+		finish(vm, VM_END_EXIT_PORT, arg);
+		break;
+	case PEND_HALTED:
+		if (all_hopeless(vm))
+			finish(vm, VM_END_HALTED, 0);
+		break;
+	case PEND_ERROR:
+		finish(vm, VM_END_ERROR, 0);
+		break;
+	}
+	gate_open(vm);
+}
+
+void lifecycle_request(struct vm *vm, enum pending what, u32 arg)
+{
+	bool first;
+
+	pthread_mutex_lock(&vm->request_lock);
+	first = vm->pending == PEND_NONE;
+	if (first) {
+		vm->pending = what;
+		vm->pending_arg = arg;
+	}
+	pthread_mutex_unlock(&vm->request_lock);
+	if (!first)
+		return;
+	gate_ask(vm);
+	evloop_post(vm->loop, carry_out, vm);
+}
+
+/* ---- what people ask for ---- */
+
+static void press_power_button(struct vm *vm)
+{
+	struct acpi_pm *pm = assembly_lookup(vm, "power");
+
+	if (pm)
+		acpi_pm_press_power(pm);
+}
+
+static void on_asked(void *opaque, u32 events)
+{
+	struct vm *vm = opaque;
+	u32 asked;
+	u64 count;
+
+	if (read(vm->ask_fd, &count, sizeof(count)) < 0)
+		return;
+	asked = vm->asked;
+	vm->asked &= ~asked;
+	if (asked & ASK_QUIT)
+		finish(vm, VM_END_QUIT, 0);
+	else if (asked & ASK_POWER_BUTTON)
+		press_power_button(vm);
+}
+
+void lifecycle_ask(struct vm *vm, u32 what)
+{
+	int saved = errno;
+	u64 one = 1;
+
+	vm->asked |= what;
+	if (write(vm->ask_fd, &one, sizeof(one)) < 0) {
+		/* The counter is full: the loop is awake already. */
+	}
+	errno = saved;
+}
+
+void lifecycle_escape_key(void *opaque, char key)
+{
+	if (key == 'x')
+		finish(opaque, VM_END_QUIT, 0);
+	else if (key == 'p')
+		press_power_button(opaque);
+}
+
+void vm_press_power_button(struct vm *vm)
+{
+	lifecycle_ask(vm, ASK_POWER_BUTTON);
+}
+
+void vm_quit(struct vm *vm)
+{
+	lifecycle_ask(vm, ASK_QUIT);
+}
+
+/* ---- time limit ---- */
+
+static void on_timeout(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vclock_now(&vm->clock) >= vm->timeout_due)
+		finish(vm, VM_END_TIMEOUT, 0);
+	else
+		vtime_arm(&vm->timeout_timer, &vm->clock, vm->timeout_due);
+}
+
+static void start_timeout(struct vm *vm)
+{
+	if (!vm->timeout_ns)
+		return;
+	vm->timeout_due = vtime_add(vclock_now(&vm->clock), vm->timeout_ns);
+	vtime_arm(&vm->timeout_timer, &vm->clock, vm->timeout_due);
+}
+
+/* ---- running ---- */
+
+int lifecycle_watch(struct vm *vm, struct err *e)
+{
+	timer_init(&vm->timeout_timer, vm->loop, on_timeout, vm);
+	vm->ask_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->ask_fd < 0)
+		return err_sys(e, errno, "cannot create an event descriptor");
+	return evloop_add_fd(vm->loop, vm->ask_fd, EPOLLIN, on_asked, vm, e);
+}
+
+void lifecycle_unwatch(struct vm *vm)
+{
+	if (vm->ask_fd >= 0)
+		close(vm->ask_fd);
+	vm->ask_fd = -1;
+}
+
+static void start_clocks(struct vm *vm)
+{
+	vclock_resume(&vm->clock);
+	tsc_resume(vm);
+	start_timeout(vm);
+}
+
+static void stop_clocks(struct vm *vm)
+{
+	timer_disarm(&vm->timeout_timer);
+	tsc_pause(vm);
+	vclock_pause(&vm->clock);
+}
+
+int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
+{
+	start_clocks(vm);
+	gate_open(vm);
+	evloop_run(vm->loop);
+	gate_close(vm);
+	stop_clocks(vm);
+	*r = vm->result;
+	if (r->end != VM_END_ERROR)
+		return 0;
+	*e = vm->engine_err;
+	return -e->code;
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guest's time-stamp counter: the host's, from 0 at the VM's start, standing still while the VM is paused. Each vCPU adds its own
+ * tsc_offset (what the guest wrote).
+ *
+ * Threading: tsc_guest from any thread; pause and resume on the main thread with all vCPUs parked.
+ */
+#include "vm/machine.h"
+
+#include <cpuid.h>
+#include <linux/perf_event.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#define LEAF_FREQUENCY 0x15u
+#define LEAF_HYPERVISOR 0x40000000u
+#define LEAF_HYPERVISOR_FREQUENCY 0x40000010u
+#define MEASURE_NS 10000000ull
+
+static u64 hz_from_cpuid(void)
+{
+	u32 a, b, c, d;
+
+	__cpuid(1, a, b, c, d);
+	if (c >> 31) {
+		__cpuid(LEAF_HYPERVISOR, a, b, c, d);
+		if (a >= LEAF_HYPERVISOR_FREQUENCY && a < LEAF_HYPERVISOR + 0x100) {
+			__cpuid(LEAF_HYPERVISOR_FREQUENCY, a, b, c, d);
+			if (a)
+				return a * 1000ull;
+		}
+	}
+	if (!__get_cpuid_count(LEAF_FREQUENCY, 0, &a, &b, &c, &d) || !a || !b || !c)
+		return 0;
+	return (u64)c * b / a;
+}
+
+/* The kernel's own calibration, as every perf event's page shows it: ns = tsc * time_mult >> time_shift. */
+static u64 hz_from_perf(void)
+{
+	struct perf_event_attr attr = {.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_DUMMY, .exclude_kernel = 1};
+	int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	const struct perf_event_mmap_page *page;
+	u64 hz = 0;
+
+	if (fd < 0)
+		return 0;
+	page = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	if (page != MAP_FAILED) {
+		if (page->cap_user_time && page->time_mult)
+			hz = (u64)(((unsigned __int128)NS_PER_SEC << page->time_shift) / page->time_mult);
+		munmap((void *)(uintptr_t)page, PAGE_SIZE);
+	}
+	close(fd);
+	return hz;
+}
+
+/* A pair of clock readings with as little as possible in between: the best of a few tries. */
+static void read_both(u64 *tsc, u64 *ns)
+{
+	u64 best = UINT64_MAX;
+
+	for (int i = 0; i < 5; i++) {
+		u64 before = __rdtsc(), now = host_now_ns(), after = __rdtsc();
+
+		if (after - before >= best)
+			continue;
+		best = after - before;
+		*tsc = before + (after - before) / 2;
+		*ns = now;
+	}
+}
+
+static u64 hz_measured(void)
+{
+	u64 tsc0, ns0, tsc1, ns1;
+
+	read_both(&tsc0, &ns0);
+	usleep(MEASURE_NS / 1000);
+	read_both(&tsc1, &ns1);
+	return (u64)((unsigned __int128)(tsc1 - tsc0) * NS_PER_SEC / (ns1 - ns0));
+}
+
+u64 tsc_host_hz(void)
+{
+	u64 hz = hz_from_cpuid();
+
+	if (!hz)
+		hz = hz_from_perf();
+	return hz ? hz : hz_measured();
+}
+
+static u64 base_now(const struct vm *vm)
+{
+	u64 paused = __atomic_load_n(&vm->tsc_paused, __ATOMIC_ACQUIRE);
+
+	return (paused ? paused : __rdtsc()) - __atomic_load_n(&vm->tsc_zero, __ATOMIC_RELAXED);
+}
+
+u64 tsc_guest(const struct vm *vm, const struct x86_cpu *c)
+{
+	return base_now(vm) + __atomic_load_n(&c->tsc_offset, __ATOMIC_RELAXED);
+}
+
+void tsc_start_paused(struct vm *vm)
+{
+	vm->tsc_paused = vm->tsc_zero = __rdtsc();
+}
+
+void tsc_pause(struct vm *vm)
+{
+	if (!vm->tsc_paused)
+		__atomic_store_n(&vm->tsc_paused, __rdtsc(), __ATOMIC_RELEASE);
+}
+
+void tsc_resume(struct vm *vm)
+{
+	if (!vm->tsc_paused)
+		return;
+	__atomic_store_n(&vm->tsc_zero, vm->tsc_zero + (__rdtsc() - vm->tsc_paused), __ATOMIC_RELAXED);
+	__atomic_store_n(&vm->tsc_paused, 0, __ATOMIC_RELEASE);
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A vCPU's thread: run guest code, sleep in HLT, take INIT and SIPI, stop at the gate.
+ *
+ * Threading: this thread alone touches the CPU's state while the gate is open. Others leave event bits and wake it.
+ */
+#include "hw/pvclock.h"
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- waking and sleeping ---- */
+
+static void futex_wake(u32 *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void futex_wait(u32 *word, u32 expected)
+{
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+/* End a sleep; false when the thread was not asleep. Pairs with sleep_until_event: the reason to wake is visible before `sleeping` is read. */
+static bool end_sleep(struct vcpu *v)
+{
+	if (__atomic_exchange_n(&v->sleeping, 0, __ATOMIC_SEQ_CST) == 0)
+		return false;
+	futex_wake(&v->sleeping);
+	return true;
+}
+
+void vcpu_wake(struct vcpu *v)
+{
+	if (!end_sleep(v))
+		v->vm->ops->vcpu_kick(v->engine);
+}
+
+void vcpu_post(struct vcpu *v, u32 events)
+{
+	__atomic_or_fetch(&v->events, events, __ATOMIC_SEQ_CST);
+	vcpu_wake(v);
+}
+
+/* A start-up IPI sent before the INIT is void. */
+void vcpu_post_init(struct vcpu *v)
+{
+	__atomic_and_fetch(&v->events, ~(u32)EV_SIPI, __ATOMIC_SEQ_CST);
+	vcpu_post(v, EV_INIT);
+}
+
+void vcpu_irq_hint(struct vcpu *v)
+{
+	if (!end_sleep(v))
+		v->vm->ops->vcpu_irq(v->engine);
+}
+
+void vcpu_nmi(struct vcpu *v)
+{
+	v->vm->ops->vcpu_nmi(v->engine);
+	__atomic_or_fetch(&v->events, EV_NMI, __ATOMIC_SEQ_CST);
+	end_sleep(v);
+}
+
+static bool interrupts_on(const struct vcpu *v)
+{
+	return !v->state->wait_for_sipi && (v->state->rflags & FL_IF);
+}
+
+static bool has_reason_to_wake(const struct vcpu *v)
+{
+	if (__atomic_load_n(&v->events, __ATOMIC_SEQ_CST) || gate_is_closed(v->vm))
+		return true;
+	return interrupts_on(v) && lapic_irq_pending(v->vm->lapic, v->id);
+}
+
+static void sleep_until_event(struct vcpu *v)
+{
+	bool hopeless = !interrupts_on(v);
+
+	v->sleeps++;
+	v->hopeless = hopeless;
+	__atomic_store_n(&v->sleeping, 1, __ATOMIC_SEQ_CST);
+	if (hopeless && __atomic_add_fetch(&v->vm->hopeless, 1, __ATOMIC_SEQ_CST) == v->vm->ncpus)
+		lifecycle_request(v->vm, PEND_HALTED, 0);
+	if (has_reason_to_wake(v))
+		__atomic_store_n(&v->sleeping, 0, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&v->sleeping, __ATOMIC_SEQ_CST))
+		futex_wait(&v->sleeping, 1);
+	if (hopeless)
+		__atomic_sub_fetch(&v->vm->hopeless, 1, __ATOMIC_SEQ_CST);
+}
+
+/* ---- events ---- */
+
+static void start_at_vector(struct x86_cpu *c, u8 vector)
+{
+	c->seg[SEG_CS].sel = (u16)(vector << 8);
+	c->seg[SEG_CS].base = (u64)vector << 12;
+	c->rip = 0;
+	c->wait_for_sipi = false;
+}
+
+static void handle_events(struct vcpu *v)
+{
+	u32 events = __atomic_exchange_n(&v->events, 0, __ATOMIC_SEQ_CST);
+	struct x86_cpu *c = v->state;
+
+	v->hopeless = false;
+	if (events & EV_INIT)
+		x86_reset(c, v->id == 0, true);
+	if (events & EV_SIPI && c->wait_for_sipi)
+		start_at_vector(c, __atomic_load_n(&v->sipi_vector, __ATOMIC_RELAXED));
+	if (events & EV_UNHALT)
+		c->halted = false;
+	if (events & (EV_INIT | EV_SIPI | EV_UNHALT | EV_SYNC))
+		v->vm->ops->vcpu_sync_in(v->engine);
+}
+
+/* ---- the loop ---- */
+
+static void on_error(struct vcpu *v, const struct err *e)
+{
+	struct vm *vm = v->vm;
+
+	pthread_mutex_lock(&vm->request_lock);
+	if (!vm->engine_err.code)
+		vm->engine_err = *e;
+	pthread_mutex_unlock(&vm->request_lock);
+	lifecycle_request(vm, PEND_ERROR, 0);
+}
+
+static void run_guest(struct vcpu *v)
+{
+	struct err e = {0};
+	enum exit_kind kind;
+
+	v->hopeless = false;
+	kind = v->vm->ops->vcpu_run(v->engine, &e);
+	v->exits[kind]++;
+	switch (kind) {
+	case EXIT_KICKED:
+	case EXIT_DEBUG:
+		break;
+	case EXIT_HALTED:
+		sleep_until_event(v);
+		break;
+	case EXIT_SHUTDOWN:
+		lifecycle_request(v->vm, PEND_TRIPLE_FAULT, 0);
+		break;
+	case EXIT_ERROR:
+		on_error(v, &e);
+		break;
+	}
+}
+
+/* The guest wrote its TSC, or a reset did: what was derived from it is told. */
+static void follow_tsc_offset(struct vcpu *v)
+{
+	u64 offset = v->state->tsc_offset;
+
+	if (offset == v->tsc_offset)
+		return;
+	v->tsc_offset = offset;
+	pvclock_update(v->vm->pvclock, v->id, offset);
+	lapic_tsc_changed(v->vm->lapic, v->id);
+}
+
+static void vcpu_loop(struct vcpu *v)
+{
+	for (;;) {
+		if (gate_is_closed(v->vm) && !gate_pass(v))
+			return;
+		if (__atomic_load_n(&v->events, __ATOMIC_ACQUIRE))
+			handle_events(v);
+		follow_tsc_offset(v);
+		if (v->state->wait_for_sipi)
+			sleep_until_event(v);
+		else
+			run_guest(v);
+	}
+}
+
+/* ---- starting and stopping the threads ---- */
+
+struct start {
+	struct vcpu *v;
+	struct err err;
+	bool done;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+};
+
+static void report_start(struct start *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->done = true;
+	pthread_cond_signal(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void *vcpu_thread(void *opaque)
+{
+	struct start *s = opaque;
+	struct vcpu *v = s->v;
+	struct vm *vm = v->vm;
+	struct engine_machine m;
+	char name[16];
+	int r;
+
+	snprintf(name, sizeof(name), "vcpu%u", v->id);
+	pthread_setname_np(pthread_self(), name);
+	vcpu_machine_fill(v, &m);
+	r = vm->ops->vcpu_create(&v->engine, vm->engine, v->id, &m, &s->err);
+	if (r == 0) {
+		v->state = vm->ops->vcpu_state(v->engine);
+		x86_reset(v->state, v->id == 0, false);
+		v->events = EV_SYNC;
+	}
+	report_start(s); /* s is gone afterwards */
+	if (r < 0)
+		return NULL;
+	vcpu_loop(v);
+	vm->ops->vcpu_destroy(v->engine);
+	return NULL;
+}
+
+/* Signals meant for the process are for the main thread. */
+static void block_signals(sigset_t *old)
+{
+	static const int theirs[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP, SIGCONT, SIGCHLD, SIGPIPE, SIGALRM};
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (u32 i = 0; i < ARRAY_SIZE(theirs); i++)
+		sigaddset(&set, theirs[i]);
+	pthread_sigmask(SIG_BLOCK, &set, old);
+}
+
+static int start_one(struct vm *vm, u32 id, struct err *e)
+{
+	struct vcpu *v = &vm->vcpus[id];
+	struct start s = {.v = v, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+	sigset_t old;
+	int r;
+
+	*v = (struct vcpu){.vm = vm, .id = id};
+	block_signals(&old);
+	r = pthread_create(&v->thread, NULL, vcpu_thread, &s);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r != 0)
+		return err_sys(e, r, "cannot start the thread of vCPU %u", id);
+	pthread_mutex_lock(&s.lock);
+	while (!s.done)
+		pthread_cond_wait(&s.cond, &s.lock);
+	pthread_mutex_unlock(&s.lock);
+	if (s.err.code) {
+		pthread_join(v->thread, NULL);
+		*e = s.err;
+		return err_prefix(e, "vCPU %u", id);
+	}
+	vm->nthreads++;
+	return 0;
+}
+
+int vcpu_start_all(struct vm *vm, struct err *e)
+{
+	int r = 0;
+
+	vm->vcpus = calloc(vm->ncpus, sizeof(*vm->vcpus));
+	if (!vm->vcpus)
+		return err_sys(e, ENOMEM, "vCPUs");
+	for (u32 i = 0; i < vm->ncpus && r == 0; i++)
+		r = start_one(vm, i, e);
+	if (r == 0)
+		gate_close(vm);
+	return r;
+}
+
+void vcpu_stop_all(struct vm *vm)
+{
+	if (vm->nthreads)
+		gate_close(vm);
+	pthread_mutex_lock(&vm->gate.lock);
+	vm->gate.quit = true;
+	pthread_cond_broadcast(&vm->gate.go);
+	pthread_mutex_unlock(&vm->gate.lock);
+	for (u32 i = 0; i < vm->nthreads; i++)
+		pthread_join(vm->vcpus[i].thread, NULL);
+	vm->nthreads = 0;
+	free(vm->vcpus);
+	vm->vcpus = NULL;
+}
