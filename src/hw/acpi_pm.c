@@ -79,7 +79,7 @@ void acpi_pm_press_power(struct acpi_pm *pm)
 /* Registers are 16 bits wide and may be accessed by bytes. */
 static u16 lanes(u64 off, u32 size)
 {
-	return size == 2 ? 0xffff : (u16)(0xff << 8 * (off & 1));
+	return (u16)(size == 2 ? 0xffff : 0xff << 8 * (off & 1));
 }
 
 static u64 evt_read(void *opaque, u64 off, u32 size)

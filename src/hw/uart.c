@@ -371,7 +371,7 @@ static void uart_destroy(struct device *d)
 	struct uart *u = container_of(d, struct uart, dev);
 
 	if (u->console)
-		char_set_reader(u->console, &(struct char_events){0});
+		char_drop_reader(u->console, &(struct char_events){.opaque = u});
 	bus_remove(d->env->pio, &u->ports);
 	timer_disarm(&u->timeout);
 	irq_set(&u->irq, false);
