@@ -67,10 +67,9 @@ static void unlink_incoming(struct bt_vcpu *v, struct bt_block *b)
 
 /* ---- jump caches */
 
-/* An empty entry cannot match by its tag alone (any value is some address), so its target is the miss path itself. */
 static void jc_empty(struct bt_vcpu *v, struct bt_jc_entry *e)
 {
-	e->neg_gva = 1ull << 62;
+	e->neg_gva = 0 - BT_JC_NOWHERE;
 	e->host = (u64)(v->cache_rx + v->jc_miss_off);
 }
 

@@ -64,6 +64,9 @@ struct bt_aspace {
 	u64 itlb[BT_ITLB_SIZE]; /* code pages that were looked up: bt_itlb_tag */
 };
 
+/* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. */
+#define BT_JC_NOWHERE (3ull << 62)
+
 struct bt_jc_entry {
 	u64 neg_gva; /* 0 - guest rip */
 	u64 host;
@@ -74,7 +77,11 @@ struct bt_insn_map {
 	u16 guest;
 	u8 flags;
 };
-enum { INSN_EXACT_FAULT = 1 }; /* a failed translation must be redone by the interpreter: masked vector accesses */
+enum {
+	INSN_EXACT_FAULT = 1, /* a failed translation must be redone by the interpreter: masked vector accesses */
+	INSN_CALL = 2,	      /* indirect call: EV_INDIRECT has yet to push */
+	INSN_RET = 4	      /* return: EV_INDIRECT has yet to pop */
+};
 
 struct bt_exit {
 	u32 patch;  /* cache offset of the rel32 */
@@ -212,10 +219,10 @@ enum bt_event {
 	EV_STRADDLE, /* or anything else that this one instruction must be interpreted for */
 	EV_INTERP,   /* interpret the instruction at the site */
 	EV_EXIT,     /* direct jump not linked yet: t2 = exit */
-	EV_INDIRECT, /* indirect jump missed: target */
+	EV_INDIRECT, /* indirect jump, call or return missed the jump cache: target */
+	EV_GOTO,     /* dispatch at target */
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
-	EV_SYSCALL,
 	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
 	EV_SIGNAL,
 	EV_COUNT
@@ -231,10 +238,10 @@ void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
 void *bt_event_straddle(struct bt_vcpu *v, u32 site);
 void *bt_event_interp(struct bt_vcpu *v, u32 site);
 void *bt_event_exit(struct bt_vcpu *v, u32 exit);
-void *bt_event_indirect(struct bt_vcpu *v, u32 unused);
+void *bt_event_indirect(struct bt_vcpu *v, u32 site);
+void *bt_event_goto(struct bt_vcpu *v, u32 unused);
 void *bt_event_itlb(struct bt_vcpu *v, u32 block);
 void *bt_event_poll(struct bt_vcpu *v, u32 site);
-void *bt_event_syscall(struct bt_vcpu *v, u32 site);
 void *bt_event_light(struct bt_vcpu *v, u32 site);
 void *bt_event_signal(struct bt_vcpu *v, u32 site);
 void *bt_dispatch(struct bt_vcpu *v); /* go on at cpu.rip */

@@ -122,7 +122,7 @@ static const handler_fn handlers[EV_COUNT] = {
 	[EV_MISS_READ] = bt_event_miss_read, [EV_MISS_WRITE] = bt_event_miss_write, [EV_STRADDLE] = bt_event_straddle,
 	[EV_INTERP] = bt_event_interp,	     [EV_EXIT] = bt_event_exit,		    [EV_INDIRECT] = bt_event_indirect,
 	[EV_ITLB] = bt_event_itlb,	     [EV_POLL] = bt_event_poll,		    [EV_LIGHT] = bt_event_light,
-	[EV_SIGNAL] = bt_event_signal,
+	[EV_SIGNAL] = bt_event_signal,	     [EV_GOTO] = bt_event_goto,
 };
 
 static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
@@ -156,8 +156,9 @@ static void emit_trampolines(struct bt_vcpu *v)
 		if (handlers[ev])
 			v->ev_off[ev] = emit_event(k, ev, v->leave_off);
 	v->jc_miss_off = k->e.pos;
+	e_mov_imm(&k->e, H_R10, BT_JC_NOWHERE);
 	e_store_fs(&k->e, TFS(target), H_R10);
-	e_jmp(&k->e, v->ev_off[EV_INDIRECT]);
+	e_jmp(&k->e, v->ev_off[EV_GOTO]);
 	v->cache_start = v->cache_used = k->e.pos;
 }
 

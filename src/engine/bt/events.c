@@ -259,7 +259,7 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 {
 	struct place p = place_of(v, site);
 	v->st.misses++;
-	int r = fill(v, v->t1, write);
+	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
 	if (r > 0)
 		return finish(v, host(v, p.b->checked + p.m->host));
 	if (r == 0 && !(p.m->flags & INSN_EXACT_FAULT)) {
@@ -293,10 +293,31 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	return finish(v, h);
 }
 
-void *bt_event_indirect(struct bt_vcpu *v, u32 unused)
+/* What is left of an indirect call or return once its target is known. False: fault pending. */
+static bool complete_jump(struct bt_vcpu *v, const struct place *p)
+{
+	struct x86_cpu *c = &v->cpu;
+	if (p->m->flags & INSN_RET)
+		c->gpr[R_RSP] += 8;
+	if (p->m->flags & INSN_CALL) {
+		if (!x86_write_val(c, c->gpr[R_RSP] - 8, 8, next_rip(v, p), x86_acc(c, ACC_WRITE)))
+			return false;
+		c->gpr[R_RSP] -= 8;
+	}
+	c->rip = v->target;
+	return true;
+}
+
+void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 {
 	v->st.indirect_misses++;
-	v->cpu.rip = v->target;
+	struct place p = place_of(v, site);
+	if (!x86_canonical(v->target)) {
+		interpret(v); /* raises the instruction's own fault */
+		return bt_dispatch(v);
+	}
+	if (!complete_jump(v, &p))
+		return deliver(v);
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b && v->jc_mode[b->mode & MODE_USER] == b->mode && bt_jc_index(b->gva) != 0) {
@@ -305,6 +326,12 @@ void *bt_event_indirect(struct bt_vcpu *v, u32 unused)
 		e->host = (u64)host(v, b->checked);
 	}
 	return finish(v, h);
+}
+
+void *bt_event_goto(struct bt_vcpu *v, u32 unused)
+{
+	v->cpu.rip = v->target;
+	return bt_dispatch(v);
 }
 
 /* A block was reached from elsewhere and its code page is not known to be mapped as it was. */

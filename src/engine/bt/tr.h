@@ -103,6 +103,5 @@ bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */
 
 /* ---- tr_flow.c */
 void tr_exit_to(struct tr *t, int cc /* -1: always */, gva_t gva);
-void tr_indirect(struct tr *t); /* jump to the guest address in r10 */
 void tr_flow(struct tr *t, struct bt_row row);
 void tr_interp(struct tr *t, bool stop);

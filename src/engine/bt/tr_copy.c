@@ -13,7 +13,7 @@ enum mem_form { MEM_NONE, MEM_SUM /* [r10+rcx] */, MEM_R10, MEM_RCX };
 struct plan {
 	struct {
 		int guest; /* -1: not a general register */
-		bool written, loaded;
+		bool written, loaded, high;
 		u32 host;
 		bool temp;
 	} f[F_COUNT];
@@ -107,7 +107,8 @@ static bool note_operand(struct plan *p, const ZydisDecodedOperand *o)
 	int g = tr_gpr(o->reg.value);
 	if (g < 0)
 		return true;
-	p->high8 |= tr_is_high8(o->reg.value);
+	p->f[field].high = tr_is_high8(o->reg.value);
+	p->high8 |= p->f[field].high;
 	p->f[field].guest = g;
 	p->f[field].written |= is_written(o);
 	p->f[field].loaded |= needs_old(o);
@@ -122,6 +123,9 @@ static bool make_plan(const struct tr *t, struct plan *p)
 	for (u32 i = 0; i < t->in.operand_count; i++)
 		if (!note_operand(p, &t->op[i]))
 			return false;
+	/* BSF and BSR leave the destination alone when the source is zero. */
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_BSF || t->in.mnemonic == ZYDIS_MNEMONIC_BSR)
+		p->f[F_REG].loaded = true;
 	return true;
 }
 
@@ -326,6 +330,14 @@ static void emit_evex_copy(struct tr *t, const struct plan *p)
 	emit_immediates(t);
 }
 
+/* From here on a field's host number is what is encoded: AH-BH are 4-7. */
+static void encode_high(struct plan *p)
+{
+	for (u32 i = 0; i < F_COUNT; i++)
+		if (p->f[i].high)
+			p->f[i].host += 4;
+}
+
 static void emit_encoded(struct tr *t, const struct plan *p)
 {
 	switch (t->in.encoding) {
@@ -427,7 +439,9 @@ bool tr_copy(struct tr *t)
 	if (p.mem)
 		place_memory(t, &p);
 	load_temps(t, &p);
-	emit_encoded(t, &p);
+	struct plan encoded = p;
+	encode_high(&encoded);
+	emit_encoded(t, &encoded);
 	store_temps(t, &p);
 	track_rsp(t, &p);
 	return true;

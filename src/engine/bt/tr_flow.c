@@ -29,27 +29,32 @@ void tr_exit_to(struct tr *t, int cc, gva_t gva)
 	t->exit[t->nexits++].gva = gva;
 }
 
-void tr_indirect(struct tr *t)
+/* r11 = index of the jump cache's entry for the address in r10; anything but a hit leaves to C, which carries the whole instruction out. Nothing
+ * visible has changed yet, so that a bad target faults at this instruction. False when there is no in-line look-up in this mode. */
+static bool jump_cache(struct tr *t)
 {
 	struct emit *e = &t->e;
 	u32 u = t->user;
 	t->end = true;
 	if (t->v->jc_mode[u] != t->mode) {
 		e_store_fs(e, FS(target), H_R10);
-		tr_to_event(t, EV_INDIRECT, 0);
-		return;
+		tr_to_event(t, EV_INDIRECT, t->site);
+		return false;
 	}
-	i32 jc = FS(jc) + (i32)(u * sizeof t->v->jc[0]);
 	e_pext_fs(e, true, H_RCX, H_R10, FS(jc_mask) + (i32)(8 * u));
 	e_lea(e, false, H_R11, H_RCX, H_RCX, 0, 0);
-	e_load_fs_index(e, H_RCX, H_R11, jc);
+	e_load_fs_index(e, H_RCX, H_R11, FS(jc) + (i32)(u * sizeof t->v->jc[0]));
 	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
 	u32 hit = e_jrcxz(e);
 	e_store_fs(e, FS(target), H_R10);
-	tr_to_event(t, EV_INDIRECT, 0);
+	tr_to_event(t, EV_INDIRECT, t->site);
 	e_fix8(e, hit, e->pos);
-	e_jmp_fs_index(e, H_R11, jc + 8);
+	return true;
 }
+
+static i32 jump_cache_host(const struct tr *t) { return FS(jc) + (i32)(t->user * sizeof t->v->jc[0]) + 8; }
+
+static void mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag; }
 
 /* mov [r10+rcx], reg */
 static void store_top(struct tr *t, u32 reg)
@@ -160,10 +165,16 @@ static void flow_call(struct tr *t)
 		push_constant(t, t->next);
 		tr_exit_to(t, -1, direct_target(t));
 	} else {
-		e_store_fs(&t->e, FS(target), fetch64(t, &t->op[0], H_R11));
+		u32 h = fetch64(t, &t->op[0], H_R10);
+		if (h != H_R10)
+			e_mov(&t->e, H_R10, h);
+		mark(t, INSN_CALL);
+		if (!jump_cache(t))
+			return;
+		e_load_fs_index(&t->e, H_RCX, H_R11, jump_cache_host(t));
+		e_store_fs(&t->e, FS(target), H_RCX);
 		push_constant(t, t->next);
-		e_load_fs(&t->e, H_R10, FS(target));
-		tr_indirect(t);
+		e_jmp_fs(&t->e, FS(target));
 	}
 	t->end = true;
 }
@@ -174,11 +185,17 @@ static void flow_ret(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u32)t->op[0].imm.value.u : 0;
+	if (t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		tr_interp(t, true);
+		return;
+	}
 	prepare_pop(t);
 	e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
-	e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, (i32)(8 + extra));
-	tr_indirect(t);
+	mark(t, INSN_RET);
+	if (!jump_cache(t))
+		return;
+	e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, 8);
+	e_jmp_fs_index(&t->e, H_R11, jump_cache_host(t));
 }
 
 static void flow_jmp(struct tr *t)
@@ -193,7 +210,8 @@ static void flow_jmp(struct tr *t)
 		u32 h = fetch64(t, &t->op[0], H_R10);
 		if (h != H_R10)
 			e_mov(&t->e, H_R10, h);
-		tr_indirect(t);
+		if (jump_cache(t))
+			e_jmp_fs_index(&t->e, H_R11, jump_cache_host(t));
 	}
 	t->end = true;
 }

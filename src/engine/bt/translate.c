@@ -60,6 +60,8 @@ static bool is_flow(const struct bt_row *row)
 static void translate_insn(struct tr *t)
 {
 	struct bt_row row = bt_row_of(t->in.mnemonic);
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (t->in.raw.rex.B & 1))
+		row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
 	bool shadow = t->poll_after_next;
 	t->poll_after_next = false;
 	if (shadow && (is_flow(&row) || row.kind == K_STI)) {
@@ -92,7 +94,7 @@ static void leave_block(struct tr *t, bool poll_due)
 	}
 	e_mov_imm(&t->e, H_R10, t->next);
 	e_store_fs(&t->e, FS(target), H_R10);
-	tr_to_event(t, EV_INDIRECT, 0);
+	tr_to_event(t, EV_GOTO, 0);
 }
 
 static void translate_run(struct tr *t, const u8 *page)
