@@ -484,11 +484,8 @@ static void blk_destroy(struct device *d)
 }
 
 static const struct field blk_fields[] = {
-	VIRTIO_FIELDS(struct virtio_blk),	  FIELD(struct virtio_blk, config.wce, FIELD_U8),
-	VIRTIO_QUEUE_FIELDS(struct virtio_blk, 0), VIRTIO_QUEUE_FIELDS(struct virtio_blk, 1),
-	VIRTIO_QUEUE_FIELDS(struct virtio_blk, 2), VIRTIO_QUEUE_FIELDS(struct virtio_blk, 3),
-	VIRTIO_QUEUE_FIELDS(struct virtio_blk, 4), VIRTIO_QUEUE_FIELDS(struct virtio_blk, 5),
-	VIRTIO_QUEUE_FIELDS(struct virtio_blk, 6), VIRTIO_QUEUE_FIELDS(struct virtio_blk, 7),
+	VIRTIO_FIELDS(struct virtio_blk),
+	FIELD(struct virtio_blk, config.wce, FIELD_U8),
 };
 
 static const struct device_class blk_class = {

@@ -262,8 +262,6 @@ static void console_destroy(struct device *d)
 
 static const struct field console_fields[] = {
 	VIRTIO_FIELDS(struct virtio_console),
-	VIRTIO_QUEUE_FIELDS(struct virtio_console, 0),
-	VIRTIO_QUEUE_FIELDS(struct virtio_console, 1),
 	FIELD(struct virtio_console, wrote, FIELD_BOOL),
 };
 

@@ -392,9 +392,6 @@ static void net_destroy(struct device *d)
 
 static const struct field net_fields[] = {
 	VIRTIO_FIELDS(struct virtio_net),
-	VIRTIO_QUEUE_FIELDS(struct virtio_net, 0),
-	VIRTIO_QUEUE_FIELDS(struct virtio_net, 1),
-	VIRTIO_QUEUE_FIELDS(struct virtio_net, 2),
 	FIELD_ARRAY(struct virtio_net, config.mac, FIELD_BYTES, 6),
 };
 

@@ -101,7 +101,7 @@ static void rng_destroy(struct device *d)
 	free(rng);
 }
 
-static const struct field rng_fields[] = {VIRTIO_FIELDS(struct virtio_rng), VIRTIO_QUEUE_FIELDS(struct virtio_rng, 0)};
+static const struct field rng_fields[] = {VIRTIO_FIELDS(struct virtio_rng)};
 
 static const struct device_class rng_class = {
 	.name = "rng",
