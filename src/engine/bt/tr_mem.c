@@ -138,10 +138,12 @@ static void effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		return;
 	}
 	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);
-	if (t->in.raw.modrm.mod == 0 && t->in.raw.modrm.rm == 4 && t->in.raw.sib.base == 5)
+	i64 disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+	if (t->in.raw.modrm.mod == 0 && t->in.raw.modrm.rm == 4 && t->in.raw.sib.base == 5) {
 		base = -1; /* whatever REX.B says; Zydis 4.0 takes r13 for a base then */
+		disp = t->in.raw.disp.value;
+	}
 	int index = m->mem.index == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.index);
-	i64 disp = t->in.raw.disp.size ? t->in.raw.disp.value : 0;
 	u32 scale = scale_log2(m->mem.scale);
 	if (base < 0 && index < 0) {
 		e_mov_imm(e, dst, wide ? (u64)disp : (u32)disp);

@@ -36,19 +36,12 @@ static bool decode(struct tr *t, ZydisDecoder *d, const u8 *bytes, u32 avail)
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, bytes, avail < 15 ? avail : 15, &t->in, t->op));
 }
 
-/* A masked vector access: elements that the mask turns off must not fault, which only the interpreter knows. */
-static bool is_masked_access(const struct tr *t)
+/* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. Only
+ * the interpreter knows. */
+static bool has_own_faults(const struct tr *t)
 {
-	switch (t->in.mnemonic) {
-	case ZYDIS_MNEMONIC_VMASKMOVPS:
-	case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVD:
-	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-		return true;
-	default:
-		return t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->in.avx.mask.reg != ZYDIS_REGISTER_NONE &&
-		       t->in.avx.mask.reg != ZYDIS_REGISTER_K0;
-	}
+	u32 needs = bt_native_needs(&t->in);
+	return needs != 0 && needs != ~0u;
 }
 
 static bool is_flow(const struct bt_row *row)
@@ -121,7 +114,7 @@ static void translate_run(struct tr *t, const u8 *page)
 			return;
 		}
 		t->next = t->gva + t->in.length;
-		add_map(t, t->site, (u32)(t->gva - t->b->gva), is_masked_access(t) ? INSN_EXACT_FAULT : 0);
+		add_map(t, t->site, (u32)(t->gva - t->b->gva), has_own_faults(t) ? INSN_EXACT_FAULT : 0);
 		bool poll_was_due = poll_here;
 		poll_here = t->poll_after_next;
 		if (poll_was_due) {
