@@ -198,6 +198,10 @@ static void install_handlers(void)
 	stack_t alt = {.ss_size = ALT_STACK_SIZE};
 
 	alt.ss_sp = mmap(NULL, ALT_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL); /* an engine blocks signals on the thread that forks us */
 	if (alt.ss_sp == MAP_FAILED || sigaltstack(&alt, NULL) < 0)
 		_exit(3);
 	sigfillset(&sa.sa_mask);

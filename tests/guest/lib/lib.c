@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reporting, memory functions, start of the guest. See lib.h. */
+#include "lib.h"
+#include "private.h"
+
+#define COM1 0x3f8
+
+u64 loop_count;
+const char *loop_name;
+
+static void print_char(char c)
+{
+	for (u32 spins = 0; !(inb(COM1 + 5) & 0x20) && spins < 100000; spins++)
+		;
+	outb(COM1, (u8)c);
+}
+
+void print(const char *s)
+{
+	for (; *s; s++)
+		print_char(*s);
+}
+
+void print_hex(u64 v)
+{
+	print("0x");
+	for (int shift = 60; shift >= 0; shift -= 4)
+		if (v >> shift || !shift)
+			print_char("0123456789abcdef"[v >> shift & 15]);
+}
+
+static void print_decimal(u64 v)
+{
+	if (v >= 10)
+		print_decimal(v / 10);
+	print_char((char)('0' + v % 10));
+}
+
+_Noreturn void guest_exit(u32 value)
+{
+	outl(EXIT_PORT, value);
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
+_Noreturn void guest_skip(const char *why)
+{
+	print("SKIP: ");
+	print(why);
+	print("\n");
+	guest_exit(EXIT_SKIP);
+}
+
+_Noreturn void check_failed(const char *file, int line, const char *what, u64 got, u64 want)
+{
+	print("FAIL ");
+	print(file);
+	print(":");
+	print_decimal((u64)line);
+	print(": ");
+	print(what);
+	print(": got ");
+	print_hex(got);
+	print(", want ");
+	print_hex(want);
+	if (loop_name) {
+		print(" (in ");
+		print(loop_name);
+		print(", round ");
+		print_decimal(loop_count);
+		print(")");
+	}
+	print("\n  last trap: ");
+	trap_print();
+	guest_exit(EXIT_FAIL);
+}
+
+void loop_check(const char *name, void (*fn)(void), u32 times)
+{
+	loop_name = name;
+	for (loop_count = 0; loop_count < times; loop_count++)
+		fn();
+	loop_name = NULL;
+}
+
+bool cpuid_bit(u32 leaf, u32 sub, u32 reg, u32 bit)
+{
+	u32 r[4];
+
+	cpuid(leaf & 0x80000000, 0, r);
+	if (r[0] < leaf)
+		return false;
+	cpuid(leaf, sub, r);
+	return r[reg] >> bit & 1;
+}
+
+bool on_qemu_tcg(void)
+{
+	u32 r[4];
+
+	if (!cpuid_bit(1, 0, 2, 31))
+		return false;
+	cpuid(0x40000000, 0, r);
+	return r[1] == 0x54474354; /* "TCGT" */
+}
+
+void *memset(void *d, int c, u64 n)
+{
+	void *at = d;
+
+	__asm__ volatile("rep stosb" : "+D"(at), "+c"(n) : "a"(c) : "memory");
+	return d;
+}
+
+void *memcpy(void *d, const void *s, u64 n)
+{
+	void *at = d;
+
+	__asm__ volatile("rep movsb" : "+D"(at), "+S"(s), "+c"(n)::"memory");
+	return d;
+}
+
+int memcmp(const void *a, const void *b, u64 n)
+{
+	const u8 *x = a, *y = b;
+
+	for (u64 i = 0; i < n; i++)
+		if (x[i] != y[i])
+			return x[i] - y[i];
+	return 0;
+}
+
+void lib_main(void)
+{
+	desc_load();
+	trap_init();
+	paging_init();
+	guest_main();
+	print("PASS\n");
+	guest_exit(EXIT_PASS);
+}
