@@ -155,7 +155,7 @@ static int load_initrd(struct loader *ld, struct boot_params *bp)
 		return 0;
 	r = layout_load_file(ld, ld->cfg->initrd, (u64)bp->hdr.initrd_addr_max + 1, "initrd", &gpa, &size);
 	if (r < 0)
-		return r;
+		return err_prefix(ld->err, "kernel %s", ld->kernel.path);
 	bp->hdr.ramdisk_image = (u32)gpa;
 	bp->hdr.ramdisk_size = (u32)size;
 	return 0;
@@ -199,7 +199,7 @@ static int enter(struct loader *ld, const struct bzimage *b, gpa_t boot_params)
 
 int bzimage_load(struct loader *ld)
 {
-	struct bzimage b;
+	struct bzimage b = {0};
 	gpa_t boot_params;
 	int r = read_header(ld, &b);
 

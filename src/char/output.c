@@ -23,7 +23,7 @@
 
 #define FLUSH_AT 1024u
 #define FLUSH_AFTER_NS 1000000ull
-#define STALL_WAIT_NS 250000000ull
+#define STALL_WAIT_NS (2 * NS_PER_SEC)
 #define CLOSE_WAIT_MS 1000
 #define SAFE_CHUNK 64u /* what a terminal that says it has room takes without blocking */
 

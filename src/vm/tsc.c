@@ -62,6 +62,7 @@ static void read_both(u64 *tsc, u64 *ns)
 {
 	u64 best = UINT64_MAX;
 
+	*tsc = *ns = 0;
 	for (int i = 0; i < 5; i++) {
 		u64 before = __rdtsc(), now = host_now_ns(), after = __rdtsc();
 

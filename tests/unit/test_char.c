@@ -280,7 +280,7 @@ static void a_stalled_reader_costs_bounded_time(void **state)
 	start = host_now_ns();
 	for (int i = 0; i < 200; i++)
 		char_write(s.c, (u8 *)block, sizeof(block));
-	assert_true(host_now_ns() - start < 2 * NS_PER_SEC);
+	assert_true(host_now_ns() - start < 5 * NS_PER_SEC);
 	close(out[0]);
 	close_console(&s);
 }

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Options of `guise run`. Own options are rows of a table; device options come from the registry, with their keys, checks and help.
+ *
+ * Threading: main thread.
+ */
+#include "cli/run_options.h"
+
+#include "base/opts.h"
+#include "hw/device.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NAMES_MAX 128
+#define DEFAULT_CMDLINE "console=ttyS0 quiet"
+#define TIMEOUT_MAX_S 1000000000ull
+
+/* ---- values ---- */
+
+static int set_memory(struct run_options *o, const char *value, struct err *e)
+{
+	int r = parse_size(value, false, &o->config.memory, e);
+
+	if (r == 0 && o->config.memory < MiB)
+		return err_set(e, ERANGE, "%s is too small: a guest needs at least 1M", value);
+	if (r == 0 && PAGE_OFFSET(o->config.memory))
+		return err_set(e, EINVAL, "%s is not a multiple of 4K", value);
+	return r;
+}
+
+static int set_cpus(struct run_options *o, const char *value, struct err *e)
+{
+	u64 n;
+	int r = parse_uint(value, 1, VM_MAX_CPUS, &n, e);
+
+	o->config.cpus = r == 0 ? (u32)n : 0;
+	return r;
+}
+
+/* Seconds, with up to nine decimals. */
+static int set_timeout(struct run_options *o, const char *value, struct err *e)
+{
+	const char *dot = strchr(value, '.');
+	char whole[32];
+	u64 s, ns = 0, unit = NS_PER_SEC;
+	size_t len = dot ? (size_t)(dot - value) : strlen(value);
+	int r;
+
+	if (len >= sizeof(whole))
+		return err_set(e, ERANGE, "%s is too long a time", value);
+	memcpy(whole, value, len);
+	whole[len] = '\0';
+	r = parse_uint(whole, 0, TIMEOUT_MAX_S, &s, e);
+	if (r < 0)
+		return r;
+	for (const char *d = dot ? dot + 1 : ""; *d; d++) {
+		if (*d < '0' || *d > '9')
+			return err_set(e, EINVAL, "\"%s\" is not a number of seconds", value);
+		unit /= 10;
+		ns += (u64)(*d - '0') * unit;
+	}
+	o->config.timeout_ns = s * NS_PER_SEC + ns;
+	return o->config.timeout_ns ? 0 : err_set(e, ERANGE, "give more than 0 seconds, or leave the option out");
+}
+
+static int set_engine(struct run_options *o, const char *value, struct err *e)
+{
+	static const char *const names[] = {"auto", "bt", "kvm", NULL};
+	const char *near = err_nearest(value, names);
+
+	o->config.engine = value;
+	for (u32 i = 0; names[i]; i++)
+		if (strcmp(names[i], value) == 0)
+			return 0;
+	if (near)
+		return err_set(e, EINVAL, "\"%s\" is no engine; did you mean \"%s\"?", value, near);
+	return err_set(e, EINVAL, "\"%s\" is no engine; choose auto, bt or kvm", value);
+}
+
+static int set_name(struct run_options *o, const char *value, struct err *e)
+{
+	if (!*value || strlen(value) > 64)
+		return err_set(e, EINVAL, "a name has 1 to 64 characters");
+	o->config.name = value;
+	return 0;
+}
+
+static int set_kernel(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.kernel = value;
+	return *value ? 0 : err_set(e, EINVAL, "the file name is empty");
+}
+
+static int set_initrd(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.initrd = value;
+	return *value ? 0 : err_set(e, EINVAL, "the file name is empty");
+}
+
+static int set_append(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.cmdline = value;
+	return 0;
+}
+
+static int set_console(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.console = value;
+	return 0;
+}
+
+static int set_no_reboot(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.no_reboot = true;
+	return 0;
+}
+
+static int set_stats(struct run_options *o, const char *value, struct err *e)
+{
+	o->stats = true;
+	return 0;
+}
+
+static const struct option {
+	const char *name, *value; /* value: how help calls it; NULL: none */
+	int (*set)(struct run_options *o, const char *value, struct err *e);
+	const char *help;
+} options[] = {
+	{"kernel", "FILE", set_kernel, "bzImage, ELF with a PVH note, or multiboot; without it, the default guest"},
+	{"initrd", "FILE", set_initrd, "initramfs; for multiboot: \"FILE ARGS,FILE ARGS\""},
+	{"append", "STR", set_append, "kernel command line, or what to add to the default guest's"},
+	{"memory", "SIZE", set_memory, "guest memory, such as 512M or 4G (default 1G)"},
+	{"cpus", "N", set_cpus, "virtual CPUs, 1 to 64 (default 2)"},
+	{"engine", "NAME", set_engine, "auto, bt (binary translation) or kvm (default auto)"},
+	{"name", "NAME", set_name, "what the guest is called (default guest)"},
+	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)"},
+	{"no-reboot", NULL, set_no_reboot, "end when the guest resets, instead of starting it again"},
+	{"timeout", "SECONDS", set_timeout, "end after this time, with status 124"},
+	{"stats", NULL, set_stats, "print counters on standard error at the end"},
+};
+
+/* ---- device options ---- */
+
+static bool has_unnamed_value(const struct device_class *cls)
+{
+	for (const struct opt_key *k = cls->keys; k && k->name; k++)
+		if (!k->name[0])
+			return true;
+	return false;
+}
+
+static void print_default(FILE *out, const struct opt_key *k)
+{
+	if (k->def)
+		fprintf(out, " (default %s)", k->def);
+}
+
+static void print_choices(FILE *out, const struct opt_key *k)
+{
+	for (u32 i = 0; k->type == OPT_CHOICE && k->choices[i]; i++)
+		fprintf(out, "%s%s", i ? "|" : "", k->choices[i]);
+}
+
+static void print_keys(FILE *out, const struct device_class *cls)
+{
+	static const char *const value_of[] = {
+		[OPT_STRING] = "=TEXT", [OPT_FLAG] = "", [OPT_UINT] = "=NUMBER", [OPT_SIZE] = "=SIZE", [OPT_CHOICE] = "="};
+
+	fprintf(out, "--%s: %s\n", cls->option, cls->summary);
+	for (const struct opt_key *k = cls->keys; k && k->name; k++) {
+		fprintf(out, "    %s%s", k->name[0] ? k->name : "first value", k->name[0] ? value_of[k->type] : " ");
+		print_choices(out, k);
+		fprintf(out, "\n        %s", k->help ? k->help : "");
+		print_default(out, k);
+		fprintf(out, "%s\n", k->many ? " (may be given several times)" : "");
+	}
+}
+
+/* Checked here, before anything is built, so that a wrong key is a usage error. */
+static int add_device(struct run_options *o, const struct device_class *cls, const char *text, struct err *e)
+{
+	struct vm_config *c = &o->config;
+	struct opts parsed;
+	char name[64];
+	int r;
+
+	if (strcmp(text, "help") == 0) {
+		print_keys(stdout, cls);
+		o->help_shown = true;
+		return 0;
+	}
+	snprintf(name, sizeof(name), "--%s", cls->option);
+	r = opts_parse(&parsed, name, cls->keys, text, e);
+	if (r < 0)
+		return r;
+	opts_free(&parsed);
+	if (has_unnamed_value(cls) && !*text)
+		return err_set(e, EINVAL, "%s needs a value", name);
+	if (c->nopts == VM_MAX_OPTS)
+		return err_set(e, E2BIG, "%s: more than %u device options", name, VM_MAX_OPTS);
+	c->opt[c->nopts].option = cls->option;
+	c->opt[c->nopts++].text = text;
+	return 0;
+}
+
+/* ---- parsing ---- */
+
+static int find_option(const char *name)
+{
+	for (u32 i = 0; i < ARRAY_SIZE(options); i++)
+		if (strcmp(options[i].name, name) == 0)
+			return (int)i;
+	return -1;
+}
+
+static int unknown_option(const char *name, struct err *e)
+{
+	const struct device_class **classes;
+	const char *names[NAMES_MAX + 1], *near;
+	u32 n = 0, nclasses = device_classes(&classes);
+
+	for (u32 i = 0; i < ARRAY_SIZE(options); i++)
+		names[n++] = options[i].name;
+	for (u32 i = 0; i < nclasses && n < NAMES_MAX; i++)
+		if (classes[i]->option)
+			names[n++] = classes[i]->option;
+	names[n] = NULL;
+	near = err_nearest(name, names);
+	if (near)
+		return err_set(e, EINVAL, "there is no option --%s; did you mean --%s?", name, near);
+	return err_set(e, EINVAL, "there is no option --%s", name);
+}
+
+struct args {
+	int argc, at;
+	char **argv;
+	char name[64];	     /* of the option at hand, without dashes */
+	const char *attached; /* what followed '=' */
+};
+
+static int split_option(struct args *a, struct err *e)
+{
+	const char *arg = a->argv[a->at], *eq;
+	size_t len;
+
+	if (strncmp(arg, "--", 2) != 0 && arg[0] == '-' && arg[1])
+		return err_set(e, EINVAL, "there is no option %s; options are written with two dashes", arg);
+	if (strncmp(arg, "--", 2) != 0 || !arg[2])
+		return err_set(e, EINVAL, "\"%s\" is not an option; run takes options only, such as --kernel %s", arg, arg);
+	eq = strchr(arg, '=');
+	len = eq ? (size_t)(eq - arg - 2) : strlen(arg + 2);
+	if (len >= sizeof(a->name))
+		return err_set(e, EINVAL, "there is no option %.60s...", arg);
+	memcpy(a->name, arg + 2, len);
+	a->name[len] = '\0';
+	a->attached = eq ? eq + 1 : NULL;
+	return 0;
+}
+
+/* The option's value: behind '=', or the next argument unless that is an option. */
+static const char *take_value(struct args *a)
+{
+	if (a->attached)
+		return a->attached;
+	if (a->at + 1 < a->argc && strncmp(a->argv[a->at + 1], "--", 2) != 0)
+		return a->argv[++a->at];
+	return NULL;
+}
+
+static int parse_own(struct run_options *o, struct args *a, u32 row, struct err *e)
+{
+	const struct option *opt = &options[row];
+	const char *value = opt->value ? take_value(a) : NULL;
+
+	if (o->given & 1u << row)
+		return err_set(e, EINVAL, "--%s is given twice", a->name);
+	o->given |= 1u << row;
+	if (opt->value && !value)
+		return err_set(e, EINVAL, "--%s needs a value: --%s %s", a->name, a->name, opt->value);
+	if (!opt->value && a->attached)
+		return err_set(e, EINVAL, "--%s takes no value", a->name);
+	if (opt->set(o, value, e) < 0)
+		return err_prefix(e, "--%s", a->name);
+	return 0;
+}
+
+static int parse_one(struct run_options *o, struct args *a, struct err *e)
+{
+	const struct device_class *cls;
+	const char *value;
+	int r = split_option(a, e), row;
+
+	if (r < 0)
+		return r;
+	row = find_option(a->name);
+	if (row >= 0)
+		return parse_own(o, a, (u32)row, e);
+	cls = device_class_by_option(a->name);
+	if (!cls)
+		return unknown_option(a->name, e);
+	value = take_value(a);
+	if (!value && has_unnamed_value(cls))
+		return err_set(e, EINVAL, "--%s needs a value; see: --%s help", a->name, a->name);
+	return add_device(o, cls, value ? value : "", e);
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv, struct err *e)
+{
+	struct args a = {.argc = argc, .argv = argv};
+	int r = 0;
+
+	*o = (struct run_options){0};
+	vm_config_defaults(&o->config);
+	for (a.at = 1; a.at < argc && r == 0 && !o->help_shown; a.at++)
+		r = parse_one(o, &a, e);
+	if (r == 0 && o->config.initrd && !o->config.kernel)
+		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
+	return r;
+}
+
+int run_options_default_guest(struct run_options *o, struct err *e)
+{
+	const char *more = o->config.cmdline ? o->config.cmdline : "";
+	int r;
+
+	if (o->config.kernel)
+		return 0;
+	r = guest_files_find(&o->guest, e);
+	if (r < 0)
+		return r;
+	if (snprintf(o->cmdline, sizeof(o->cmdline), DEFAULT_CMDLINE "%s%s", *more ? " " : "", more) >= (int)sizeof(o->cmdline))
+		return err_set(e, E2BIG, "--append: the command line is too long");
+	o->config.kernel = o->guest.kernel;
+	o->config.initrd = o->guest.initrd;
+	o->config.cmdline = o->cmdline;
+	return 0;
+}
+
+void run_options_help(FILE *out)
+{
+	const struct device_class **classes;
+	u32 n = device_classes(&classes);
+	char left[64];
+
+	fprintf(out, "usage: guise run [OPTION...]\n\nRuns a guest on this terminal until it powers off.\n\n");
+	for (u32 i = 0; i < ARRAY_SIZE(options); i++) {
+		snprintf(left, sizeof(left), "--%s %s", options[i].name, options[i].value ? options[i].value : "");
+		fprintf(out, "  %-20s %s\n", left, options[i].help);
+	}
+	fprintf(out, "\ndevices (--OPTION help tells what each takes):\n");
+	for (u32 i = 0; i < n; i++)
+		if (classes[i]->option)
+			fprintf(out, "  --%-18s %s\n", classes[i]->option, classes[i]->summary);
+	fprintf(out, "\nexit status: 0 the guest powered off; 1 failed; 2 wrong usage; 124 --timeout ran out; 125 an error of Guise's own;\n"
+		     "(v << 1) | 1 the guest wrote v to the --exit-port; 128 + n ended by signal n\n");
+}
