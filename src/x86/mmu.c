@@ -270,21 +270,33 @@ static void fill_unpaged(gva_t gva, struct x86_xlat *x)
 	x->global = x->nx = false;
 }
 
+/* Field by field: an initialiser would clear the arrays too, which costs as much as the walk. */
+static inline void start(struct walk *w, struct x86_cpu *c, gva_t gva, u32 acc, bool probe)
+{
+	w->c = c;
+	w->gva = gva;
+	w->acc = acc;
+	w->probe = probe;
+	w->depth = 0;
+	w->entry_size = 8;
+}
+
 bool x86_translate(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x)
 {
-	struct walk w = {.c = c, .gva = gva, .acc = acc};
+	struct walk w;
 	enum walk_end end = WALK_RACE;
 
 	if (x86_long_mode(c)) {
 		if (unlikely(!x86_canonical(gva)))
 			return x86_raise_err(c, VEC_GP, 0);
 	} else {
-		w.gva = gva = (u32)gva;
+		gva = (u32)gva;
 	}
 	if (!x86_paging(c)) {
 		fill_unpaged(gva, x);
 		return true;
 	}
+	start(&w, c, gva, acc, false);
 	for (u32 i = 0; end == WALK_RACE && i < WALK_RETRIES; i++)
 		end = walk_once(&w);
 	if (end != WALK_OK)
@@ -295,16 +307,17 @@ bool x86_translate(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x)
 
 bool x86_probe(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x)
 {
-	struct walk w = {.c = c, .gva = gva, .acc = acc, .probe = true};
+	struct walk w;
 
 	if (!x86_long_mode(c))
-		w.gva = gva = (u32)gva;
+		gva = (u32)gva;
 	else if (!x86_canonical(gva))
 		return false;
 	if (!x86_paging(c)) {
 		fill_unpaged(gva, x);
 		return true;
 	}
+	start(&w, c, gva, acc, true);
 	if (walk_once(&w) != WALK_OK)
 		return false;
 	fill(&w, x);
@@ -314,9 +327,10 @@ bool x86_probe(struct x86_cpu *c, gva_t gva, u32 acc, struct x86_xlat *x)
 /* MOV CR3, CR0 and CR4 in PAE mode refuse PDPTEs with reserved bits (SDM vol. 3, 4.4.1). */
 bool x86_pdptes_valid(struct x86_cpu *c, u64 cr3)
 {
-	struct walk w = {.c = c, .entry_size = 8};
+	struct walk w;
 	u64 e;
 
+	start(&w, c, 0, ACC_READ | ACC_IMPLICIT, false);
 	for (u32 i = 0; i < 4; i++) {
 		w.depth = 0;
 		if (read_entry(&w, (cr3 & 0xffffffe0) + i * 8, &e) && e & PTE_P &&
