@@ -617,6 +617,7 @@ static enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 {
 	struct bt_vcpu *v = vcpu(ev);
 	refresh_tsc(v);
+	__atomic_store_n(&v->irq_idle, 0, __ATOMIC_SEQ_CST); /* look once, whatever was missed while nothing ran */
 	if (!v->cpu.halted)
 		v->halted = false;
 	env_mode_changed(v);
