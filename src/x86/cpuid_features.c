@@ -238,11 +238,15 @@ const struct x86_feature x86_features[] = {
 	F(0x80000008, EBX, 29, HOST, "btc_no"),
 
 	F(0x80000021, EAX, 2, HOST, "lfence_rdtsc"),
+	F(0x80000021, EAX, 5, ON_KVM, "verw_clear"),
 	F(0x80000021, EAX, 6, OURS, "null_sel_clr_base"),
 	F(0x80000021, EAX, 8, ON_KVM, "autoibrs"),
 	F(0x80000021, EAX, 27, ON_KVM, "sbpb"),
 	F(0x80000021, EAX, 28, ON_KVM, "ibpb_brtype"),
 	F(0x80000021, EAX, 29, ON_BT, "srso_no"),
+	/* Facts about the host's CPU that hold for whatever runs on it; without them Linux executes VERW at each return to user mode. */
+	F(0x80000021, ECX, 1, HOST, "tsa_sq_no"),
+	F(0x80000021, ECX, 2, HOST, "tsa_l1_no"),
 };
 
 const u32 x86_feature_count = sizeof(x86_features) / sizeof(x86_features[0]);
