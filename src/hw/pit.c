@@ -193,8 +193,9 @@ static void expire_locked(struct pit *p)
 		return;
 	}
 	sync(&p->ch[0], now);
-	irq_pulse(&p->irq);
-	irq_set(&p->irq, out_level(&p->ch[0], clocks(&p->ch[0], now)));
+	/* The output may have been high since an edge that was merged with this one; it is high after a rising edge. */
+	irq_set(&p->irq, false);
+	irq_set(&p->irq, true);
 	arm(p, now);
 }
 
