@@ -66,6 +66,9 @@ static bool tx_serve(struct virtio_console *con)
 
 	pthread_mutex_lock(&q->lock);
 	for (u32 n = 0; n < CONSOLE_TX_BATCH && (r = vq_pop(q)); n++) {
+		/* Only data counts: Linux notifies this queue once at start without any. */
+		if (r->read_len)
+			__atomic_store_n(&con->wrote, true, __ATOMIC_SEQ_CST);
 		tx_write(con, r);
 		vq_push(r, 0);
 	}
@@ -177,8 +180,10 @@ static void console_notify(struct virtio_device *vd, u16 queue)
 	struct virtio_console *con = of(vd);
 
 	if (queue == TX) {
+		bool before = wrote(con);
+
 		tx_again(vd);
-		if (__atomic_exchange_n(&con->wrote, true, __ATOMIC_SEQ_CST))
+		if (before || !wrote(con))
 			return;
 	}
 	virtio_work_post(&con->rx_work);
