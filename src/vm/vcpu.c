@@ -57,8 +57,8 @@ void vcpu_post_init(struct vcpu *v)
 
 void vcpu_irq_hint(struct vcpu *v)
 {
-	if (!end_sleep(v))
-		v->vm->ops->vcpu_irq(v->engine);
+	v->vm->ops->vcpu_irq(v->engine);
+	end_sleep(v);
 }
 
 void vcpu_nmi(struct vcpu *v)
