@@ -119,6 +119,18 @@ def qemu_argv(program, c):
 ARGV = {"guise": guise_argv, "qemu": qemu_argv}
 
 
+_running = set()
+
+
+def kill_all():
+    """Ends every child that runs; for signal handlers."""
+    for process in list(_running):
+        try:
+            os.killpg(process.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 class Process:
     """A child with its output collected by a thread. `terminal`: its standard input and output are a terminal of its own."""
 
@@ -153,6 +165,7 @@ class Process:
             user=user,
             start_new_session=True,
         )
+        _running.add(self)
         out = master if terminal else self.process.stdout.fileno()
         self.threads = [
             threading.Thread(target=self._collect, args=(out, False), daemon=True),
@@ -254,6 +267,7 @@ class Process:
             except ProcessLookupError:
                 pass
             self.process.wait()
+        _running.discard(self)
         for thread in self.threads:
             thread.join(5)
         if self.terminal:

@@ -9,6 +9,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -53,6 +54,13 @@ def main():
     if not os.path.exists(vmm.INITRD):
         print(f"tests/linux/run.py: {vmm.INITRD} is not there: run make guest", file=sys.stderr)
         return 2
+
+    def end(number, _frame):
+        vmm.kill_all()
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     return harness.main(options, names)
 
 

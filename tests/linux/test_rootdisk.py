@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole Debian, from its own initramfs to its package manager. One machine serves all tests: they run in the order of this file, each on the
+shell that the serial console logs in, so that a boot of systemd is paid once."""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import vmm
+from harness import Check, Skip, test
+
+PROMPT = r"root@guise-debian:\S*# "
+
+_lock = threading.Lock()
+_session = None
+
+
+class _Session:
+    """The machine with its disk copy; lives as long as this process."""
+
+    def __init__(self, t):
+        image = os.path.abspath(t.options.rootdisk)
+        stem = image[: -len(".img")]
+        self.copy = image + ".test"
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, self.copy], check=True)
+        config = vmm.Config(
+            kernel=stem + "-vmlinuz",
+            initrd=stem + "-initrd.img",
+            append="root=/dev/vda rw console=ttyS0 quiet",
+            memory="2G",
+            cpus=2,
+            disks=[(self.copy, False)],
+            net="user",
+            engine=t.options.engine,
+        )
+        argv = vmm.ARGV[t.options.vmm](t.program(), config)
+        self.machine = vmm.Process(argv, time.monotonic() + 7200 * t.slow, terminal=True)
+        self.count = 0
+
+    def run(self, t, command, seconds):
+        """The command's output; it must succeed."""
+        self.count += 1
+        m = self.machine
+        end = min(t.deadline, time.monotonic() + seconds * t.slow) - time.monotonic()
+        # The marks are written in two parts so that the echo of the command line is not taken for them.
+        m.send(f"echo '<<<'{self.count}'>>>'; ({command}); echo '<<<'{self.count} status $?'>>>'\n")
+        m.expect(rf"<<<{self.count}>>>\n", end)
+        begin = m.mark
+        found = m.expect(rf"<<<{self.count} status (\d+)>>>\n", end)
+        output = m.text[begin : found.start()]
+        m.expect(PROMPT, end)
+        if found[1] != "0":
+            raise Check(f"status {found[1]}: {command}\n{output[-3000:]}")
+        return output
+
+
+def session(t):
+    global _session
+    if _session is None:
+        raise Check("the machine did not reach a login")
+    t.processes.append(_Console(_session.machine))
+    return _session
+
+
+class _Console:
+    """For the harness's report: shows the shared machine's console without ending it."""
+
+    def __init__(self, machine):
+        self.argv, self.text, self.errors = machine.argv, machine.text, machine.errors
+
+    def close(self):
+        pass
+
+
+def shared(name, timeout):
+    """A test of the shared machine: they run one at a time, in order."""
+
+    def register(function):
+        @test("debian-" + name, timeout=timeout)
+        def run(t):
+            with _lock:
+                t.deadline = time.monotonic() + timeout * t.slow
+                function(t)
+
+        return run
+
+    return register
+
+
+@shared("login", 240)
+def login(t):
+    """systemd reaches a login on the serial console, with nothing failed."""
+    global _session
+    started = _Session(t)
+    started.machine.deadline = min(started.machine.deadline, t.deadline)
+    try:
+        started.machine.expect(PROMPT)
+    except vmm.VmmError:
+        t.processes.append(started.machine)
+        os.remove(started.copy)
+        raise
+    started.machine.deadline = time.monotonic() + 7200 * t.slow
+    _session = started
+    state = started.run(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", 120)
+    t.equal(state, "running\n", "systemctl is-system-running")
+
+
+@shared("dmesg", 60)
+def dmesg(t):
+    output = session(t).run(t, "dmesg -l emerg,alert,crit,err", 30)
+    t.equal(output, "", "messages of level error and above")
+
+
+@shared("network", 60)
+def network(t):
+    output = session(t).run(t, "networkctl --no-pager status | cat; ip -4 -o a", 30)
+    t.check("10.0.2.15/24" in output, output)
+
+
+@shared("apt", 900)
+def apt(t):
+    """apt-get update and install, from the sources that this host has; installs something small and runs it."""
+    s = session(t)
+    sources = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian"], capture_output=True, text=True, check=False)
+    if not sources.stdout.strip():
+        raise Skip("apt on this host has no source for Debian")
+    s.run(t, "apt-get -q update > /tmp/apt.log 2>&1 || { tail /tmp/apt.log; false; }", 400)
+    s.run(t, "DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends bc tree > /tmp/apt.log 2>&1 || { tail /tmp/apt.log; false; }", 400)
+    t.equal(s.run(t, "echo '2^100' | bc; dpkg -V bc tree", 30), str(2**100) + "\n", "bc")
+
+
+@shared("i386", 60)
+def i386(t):
+    output = session(t).run(t, "hello32; file -b /usr/local/bin/hello32", 30)
+    lines = output.splitlines()
+    t.equal(lines[0], "i386 2432902008176640000 21097.455887", "results")
+    t.equal(lines[1], "i386 ok sigfpe 8", "signal")
+    t.check(lines[2].startswith("ELF 32-bit"), lines[2])
+
+
+@shared("gcc", 240)
+def gcc(t):
+    output = session(t).run(
+        t,
+        "cd /tmp; printf '#include <stdio.h>\\nint main(void) { unsigned long a = 0, b = 1; for (int i = 0; i < 90; i++) { unsigned long c = a + b; a = b; b = c; } printf(\"%lu\\\\n\", a); }\\n' > f.c\n"
+        " for o in -O0 -O2 '-O3 -march=x86-64-v3 -flto' '-m32 -O2'; do gcc $o -o f f.c && ./f; done",
+        200,
+    )
+    t.equal(output.split(), ["2880067194370816120"] * 3 + [str(_fib32(90))], "fib(90)")
+
+
+def _fib32(n):
+    a, b = 0, 1
+    for _ in range(n):
+        a, b = b, (a + b) & 0xFFFFFFFF
+    return a
+
+
+@shared("python-tests", 1800)
+def python_tests(t):
+    """Python's own tests: floating point, big integers, threads, processes, signals, sockets, memory maps, compression."""
+    modules = (
+        "test_float test_math test_cmath test_long test_int test_complex test_decimal test_fractions test_struct test_hash test_random test_re "
+        "test_dict test_list test_set test_unicode test_json test_zlib test_bz2 test_lzma test_hashlib test_mmap test_thread test_threading test_queue "
+        "test_signal test_subprocess test_fork1 test_select test_selectors test_asyncio.test_events test_time test_array test_ctypes test_sqlite3 test_gc"
+    )
+    output = session(t).run(t, f"python3 -m test -j 2 --timeout 600 {modules} > /tmp/py.log 2>&1; tail -n 25 /tmp/py.log", 1700)
+    t.check(re.search(r"^(== Tests result|Tests result|Result): SUCCESS", output, re.M), output)
+
+
+@shared("openssl", 300)
+def openssl(t):
+    output = session(t).run(
+        t,
+        "openssl speed -seconds 1 -bytes 8192 -evp aes-128-gcm 2>&1 | tail -n 1; openssl speed -seconds 1 ecdsap256 2>&1 | tail -n 1\n"
+        " seq 1 100000 | openssl sha256; openssl enc -aes-256-cbc -pbkdf2 -k pw -in /bin/bash | openssl enc -d -aes-256-cbc -pbkdf2 -k pw | cmp - /bin/bash && echo same",
+        250,
+    )
+    t.check("AES-128-GCM" in output or "aes-128-gcm" in output, output)
+    t.check("3e3e1ae3fa2c" in output or re.search(r"[0-9a-f]{64}", output), output)
+    t.check(output.endswith("same\n"), output)
+
+
+@shared("compressors", 300)
+def compressors(t):
+    output = session(t).run(
+        t, "cd /tmp; cp /usr/bin/python3.11 b; for c in 'xz -T2' 'zstd -q -19' 'gzip -9'; do $c -k -c b | $(echo $c | cut -d' ' -f1) -dc | cmp - b && echo ok; done; 7zz a -bd x.7z b > /dev/null && 7zz t -bd x.7z | grep Ok", 250
+    )
+    t.equal(output.split(), ["ok", "ok", "ok", "Everything", "is", "Ok"], "round trips")
+
+
+@shared("jit", 240)
+def jit(t):
+    """JIT compilers write code while it runs: JavaScript and Lua."""
+    output = session(t).run(
+        t,
+        "node -e 'function f(n){return n<2?n:f(n-1)+f(n-2)}; let s=0; for(let i=0;i<3e6;i++){s=(s*31+i)%1000003}; console.log(f(27), s)'\n"
+        " luajit -e 'local s=0 for i=0,3e6-1 do s=(s*31+i)%1000003 end print(s)'",
+        200,
+    )
+    s = 0
+    for i in range(3000000):
+        s = (s * 31 + i) % 1000003
+    t.equal(output.split(), ["196418", str(s), str(s)], "results")
+
+
+@shared("poweroff", 180)
+def poweroff(t):
+    """systemd powers the machine off; the file system is clean."""
+    global _session
+    s = session(t)
+    s.machine.send("systemctl poweroff\n")
+    s.machine.deadline = t.deadline
+    try:
+        t.equal(s.machine.wait(), 0, "exit status")
+        e2fsck = shutil.which("e2fsck", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        if e2fsck:
+            check = subprocess.run([e2fsck, "-f", "-n", s.copy], capture_output=True, text=True, check=False)
+            t.equal(check.returncode, 0, "e2fsck: " + check.stdout)
+    finally:
+        s.machine.close()
+        os.remove(s.copy)
+        _session = None
