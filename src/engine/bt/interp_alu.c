@@ -218,11 +218,28 @@ static bool op_xadd(struct interp *in, struct x86_cpu *c, const struct interp_in
 	return true;
 }
 
+/* A destination that does not match is not written, not even its upper half. */
+static bool cmpxchg_register(struct x86_cpu *c, const struct interp_insn *i, struct interp_alu *x)
+{
+	x->bits = i->op[0].size * 8u;
+	x->flags = c->rflags;
+	x->a = interp_get_gpr(c, &i->op[0]);
+	alu_cmpxchg(x);
+	c->rflags = x->flags;
+	if (c->rflags & FL_ZF)
+		interp_set_gpr(c, &i->op[0], x->b);
+	else
+		interp_set_reg(c, R_RAX, i->op[0].size, x->a);
+	return true;
+}
+
 static bool op_cmpxchg(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 size = i->op[0].size;
 	struct interp_alu x = { .b = interp_get_gpr(c, &i->op[1]), .c = c->gpr[R_RAX] };
 
+	if (i->op[0].kind == IOP_GPR)
+		return cmpxchg_register(c, i, &x);
 	if (!interp_modify(in, c, i, &x, alu_cmpxchg, false))
 		return false;
 	if (!(c->rflags & FL_ZF))

@@ -2,6 +2,7 @@
 /*
  * Bit tests and scans, counts, byte swaps, CRC32, BMI1, BMI2, random numbers.
  *
+ * Flags that the manuals leave undefined are as AMD's Zen CPUs have them.
  * PDEP, PEXT, CRC32 and RDRAND are the host's own instructions: the engine demands a host that has them, or they are not announced.
  * Threading: the vCPU's thread.
  */
@@ -76,16 +77,15 @@ static bool op_bt_modify(struct interp *in, struct x86_cpu *c, const struct inte
 /* BSF, BSR: with a source of zero the destination keeps its value, all 64 bits of it. */
 static bool op_bit_scan(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	u64 v;
+	u64 v, r = 0;
 
 	if (!interp_get(in, c, i, 1, &v))
 		return false;
-	if (!v) {
-		c->rflags |= FL_ZF;
-		return true;
+	if (v) {
+		r = i->row->arg ? 63 - (u64)__builtin_clzll(v) : (u64)__builtin_ctzll(v);
+		interp_set_gpr(c, &i->op[0], r);
 	}
-	c->rflags &= ~(u64)FL_ZF;
-	interp_set_gpr(c, &i->op[0], i->row->arg ? 63 - (u64)__builtin_clzll(v) : (u64)__builtin_ctzll(v));
+	c->rflags = (c->rflags & ~(u64)FL_ARITH) | (interp_flags_szp(r, 32) & FL_PF) | (v ? 0 : FL_ZF);
 	return true;
 }
 
@@ -101,7 +101,7 @@ static bool op_count_zeros(struct interp *in, struct x86_cpu *c, const struct in
 	if (!interp_get(in, c, i, 1, &v))
 		return false;
 	r = i->row->arg ? count_leading(v, bits) : count_trailing(v, bits);
-	c->rflags = (c->rflags & ~(u64)(FL_CF | FL_ZF)) | (v ? 0 : FL_CF) | (r ? 0 : FL_ZF);
+	c->rflags = (c->rflags & ~(u64)(FL_ARITH & ~FL_OF)) | (v ? 0 : FL_CF) | (r ? 0 : FL_ZF);
 	interp_set_gpr(c, &i->op[0], r);
 	return true;
 }
@@ -154,12 +154,10 @@ static bool op_crc32(struct interp *in, struct x86_cpu *c, const struct interp_i
 	return true;
 }
 
-/* Flags of BMI1/BMI2: SF and ZF of the result, the given CF, OF clear; AF and PF stay. */
+/* Flags of BMI1/BMI2: SF and ZF of the result, the given CF, OF clear; PF and AF, which are undefined, as of a logic instruction. */
 static u64 set_bmi_flags(struct interp_alu *x, u64 r, bool cf)
 {
-	u64 f = interp_flags_szp(r, x->bits) & (FL_ZF | FL_SF);
-
-	x->flags = (x->flags & ~(u64)(FL_CF | FL_OF | FL_ZF | FL_SF)) | f | cf;
+	x->flags = (x->flags & ~(u64)FL_ARITH) | interp_flags_szp(r, x->bits) | cf;
 	return r;
 }
 
@@ -186,7 +184,9 @@ static u64 alu_bextr(struct interp_alu *x)
 
 	if (len < 64)
 		r &= interp_mask(len);
-	return set_bmi_flags(x, r, false);
+	r = set_bmi_flags(x, r, false);
+	x->flags |= FL_AF; /* undefined; so on AMD */
+	return r;
 }
 
 __attribute__((target("bmi2"))) static u64 alu_pdep(struct interp_alu *x) { return __builtin_ia32_pdep_di(x->a, x->b); }

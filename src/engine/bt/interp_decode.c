@@ -275,6 +275,36 @@ static void choose_row(struct interp *in, struct interp_insn *i, const ZydisDeco
 	i->row = row;
 }
 
+/* F3 90 with REX.B is an exchange with r8 like without F3. */
+static void fix_pause(struct interp *in, struct interp_insn *i, const ZydisDecodedInstruction *z)
+{
+	if (z->mnemonic != ZYDIS_MNEMONIC_PAUSE || !(z->attributes & ZYDIS_ATTRIB_HAS_REX) || !z->raw.rex.B)
+		return;
+	i->osize = z->raw.rex.W ? 8 : 4;
+	i->op[0] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_R8, .size = i->osize };
+	i->op[1] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_RAX, .size = i->osize };
+	i->nops = 2;
+	i->row = in->row_of[ZYDIS_MNEMONIC_XCHG];
+}
+
+static bool near_branch(const ZydisDecodedInstruction *z)
+{
+	return z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 &&
+	       (z->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR || z->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT);
+}
+
+/* AMD CPUs obey an operand-size prefix on every near branch in 64-bit code, unless REX.W is there; Zydis does so for relative ones. */
+static void fix_branch_size(struct interp_insn *i, const ZydisDecodedInstruction *z)
+{
+	bool w = (z->attributes & ZYDIS_ATTRIB_HAS_REX) && z->raw.rex.W;
+
+	if (w || !(z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
+		return;
+	i->osize = 2;
+	if (i->nops && (i->op[0].kind == IOP_GPR || i->op[0].kind == IOP_MEM))
+		i->op[0].size = 2;
+}
+
 static void fill_insn(struct interp *in, struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z,
 		      const ZydisDecodedOperand *o)
 {
@@ -288,8 +318,11 @@ static void fill_insn(struct interp *in, struct interp_insn *i, const u8 *bytes,
 	if (i->mem == 0xff)
 		fill_implicit_segment(i, z, o);
 	choose_row(in, i, z, o);
+	fix_pause(in, i, z);
+	if (in->amd && near_branch(z))
+		fix_branch_size(i, z);
 	if (i->row == &interp_row_vector || (i->row->attrs & ROW_FPU))
-		interp_fill_vector(i, bytes, z, o, &in->decoder[IMODE_64]);
+		interp_fill_vector(i, bytes, z, o, &in->decoder[IMODE_64], in->amd);
 }
 
 static void reset_insn(struct interp_insn *i, const struct window *w, enum interp_mode mode)

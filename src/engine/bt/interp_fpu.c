@@ -246,6 +246,15 @@ static void environment_in(struct x86_cpu *c, u32 osize, const u8 *p)
 }
 
 /* Storing the environment masks all exceptions. */
+/* For #AC the environment is a run of words. */
+static bool env_aligned(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u32 acc)
+{
+	gva_t lin;
+
+	return interp_linear_any(c, i->ea.seg, interp_ea(in, c, i), 1, x86_acc(c, acc), &lin) &&
+	       interp_aligned(c, lin, i->osize == 2 ? 2 : 4);
+}
+
 static bool op_fnstenv(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u8 buf[28];
@@ -253,7 +262,7 @@ static bool op_fnstenv(struct interp *in, struct x86_cpu *c, const struct interp
 
 	interp_fpu_own(in, c, XF_X87);
 	n = environment_out(c, i->osize, buf);
-	if (!interp_store_buf(c, i->ea.seg, interp_ea(in, c, i), n, buf))
+	if (!env_aligned(in, c, i, ACC_WRITE) || !interp_store_buf(c, i->ea.seg, interp_ea(in, c, i), n, buf))
 		return false;
 	set_fcw(c, fx_get16(c, FX_FCW) | 0x3fu);
 	return true;
@@ -263,7 +272,7 @@ static bool op_fldenv(struct interp *in, struct x86_cpu *c, const struct interp_
 {
 	u8 buf[28];
 
-	if (!interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), i->osize == 2 ? 14 : 28, buf))
+	if (!env_aligned(in, c, i, ACC_READ) || !interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), i->osize == 2 ? 14 : 28, buf))
 		return false;
 	interp_fpu_own(in, c, XF_X87);
 	environment_in(c, i->osize, buf);
@@ -279,7 +288,7 @@ static bool op_fnsave(struct interp *in, struct x86_cpu *c, const struct interp_
 	n = environment_out(c, i->osize, buf);
 	for (u32 k = 0; k < 8; k++, n += 10)
 		memcpy(buf + n, c->fpu.bytes + FX_ST + 16 * k, 10);
-	if (!interp_store_buf(c, i->ea.seg, interp_ea(in, c, i), n, buf))
+	if (!env_aligned(in, c, i, ACC_WRITE) || !interp_store_buf(c, i->ea.seg, interp_ea(in, c, i), n, buf))
 		return false;
 	fninit(c);
 	return true;
@@ -290,7 +299,7 @@ static bool op_frstor(struct interp *in, struct x86_cpu *c, const struct interp_
 	u32 n = i->osize == 2 ? 14 : 28;
 	u8 buf[108];
 
-	if (!interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), n + 80, buf))
+	if (!env_aligned(in, c, i, ACC_READ) || !interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), n + 80, buf))
 		return false;
 	interp_fpu_own(in, c, XF_X87);
 	environment_in(c, i->osize, buf);

@@ -117,8 +117,8 @@ bool interp_thunk_run(struct interp *in, struct x86_cpu *c, const struct interp_
 
 /* The elements of i's memory operand that are accessed, as a mask by element of *esize bytes. */
 u64 interp_enabled_elements(const struct interp *in, const struct x86_cpu *c, const struct interp_insn *i, u32 *esize);
-/* Access only the elements whose bit is set; nothing is stored when one of them would fault. */
-bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u64 enabled, u8 *buf);
-bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u64 enabled, const u8 *buf);
+/* Access only the elements whose bit is set; nothing is stored when one of them would fault. #AC asks for `align`. */
+bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, u8 *buf);
+bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, const u8 *buf);
 
 enum { VF_MASKED = 1, VF_PACKED = 2, VF_VMASK = 4, VF_BCAST = 8 };

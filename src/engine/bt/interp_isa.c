@@ -188,6 +188,20 @@ static enum interp_unit legacy_unit(const ZydisDecodedInstruction *z, const Zydi
 		return UNIT_MMX;
 	if (z->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR)
 		return UNIT_SSE;
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_CVTSS2SI: /* with a memory operand they name no vector register, but they use MXCSR */
+	case ZYDIS_MNEMONIC_CVTTSS2SI:
+	case ZYDIS_MNEMONIC_CVTSD2SI:
+	case ZYDIS_MNEMONIC_CVTTSD2SI:
+		return UNIT_SSE;
+	case ZYDIS_MNEMONIC_CVTPS2PI:
+	case ZYDIS_MNEMONIC_CVTTPS2PI:
+	case ZYDIS_MNEMONIC_CVTPD2PI:
+	case ZYDIS_MNEMONIC_CVTTPD2PI:
+		return UNIT_SSE_MMX;
+	default:
+		break;
+	}
 	if (xmm)
 		return mmx ? UNIT_SSE_MMX : UNIT_SSE;
 	return mmx ? UNIT_MMX : UNIT_INT;

@@ -23,27 +23,35 @@ u64 interp_ea(const struct interp *in, const struct x86_cpu *c, const struct int
 	return a & interp_mask(i->asize * 8u);
 }
 
-/* #AC applies to data accesses of CPL 3 with both switches on. */
-static bool alignment_fault(const struct x86_cpu *c, gva_t lin, u32 len)
+/* How data of `len` bytes must lie when alignment is checked, as AMD's CPUs do it: x87's ten bytes count as eight, vectors as sixteen. */
+static u32 natural_alignment(u32 len)
 {
-	return unlikely((c->rflags & FL_AC) && (c->cr0 & CR0_AM)) && x86_cpl(c) == 3 && len <= 8 &&
-	       !(len & (len - 1)) && (lin & (len - 1));
+	if (len & (len - 1))
+		return len == 10 ? 8 : 1;
+	return len < 16 ? len : 16;
+}
+
+bool interp_aligned(struct x86_cpu *c, gva_t lin, u32 align)
+{
+	if (likely(!(c->rflags & FL_AC) || !(c->cr0 & CR0_AM)) || x86_cpl(c) != 3 || !(lin & (align - 1)))
+		return true;
+	return x86_raise_err(c, VEC_AC, 0);
+}
+
+bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin)
+{
+	u64 a;
+
+	if (!x86_code64(c))
+		return x86_linear(c, seg, off, len, acc, lin);
+	a = off + (seg >= SEG_FS ? c->seg[seg].base : 0);
+	*lin = a;
+	return likely(x86_canonical(a) && x86_canonical(a + len - 1)) || x86_linear(c, seg, off, len, acc, lin);
 }
 
 bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin)
 {
-	if (x86_code64(c)) {
-		u64 a = off + (seg >= SEG_FS ? c->seg[seg].base : 0);
-
-		*lin = a;
-		if (unlikely(!x86_canonical(a) || !x86_canonical(a + len - 1)) && !x86_linear(c, seg, off, len, acc, lin))
-			return false;
-	} else if (!x86_linear(c, seg, off, len, acc, lin)) {
-		return false;
-	}
-	if (alignment_fault(c, *lin, len))
-		return x86_raise_err(c, VEC_AC, 0);
-	return true;
+	return interp_linear_any(c, seg, off, len, acc, lin) && interp_aligned(c, *lin, natural_alignment(len));
 }
 
 void interp_tlb_check(struct interp *in, const struct x86_cpu *c)

@@ -2,7 +2,8 @@
 /*
  * Multiplication, division and the decimal adjustments.
  *
- * Flags that the manuals leave undefined stay as they were.
+ * Flags that the manuals leave undefined are as AMD's Zen CPUs have them: unchanged after multiplications; AF set, PF, ZF and SF clear after
+ * divisions.
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
@@ -89,6 +90,11 @@ static bool op_mulx(struct interp *in, struct x86_cpu *c, const struct interp_in
 	return true;
 }
 
+static void set_division_flags(struct x86_cpu *c)
+{
+	c->rflags = (c->rflags & ~(u64)(FL_PF | FL_ZF | FL_SF)) | FL_AF;
+}
+
 static u128 dividend(const struct x86_cpu *c, u32 size)
 {
 	if (size == 1)
@@ -110,6 +116,7 @@ static bool op_div(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	if (q > interp_mask(size * 8))
 		return x86_raise(c, VEC_DE);
 	store_product(c, size, (u64)q, (u64)(n % v));
+	set_division_flags(c);
 	return true;
 }
 
@@ -129,6 +136,7 @@ static bool op_idiv(struct interp *in, struct x86_cpu *c, const struct interp_in
 	if (q != (i64)interp_sext((u64)q, bits))
 		return x86_raise(c, VEC_DE);
 	store_product(c, size, (u64)q, (u64)(n % d));
+	set_division_flags(c);
 	return true;
 }
 

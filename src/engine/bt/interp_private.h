@@ -164,7 +164,7 @@ struct interp {
 bool interp_decode_init(struct interp *in);
 const struct interp_insn *interp_fetch(struct interp *in, struct x86_cpu *c);
 void interp_fill_vector(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
-			const ZydisDecoder *d64);
+			const ZydisDecoder *d64, bool amd);
 enum interp_unit interp_isa_unit(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o);
 bool interp_isa_announced(const struct x86_cpuid *p, const ZydisDecodedInstruction *z);
 
@@ -177,7 +177,11 @@ bool interp_gate(struct x86_cpu *c, enum interp_unit unit);
 
 /* memory */
 u64 interp_ea(const struct interp *in, const struct x86_cpu *c, const struct interp_insn *i);
+/* seg:off as a linear address, with the segment's checks and, for data of `len` bytes, #AC. */
 bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin);
+/* The same without #AC, which interp_aligned then raises for the alignment given. */
+bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin);
+bool interp_aligned(struct x86_cpu *c, gva_t lin, u32 align);
 /* The host address of `size` bytes of RAM in one page, ready for the access (translations there are dropped for a write). NULL: take the
  * slow way. */
 u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 kind);

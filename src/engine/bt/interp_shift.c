@@ -2,8 +2,8 @@
 /*
  * Shifts and rotates, also double-width and the flagless BMI2 forms.
  *
- * A masked count of zero leaves all flags alone. OF is defined for counts of one only; for others it is computed by the same formula, as
- * current CPUs do.
+ * A masked count of zero leaves all flags alone. What the manuals leave undefined, AF after shifts and OF for counts above one, is as AMD's
+ * Zen CPUs have it: AF set, OF by the formula for one.
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
@@ -12,7 +12,7 @@ static u32 masked_count(const struct interp_alu *x) { return (u32)x->b & (x->bit
 
 static u64 set_shift_flags(struct interp_alu *x, u64 r, u64 cf, u64 of)
 {
-	x->flags = (x->flags & ~(u64)FL_ARITH) | interp_flags_szp(r, x->bits) | (cf & 1) | (of & 1) << 11;
+	x->flags = (x->flags & ~(u64)FL_ARITH) | interp_flags_szp(r, x->bits) | FL_AF | (cf & 1) | (of & 1) << 11;
 	return r;
 }
 

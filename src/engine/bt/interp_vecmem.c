@@ -39,9 +39,11 @@ static u64 element_address(const struct x86_cpu *c, const struct interp_insn *i,
 
 static bool gather_element(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, const struct vsib *v, u32 k, u8 *dst)
 {
+	gva_t lin;
 	u64 e;
 
-	if (!interp_load(in, c, i->ea.seg, element_address(c, i, v, k), v->esize, &e))
+	if (!interp_linear_any(c, i->ea.seg, element_address(c, i, v, k), v->esize, x86_acc(c, ACC_READ), &lin) ||
+	    !x86_read_val(c, lin, v->esize, &e, x86_acc(c, ACC_READ)))
 		return false;
 	memcpy(dst + k * v->esize, &e, v->esize);
 	return true;
@@ -83,7 +85,7 @@ static bool gather_evex(struct interp *in, struct x86_cpu *c, const struct inter
 	if (!kreg || d == i->ea.index)
 		return x86_raise(c, VEC_UD);
 	open_vsib(in, c, i, &v);
-	mask = interp_mask_read(in, c, kreg) & interp_mask(v.n);
+	mask = interp_mask_read(in, c, kreg);
 	interp_vec_read(in, c, d, 64, dst);
 	for (u32 k = 0; k < v.n && ok; k++) {
 		if (mask >> k & 1)
@@ -92,7 +94,7 @@ static bool gather_evex(struct interp *in, struct x86_cpu *c, const struct inter
 			mask &= ~(1ull << k);
 	}
 	interp_vec_write(in, c, d, ok ? v.n * v.esize : i->vec_len, dst);
-	interp_mask_write(in, c, kreg, mask);
+	interp_mask_write(in, c, kreg, ok ? 0 : mask);
 	return ok;
 }
 
@@ -100,6 +102,15 @@ static bool op_gather(struct interp *in, struct x86_cpu *c, const struct interp_
 {
 	interp_fpu_own(in, c, interp_unit_components(in, (enum interp_unit)i->unit));
 	return i->unit == UNIT_AVX512 ? gather_evex(in, c, i) : gather_vex(in, c, i);
+}
+
+static bool scatter_element(struct x86_cpu *c, const struct interp_insn *i, const struct vsib *v, u32 k, u64 e)
+{
+	u32 acc = x86_acc(c, ACC_WRITE);
+	gva_t lin;
+
+	return interp_linear_any(c, i->ea.seg, element_address(c, i, v, k), v->esize, acc, &lin) &&
+	       x86_write_val(c, lin, v->esize, e, acc);
 }
 
 static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -114,25 +125,28 @@ static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp
 		return x86_raise(c, VEC_UD);
 	interp_fpu_own(in, c, interp_unit_components(in, UNIT_AVX512));
 	open_vsib(in, c, i, &v);
-	mask = interp_mask_read(in, c, kreg) & interp_mask(v.n);
+	mask = interp_mask_read(in, c, kreg);
 	interp_vec_read(in, c, i->op[i->nops - 1].reg, 64, src);
 	for (u32 k = 0; k < v.n && ok; k++) {
 		if (mask >> k & 1) {
 			e = 0;
 			memcpy(&e, src + k * v.esize, v.esize);
-			ok = interp_store(in, c, i->ea.seg, element_address(c, i, &v, k), v.esize, e);
+			ok = scatter_element(c, i, &v, k, e);
 		}
 		if (ok)
 			mask &= ~(1ull << k);
 	}
-	interp_mask_write(in, c, kreg, mask);
+	interp_mask_write(in, c, kreg, ok ? 0 : mask);
 	return ok;
 }
 
-/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. */
+/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. All bytes must be writable, whatever the mask:
+ * the manuals leave that to the implementation, and AMD's CPUs do it so. */
 static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 bytes = i->row->arg;
+	u64 di = interp_reg(c, R_RDI, i->asize);
+	gva_t lin;
 	u8 src[16], mask[16];
 	u64 on = 0;
 
@@ -146,7 +160,8 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	}
 	for (u32 k = 0; k < bytes; k++)
 		on |= (u64)(mask[k] >> 7) << k;
-	if (!interp_store_elements(c, i->ea.seg, interp_reg(c, R_RDI, i->asize), 1, on, src))
+	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, bytes) ||
+	    !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
 		return false;
 	/* Any MMX instruction makes all x87 registers valid and TOP zero. */
 	if (bytes == 8)

@@ -26,6 +26,13 @@ static const u16 packed_memory[] = {
 
 static const u16 vector_mask[] = { M(VMASKMOVPS), M(VMASKMOVPD), M(VPMASKMOVD), M(VPMASKMOVQ) };
 
+/* AMD CPUs do not ask for alignment here, Intel's do. */
+static const u16 sha[] = { M(SHA1MSG1),   M(SHA1MSG2),	 M(SHA1NEXTE),	M(SHA1RNDS4),
+			   M(SHA256MSG1), M(SHA256MSG2), M(SHA256RNDS2) };
+
+/* EVEX masks select bytes though broadcast elements are wider. */
+static const u16 byte_masked[] = { M(VGF2P8AFFINEQB), M(VGF2P8AFFINEINVQB), M(VPMULTISHIFTQB) };
+
 static bool in_list(const u16 *list, u32 n, u32 m)
 {
 	for (u32 k = 0; k < n; k++)
@@ -87,6 +94,8 @@ static u32 mask_lanes(const struct interp_insn *i, const ZydisDecodedInstruction
 	const struct interp_opnd *mem = &i->op[i->mem], *v = &i->op[i->mem == 0 ? i->nops - 1 : 0];
 	u32 lanes = broadcast_lanes(z->avx.broadcast.mode);
 
+	if (IN_LIST(byte_masked, z->mnemonic))
+		return i->vec_len;
 	if (lanes)
 		return lanes;
 	if (z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_E3 || z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_E10)
@@ -120,13 +129,13 @@ static u16 x87_opcode(const u8 *bytes, const ZydisDecodedInstruction *z)
 }
 
 void interp_fill_vector(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
-			const ZydisDecoder *d64)
+			const ZydisDecoder *d64, bool amd)
 {
 	i->vec_len = (u8)(z->avx.vector_length / 8);
 	if (i->unit == UNIT_X87)
 		i->fop = x87_opcode(bytes, z);
 	if (i->mem != 0xff) {
-		i->align = alignment(i, z);
+		i->align = amd && IN_LIST(sha, z->mnemonic) ? 0 : alignment(i, z);
 		fill_masking(i, z);
 	}
 	if (i->row == &interp_row_vector && !interp_encode(i, bytes, z, o, d64)) {
@@ -192,36 +201,40 @@ static bool next_run(u64 enabled, u32 *at, u32 *n)
 	return true;
 }
 
-bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u64 enabled, u8 *buf)
-{
-	u32 n;
-
-	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
-		if (!interp_load_buf(c, seg, off + at * esize, n * esize, buf + at * esize))
-			return false;
-	return true;
-}
-
-static bool probe_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u64 enabled)
+bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, u8 *buf)
 {
 	gva_t lin;
 	u32 n;
 
 	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
-		if (!interp_linear(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) ||
+		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_READ), &lin) || !interp_aligned(c, lin, align) ||
+		    !x86_read(c, lin, buf + at * esize, n * esize, x86_acc(c, ACC_READ)))
+			return false;
+	return true;
+}
+
+static bool probe_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled)
+{
+	gva_t lin;
+	u32 n;
+
+	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
+		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, align) ||
 		    !interp_probe_write(c, lin, n * esize))
 			return false;
 	return true;
 }
 
-bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u64 enabled, const u8 *buf)
+bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, const u8 *buf)
 {
+	gva_t lin;
 	u32 n;
 
-	if (!probe_elements(c, seg, off, esize, enabled))
+	if (!probe_elements(c, seg, off, esize, align, enabled))
 		return false;
 	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
-		if (!interp_store_buf(c, seg, off + at * esize, n * esize, buf + at * esize))
+		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) ||
+		    !x86_write(c, lin, buf + at * esize, n * esize, x86_acc(c, ACC_WRITE)))
 			return false;
 	return true;
 }
@@ -239,6 +252,9 @@ static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, gva_
 
 static bool masked(const struct interp_insn *i) { return i->vflags & (VF_MASKED | VF_VMASK); }
 
+/* What #AC asks of masked elements; VMASKMOV's are exempt. */
+static u32 element_alignment(const struct interp_insn *i, u32 esize) { return i->vflags & VF_VMASK ? 1 : esize; }
+
 static bool open_masked(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
 	const struct interp_opnd *m = &i->op[i->mem];
@@ -249,8 +265,8 @@ static bool open_masked(struct interp *in, struct x86_cpu *c, const struct inter
 	on = interp_enabled_elements(in, c, i, &esize);
 	memset(in->thunk->bounce, 0, sizeof(in->thunk->bounce));
 	if ((m->act & ZYDIS_OPERAND_ACTION_MASK_READ) && i->mem != 0)
-		return interp_load_elements(c, i->ea.seg, ea, esize, on, in->thunk->bounce);
-	return probe_elements(c, i->ea.seg, ea, esize, on);
+		return interp_load_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on, in->thunk->bounce);
+	return probe_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on);
 }
 
 static bool open_memory(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
@@ -281,7 +297,7 @@ static bool close_memory(struct interp *in, struct x86_cpu *c, const struct inte
 		return interp_store_buf(c, i->ea.seg, ea, m->size, in->thunk->bounce);
 	u64 on = interp_enabled_elements(in, c, i, &esize);
 
-	return interp_store_elements(c, i->ea.seg, ea, esize, on, in->thunk->bounce);
+	return interp_store_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on, in->thunk->bounce);
 }
 
 /* The host's unit notes where the host's code and buffer are: replaced by the guest's addresses, or by what was there. */
