@@ -123,6 +123,9 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 		return false;
 	if (!forms_allowed(&in, b->has))
 		return false;
+	/* AMD and Intel CPUs disagree on what 66h does to near branches; no compiler emits it. */
+	if (fm->pp == PP_66 && isa_class(&in) == CLASS_BRANCH)
+		return false;
 	p->valid = true;
 	p->needs_mask = aaa != 0;
 	p->has_modrm = (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;

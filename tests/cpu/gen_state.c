@@ -52,12 +52,15 @@ static u32 exception_masks(struct gen *g) { return prng_chance(&g->rnd, 90) ? 0x
 static void x87_state(struct gen *g, struct case_xsave *x)
 {
 	static const u16 exponents[] = {0, 0, 1, 0x3fff, 0x3ffe, 0x4000, 0x403e, 0x7ffe, 0x7fff, 0xffff, 0xbfff, 0xc001, 0x4020};
-	u32 control = exception_masks(g) | 0x40;
+	u32 control = exception_masks(g) | 0x40, status, flags = prng_chance(&g->rnd, 5) ? prng_below(&g->rnd, 64) : 0;
 
 	control |= prng_chance(&g->rnd, 70) ? 0x300 : prng_below(&g->rnd, 4) << 8;
 	control |= prng_chance(&g->rnd, 70) ? 0 : prng_below(&g->rnd, 4) << 10;
 	put(x, 0, control, 2);
-	put(x, 2, prng_below(&g->rnd, 8) << 11 | (prng_below(&g->rnd, 8) << 8) | (prng_chance(&g->rnd, 5) ? prng_below(&g->rnd, 64) : 0), 2);
+	status = prng_below(&g->rnd, 8) << 11 | prng_below(&g->rnd, 8) << 8 | flags;
+	if (flags & ~control & 0x3f) /* ES and B follow from the flags; an image without them is not what a CPU would save */
+		status |= 0x8080;
+	put(x, 2, status, 2);
 	put(x, 4, prng_chance(&g->rnd, 40) ? 0xff : prng_chance(&g->rnd, 30) ? 0 : prng_below(&g->rnd, 256), 1);
 	for (u32 i = 0; i < 8; i++) {
 		put(x, 32 + 16 * i, prng_chance(&g->rnd, 20) ? 0x8000000000000000ull : prng_next(&g->rnd) | 1ull << 63, 8);

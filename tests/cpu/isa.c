@@ -115,6 +115,8 @@ static const u16 excluded[] = {
 	/* #UD or an exit to the hypervisor above us */
 	ZYDIS_MNEMONIC_RSM, ZYDIS_MNEMONIC_INVD, ZYDIS_MNEMONIC_WBINVD, ZYDIS_MNEMONIC_MONITOR,
 	ZYDIS_MNEMONIC_MWAIT,
+	/* hypervisors below us report the wrong rip for it */
+	ZYDIS_MNEMONIC_INT1,
 };
 
 static bool is_excluded(ZydisMnemonic m)
@@ -144,9 +146,15 @@ static bool touches_segments(const ZydisDecodedInstruction *in)
 	return in->mnemonic == ZYDIS_MNEMONIC_MOV && in->opcode == 0x8e && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
+/* 0F 0D with a register operand is #UD on AMD's CPUs and a no-operation on Intel's. */
+static bool vendors_disagree(const ZydisDecodedInstruction *in)
+{
+	return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d && in->raw.modrm.mod == 3;
+}
+
 bool forms_allowed(const ZydisDecodedInstruction *in, forms_has_fn has)
 {
-	if (is_excluded(in->mnemonic) || touches_segments(in))
+	if (is_excluded(in->mnemonic) || touches_segments(in) || vendors_disagree(in))
 		return false;
 	for (u32 i = 0; i < ARRAY_SIZE(isa_rows); i++)
 		if (in->meta.isa_set >= isa_rows[i].first && in->meta.isa_set <= isa_rows[i].last)

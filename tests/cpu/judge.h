@@ -17,8 +17,8 @@ struct judge_notes {
 	char why[160];
 };
 
-void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct native_trace *t,
-		 struct judge_notes *notes);
+void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
+		 const struct native_trace *t, struct judge_notes *notes);
 
 /* Describes the first differences, one a line; returns their number. */
 u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined_flags, char *text, size_t size);

@@ -50,7 +50,7 @@ static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu
 	if (!judge_compare(cpu, &r->engine, 0, r->text, sizeof(r->text)))
 		return false;
 	native_run_traced(r->native, c, &r->trace);
-	judge_trace(&r->forms, r->o.subject->has, c, &r->trace, &notes);
+	judge_trace(&r->forms, r->o.subject->has, c, cpu, &r->trace, &notes);
 	if (notes.excused) {
 		r->excused++;
 		return false;

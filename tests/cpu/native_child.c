@@ -29,7 +29,6 @@
 #define FX_SW_RESERVED 464u
 #define VEC_DB 1
 #define FL_TF 0x100u
-#define FL_RF 0x10000u
 
 /* A signal handler has no other way to find its data. One child process has one of these. */
 static struct {
@@ -96,6 +95,24 @@ static void load_xsave(const struct cpu_case *c, u8 *frame)
 	memcpy(frame + 512, c->xsave.bytes + 512, size - 512);
 }
 
+static bool is_prefix(u8 byte)
+{
+	static const u8 legacy[] = {0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0xf2, 0xf3};
+
+	return (byte & 0xf0) == 0x40 || memchr(legacy, byte, sizeof(legacy));
+}
+
+/* POPF would end the trace: set TF in the image that it is about to load. A traced run's results are not used. */
+static void keep_tracing_over_popf(u64 rip, u64 rsp)
+{
+	u64 at = rip - CASE_CODE, stack = rsp - CASE_DATA;
+
+	while (at < CASE_CODE_SIZE && is_prefix(child.code[at]))
+		at++;
+	if (at < CASE_CODE_SIZE && child.code[at] == 0x9d && stack < CASE_DATA_ALL - 1)
+		child.data[stack + 1] |= FL_TF >> 8;
+}
+
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
@@ -110,6 +127,8 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	native_case_fs = c->fs_base;
 	native_case_gs = c->gs_base;
 	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
+	if (child.shared->tracing)
+		keep_tracing_over_popf(CASE_CODE + c->start, c->gpr[4]);
 }
 
 static void wait_for_work(void)
@@ -143,6 +162,7 @@ static bool trace_step(const ucontext_t *uc)
 	step->rflags = (u64)g[REG_EFL];
 	for (u32 i = 0; i < 16; i++)
 		step->gpr[i] = (u64)g[greg_of[i]];
+	keep_tracing_over_popf(step->rip, step->gpr[4]);
 	return true;
 }
 
