@@ -134,8 +134,8 @@ install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions 
 	install -D -m 644 docs/completion/guise.bash "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/guise"
 	install -D -m 644 docs/completion/_guise "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_guise"
 	install -D -m 644 docs/completion/guise.fish "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/guise.fish"
-	install -D -m 644 guest/out/vmlinuz "$(DESTDIR)$(PREFIX)/share/guise/vmlinuz"
-	install -D -m 644 guest/out/initrd.img "$(DESTDIR)$(PREFIX)/share/guise/initrd.img"
+	install -D -m 644 guest/out/vmlinuz "$(DESTDIR)$(PREFIX)/share/guise/guest/vmlinuz"
+	install -D -m 644 guest/out/initrd.img "$(DESTDIR)$(PREFIX)/share/guise/guest/initrd.img"
 
 .PHONY: clean
 clean: ## remove every build directory and the guest (downloaded packages stay)
