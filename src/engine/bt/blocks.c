@@ -92,6 +92,8 @@ static void jc_drop(struct bt_vcpu *v, const struct bt_block *b)
 void bt_block_kill(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
+	if (b->dead)
+		return;
 	b->dead = true; /* bt_block_find skips it; its memory returns with the next flush */
 	unlink_incoming(v, b);
 	jc_drop(v, b);
@@ -111,14 +113,38 @@ static u64 block_lines(const struct bt_block *b)
 	return lines_of(start, end < PAGE_SIZE ? end : (u32)PAGE_SIZE);
 }
 
-static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
+/* The part of a crossing block that lies in its second page. */
+static u64 crossing_lines(const struct bt_block *b)
+{
+	return lines_of(0, PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
+}
+
+static u64 kill_crossing(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
 {
 	u64 left = 0;
+	u32 *link = &f->crossing;
+	while (*link) {
+		struct bt_block *b = &v->blocks[*link];
+		u64 mine = crossing_lines(b);
+		if (b->dead || (mine & lines)) {
+			bt_block_kill(v, *link);
+			*link = b->crossing_next;
+		} else {
+			left |= mine;
+			link = &b->crossing_next;
+		}
+	}
+	return left;
+}
+
+static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
+{
+	u64 left = kill_crossing(v, f, lines);
 	u32 *link = &f->blocks;
 	while (*link) {
 		struct bt_block *b = &v->blocks[*link];
 		u64 mine = block_lines(b);
-		if (mine & lines) {
+		if (b->dead || (mine & lines)) {
 			bt_block_kill(v, *link);
 			*link = b->page_next;
 		} else {
@@ -129,6 +155,8 @@ static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
 	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
 	v->st.smc++;
 }
+
+void bt_code_drop(struct bt_vcpu *v, u64 gpfn) { kill_lines(v, &v->vm->frames[gpfn], ~0ull); }
 
 void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len)
 {

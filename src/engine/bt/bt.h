@@ -31,6 +31,7 @@
 #define BT_JC_SIZE 4096u /* entries of one jump cache */
 #define BT_ITLB_SIZE 1024u
 #define BT_ASPACES 8
+#define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
@@ -57,7 +58,8 @@ struct bt_aspace {
 	u8 *meta;		   /* one byte for each 2 MiB region */
 	u32 *regions;		   /* those with meta != 0 */
 	u32 nregions, cap_regions;
-	bool has_huge; /* some entry came from a 1 GiB page */
+	u32 huge[8]; /* gva >> 30 of those from which a 1 GiB page was entered */
+	u32 nhuge;   /* 9: too many to remember */
 	bool used;
 	u16 pcid;
 	u64 stamp;		/* for eviction */
@@ -94,6 +96,7 @@ struct bt_exit {
 struct bt_block {
 	u64 gva;
 	u64 gpfn;
+	u64 gpfn2; /* frame of the second page when the block is one instruction that crosses into it, else 0 */
 	u32 mode;
 	u32 checked; /* cache offset of the entry that validates the code page's mapping */
 	u32 entry;   /* cache offset of the first instruction */
@@ -103,6 +106,7 @@ struct bt_block {
 	u32 map;  /* index of the first bt_insn_map */
 	u32 hash_next;
 	u32 page_next;
+	u32 crossing_next;
 	u32 incoming; /* bt_exit list */
 	u32 first_exit, nexits;
 	bool dead;
@@ -111,8 +115,10 @@ struct bt_block {
 /* One page frame of guest RAM, shared by all vCPUs of a VM. Two writable gva pages are remembered so that write access can be taken away when
  * the frame turns out to hold code. */
 struct bt_frame {
-	u32 blocks;   /* first block of vCPU 0's list; code is present when code_lines != 0 */
-	u32 writers;  /* 0-2 known, 3: more */
+	u32 blocks;   /* those that start here */
+	u32 crossing; /* those whose only instruction ends here */
+	u16 writers;  /* 0-2 known, 3: more */
+	u16 kills;    /* how often all code here was dropped because of a store */
 	u64 lines;    /* 64-byte lines that hold translated bytes */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 };
@@ -161,6 +167,7 @@ struct bt_vcpu {
 	u64 jump_to;
 	u64 t1;	    /* scratch r10 at an event: the address */
 	u64 t2;	    /* r11: the site */
+	u64 t3;	    /* rcx: the block */
 	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
 	u64 spare;
 	u64 tsc_offset;
@@ -251,6 +258,7 @@ void bt_update_mode(struct bt_vcpu *v);
 
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
 void bt_aspace_fini(struct bt_vcpu *v);
+void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x);
 void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
 void bt_shadow_switch(struct bt_vcpu *v); /* CR3/PCID changed */
 void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
@@ -270,13 +278,15 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
+void bt_code_drop(struct bt_vcpu *v, u64 gpfn); /* forget everything translated from a frame */
 void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len); /* RAM is written: drop what was translated from it */
 bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
 
 /* ---- heavy code: guest vector state must be saved first */
 void bt_heavy(struct bt_vcpu *v); /* save it when it is still in the registers */
 void bt_light(struct bt_vcpu *v); /* load it again before translated code runs */
-struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
+/* gpfn2: the frame of the page behind, 0 when there is none to be had; used when the instruction at gva crosses into it. */
+struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode);
 void bt_flush_code(struct bt_vcpu *v);
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);

@@ -102,6 +102,7 @@ static void emit_save(struct tramp *k)
 		0x09, 0xc8,	  /* or eax, ecx */
 	};
 	e_store_fs(&k->e, TFS(cpu.gpr), H_RAX);
+	e_store_fs(&k->e, TFS(t3), H_RCX);
 	emit_bytes(&k->e, flags, sizeof flags);
 	e_load32_fs(&k->e, H_RCX, TFS(cpu.rflags));
 	e8(&k->e, 0x81); /* and ecx, ~FL_ARITH */
@@ -222,7 +223,10 @@ void bt_flush_code(struct bt_vcpu *v)
 {
 	for (u32 i = 1; i < v->nblocks; i++) {
 		struct bt_frame *f = &v->vm->frames[v->blocks[i].gpfn];
-		f->blocks = 0;
+		f->blocks = f->crossing = 0;
+		__atomic_store_n(&f->lines, 0, __ATOMIC_SEQ_CST);
+		f = &v->vm->frames[v->blocks[i].gpfn2];
+		f->blocks = f->crossing = 0;
 		__atomic_store_n(&f->lines, 0, __ATOMIC_SEQ_CST);
 	}
 	memset(v->hash, 0, sizeof *v->hash * BT_HASH_SIZE);

@@ -17,7 +17,7 @@ struct place {
 static struct place place_of(struct bt_vcpu *v, u32 site)
 {
 	struct place p;
-	p.b = bt_block_at(v, site);
+	p.b = &v->blocks[v->t3];
 	p.m = bt_insn_at(v, p.b, site);
 	v->cpu.rip = p.b->gva + p.m->guest;
 	return p;
@@ -101,17 +101,20 @@ static bool fetch_frame(struct bt_vcpu *v, gva_t rip, u64 *gpfn)
 	*gpfn = x.gpa >> 12;
 	if (*gpfn < v->vm->nframes && *gpfn < 1u << 28)
 		*tag = bt_itlb_tag(rip, *gpfn);
-	/* INVLPG of any address in a large page must find this entry: the region remembers. */
-	if (x.page_shift > 12 || !x.global) {
-		u64 region = (rip & ((1ull << 48) - 1)) >> BT_REGION_SHIFT;
-		u8 bits = (x.page_shift > 12 ? META_LARGE : 0) | (x.global ? 0 : META_NONGLOBAL);
-		if (v->as->meta[region] == 0 && v->as->nregions < v->as->cap_regions)
-			v->as->regions[v->as->nregions++] = (u32)region;
-		v->as->meta[region] |= bits;
-		if (x.page_shift == 30)
-			v->as->has_huge = true;
-	}
+	bt_shadow_note_fetch(v, rip, &x);
 	return true;
+}
+
+static bool near_page_end(gva_t rip) { return PAGE_OFFSET(rip) > PAGE_SIZE - 15; }
+
+/* The frame behind the one that holds rip; 0 when it cannot be fetched from (should that matter, the interpreter raises the fault). */
+static u64 next_frame(struct bt_vcpu *v)
+{
+	u64 gpfn;
+	if (fetch_frame(v, PAGE_BASE(v->cpu.rip) + PAGE_SIZE, &gpfn) && gpfn < v->vm->nframes)
+		return gpfn;
+	v->cpu.fault.pending = false;
+	return 0;
 }
 
 /* The block for cpu.rip in the current mode; NULL: interpret, or a fault is pending. */
@@ -122,11 +125,21 @@ static struct bt_block *block_here(struct bt_vcpu *v)
 		return NULL;
 	if (gpfn >= v->vm->nframes)
 		return NULL;
+	u64 gpfn2 = near_page_end(v->cpu.rip) ? next_frame(v) : 0;
 	struct bt_block *b = bt_block_find(v, v->cpu.rip, gpfn, v->mode);
+	if (b && b->gpfn2 && b->gpfn2 != gpfn2) {
+		bt_block_kill(v, (u32)(b - v->blocks)); /* the second page is mapped elsewhere now */
+		b = NULL;
+	}
 	if (b)
 		return b;
 	bt_heavy(v);
-	return bt_translate(v, v->cpu.rip, gpfn, v->mode);
+	return bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode);
+}
+
+static bool interrupt_waits(const struct bt_vcpu *v)
+{
+	return __atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) == 0 && (v->cpu.rflags & FL_IF);
 }
 
 static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
@@ -139,7 +152,7 @@ static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 		bt_update_mode(v);
 		if (v->mode & MODE_INTERP)
 			return NULL;
-		if (__atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) == 0 && (v->cpu.rflags & FL_IF))
+		if (interrupt_waits(v))
 			return NULL;
 		v->cpu.irq_shadow = v->cpu.debug_shadow = false;
 		adopt_mode(v, v->mode);
@@ -157,10 +170,41 @@ static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 	return NULL;
 }
 
+/* The jump cache knows most targets; their checked entries make sure of the mapping. */
+static void *cached_target(struct bt_vcpu *v)
+{
+	u32 user = v->mode & MODE_USER;
+	const struct bt_jc_entry *e = &v->jc[user][bt_jc_index(v->cpu.rip)];
+	if (v->mode != v->jc_mode[user] || e->neg_gva != 0 - v->cpu.rip || !x86_canonical(v->cpu.rip))
+		return NULL;
+	return (void *)e->host;
+}
+
+static void remember_target(struct bt_vcpu *v, const struct bt_block *b)
+{
+	u32 user = b->mode & MODE_USER;
+	if (v->jc_mode[user] != b->mode || bt_jc_index(b->gva) == 0)
+		return;
+	struct bt_jc_entry *e = &v->jc[user][bt_jc_index(b->gva)];
+	e->neg_gva = 0 - b->gva;
+	e->host = (u64)host(v, b->checked);
+}
+
 void *bt_dispatch(struct bt_vcpu *v)
 {
+	bt_update_mode(v);
+	if (!must_leave(v) && !interrupt_waits(v)) {
+		void *h = cached_target(v);
+		if (h) {
+			v->cpu.irq_shadow = v->cpu.debug_shadow = false;
+			return finish(v, h);
+		}
+	}
 	struct bt_block *b;
-	return finish(v, dispatch_to(v, &b));
+	void *h = dispatch_to(v, &b);
+	if (b)
+		remember_target(v, b);
+	return finish(v, h);
 }
 
 /* Go on behind the instruction, inside its block when nothing has changed. */
@@ -172,7 +216,7 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	bt_update_mode(v);
 	bool last = p->m + 1 == &v->maps[b->map] + b->ninsns;
 	if (last || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
-	    (__atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) == 0 && (v->cpu.rflags & FL_IF)))
+	    interrupt_waits(v))
 		return bt_dispatch(v);
 	v->cpu.irq_shadow = v->cpu.debug_shadow = false;
 	return finish(v, host(v, b->checked + p->m[1].host));
@@ -233,6 +277,7 @@ void *bt_event_straddle(struct bt_vcpu *v, u32 site)
 void *bt_event_signal(struct bt_vcpu *v, u32 site)
 {
 	v->st.signals++;
+	v->t3 = (u64)(bt_block_at(v, site) - v->blocks);
 	return bt_event_interp(v, site);
 }
 
@@ -247,9 +292,14 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	u8 *page = v->env.ram(v, x.gpa & ~(u64)4095, write);
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
-	bool code = v->vm->frames[x.gpa >> 12].lines != 0;
+	struct bt_frame *f = &v->vm->frames[x.gpa >> 12];
+	if (write && f->lines && f->kills < BT_KILLS) { /* most often a page that is no longer code */
+		f->kills++;
+		bt_code_drop(v, x.gpa >> 12);
+	}
+	bool code = f->lines != 0;
 	if (write && code)
-		return -1;
+		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
 	bool write_ok = x.writable && x.dirty && !code && (write || v->env.ram(v, x.gpa & ~(u64)4095, true));
 	bt_shadow_fill(v, gva, &x, page, write_ok);
 	return 1;
@@ -261,7 +311,7 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 	v->st.misses++;
 	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
 	if (r > 0)
-		return finish(v, host(v, p.b->checked + p.m->host));
+		return p.b->dead ? bt_dispatch(v) : finish(v, host(v, p.b->checked + p.m->host));
 	if (r == 0 && !(p.m->flags & INSN_EXACT_FAULT)) {
 		v->st.misses_failed++;
 		return deliver(v);
@@ -289,7 +339,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b && b->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
-		bt_block_link(v, exit, b, (from_gva ^ to) >> 12 != 0);
+		bt_block_link(v, exit, b, (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return finish(v, h);
 }
 
@@ -320,11 +370,8 @@ void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 		return deliver(v);
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
-	if (b && v->jc_mode[b->mode & MODE_USER] == b->mode && bt_jc_index(b->gva) != 0) {
-		struct bt_jc_entry *e = &v->jc[b->mode & MODE_USER][bt_jc_index(b->gva)];
-		e->neg_gva = 0 - b->gva;
-		e->host = (u64)host(v, b->checked);
-	}
+	if (b)
+		remember_target(v, b);
 	return finish(v, h);
 }
 
@@ -339,7 +386,8 @@ void *bt_event_itlb(struct bt_vcpu *v, u32 block)
 {
 	v->st.itlb_misses++;
 	v->cpu.rip = v->blocks[block].gva;
-	return bt_dispatch(v);
+	struct bt_block *b;
+	return finish(v, dispatch_to(v, &b));
 }
 
 void *bt_event_poll(struct bt_vcpu *v, u32 site)
@@ -419,13 +467,6 @@ static bool light_fsgsbase(struct x86_cpu *c, u32 op, u32 arg)
 	return true;
 }
 
-static void swap_gs(struct x86_cpu *c)
-{
-	u64 base = c->seg[SEG_GS].base;
-	c->seg[SEG_GS].base = c->msr.kernel_gs_base;
-	c->msr.kernel_gs_base = base;
-}
-
 /* Returns false with a fault pending. rip is the instruction's on entry; *jumped tells that the operation set it. */
 static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 {
@@ -442,7 +483,6 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 		*jumped = true;
 		return x86_iret(c, arg);
 	case LIGHT_SWAPGS:
-		swap_gs(c);
 		return true;
 	case LIGHT_RDMSR:
 		return light_rdmsr(c);
@@ -475,7 +515,7 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 	case LIGHT_WRGSBASE:
 		return light_fsgsbase(c, op, arg);
 	case LIGHT_MOV_FROM_SEG:
-		c->gpr[arg >> 4] = c->seg[arg & 7].sel;
+		c->gpr[arg >> 4] = (arg & 8 ? c->gpr[arg >> 4] & ~(u64)0xffff : 0) | c->seg[arg & 7].sel;
 		return true;
 	case LIGHT_MOV_TO_SEG:
 		return x86_load_seg(c, arg & 7, (u16)c->gpr[arg >> 4]);

@@ -252,7 +252,7 @@ static bool cmpxchg8b(struct x86_cpu *c, gva_t lin, bool *equal)
 	u64 expect = (u32)c->gpr[R_RAX] | c->gpr[R_RDX] << 32;
 	u64 newval = (u32)c->gpr[R_RBX] | c->gpr[R_RCX] << 32, old;
 
-	if (!x86_cmpxchg(c, lin, 8, expect, newval, &old, equal, x86_acc(c, ACC_WRITE)))
+	if (!interp_aligned(c, lin, 8) || !x86_cmpxchg(c, lin, 8, expect, newval, &old, equal, x86_acc(c, ACC_WRITE)))
 		return false;
 	if (!*equal) {
 		c->gpr[R_RAX] = (u32)old;
@@ -282,7 +282,7 @@ static bool op_cmpxchg_wide(struct interp *in, struct x86_cpu *c, const struct i
 	bool equal = false;
 	gva_t lin;
 
-	if (!interp_linear(c, i->ea.seg, interp_ea(in, c, i), i->row->arg, x86_acc(c, ACC_WRITE), &lin))
+	if (!interp_linear_any(c, i->ea.seg, interp_ea(in, c, i), i->row->arg, x86_acc(c, ACC_WRITE), &lin))
 		return false;
 	if (!(i->row->arg == 8 ? cmpxchg8b(c, lin, &equal) : cmpxchg16b(c, lin, &equal)))
 		return false;

@@ -107,6 +107,19 @@ static bool far_call(struct interp *in, struct x86_cpu *c, const struct interp_i
 	return true;
 }
 
+/* A bad target is reported only when the return address could be pushed. */
+static bool stack_fault_first(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	struct x86_fault bad = c->fault;
+	u64 sp = (c->gpr[R_RSP] - i->osize) & interp_stack_mask(c);
+	gva_t lin;
+
+	c->fault.pending = false;
+	if (interp_linear(c, SEG_SS, sp, i->osize, x86_acc(c, ACC_WRITE), &lin) && interp_probe_write(c, lin, i->osize))
+		c->fault = bad;
+	return false;
+}
+
 static bool op_call(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u64 target, rip;
@@ -117,7 +130,9 @@ static bool op_call(struct interp *in, struct x86_cpu *c, const struct interp_in
 		target = in->next_rip + i->op[0].imm;
 	else if (!interp_get(in, c, i, 0, &target))
 		return false;
-	if (!interp_check_target(c, target, i->osize, &rip) || !interp_push(in, c, i->osize, in->next_rip))
+	if (!interp_check_target(c, target, i->osize, &rip))
+		return stack_fault_first(in, c, i);
+	if (!interp_push(in, c, i->osize, in->next_rip))
 		return false;
 	in->next_rip = rip;
 	return true;

@@ -175,7 +175,13 @@ static u8 seg_number(ZydisRegister r)
 	return r == ZYDIS_REGISTER_NONE ? SEG_DS : (u8)(r - ZYDIS_REGISTER_ES);
 }
 
-static void mem_operand(struct interp_insn *i, const ZydisDecodedOperand *o)
+/* An SIB byte without base: Zydis 4.0 reports R13 and no displacement for it when REX.B is set and addresses are 32 bits wide. */
+static bool sib_without_base(const ZydisDecodedInstruction *z)
+{
+	return (z->attributes & ZYDIS_ATTRIB_HAS_SIB) && z->raw.modrm.mod == 0 && z->raw.sib.base == 5;
+}
+
+static void mem_operand(struct interp_insn *i, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
 {
 	ZydisRegisterClass cl = ZydisRegisterGetClass(o->mem.index);
 
@@ -185,9 +191,13 @@ static void mem_operand(struct interp_insn *i, const ZydisDecodedOperand *o)
 	i->ea.scale = o->mem.scale;
 	i->ea.index_vec = cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM || cl == ZYDIS_REGCLASS_ZMM;
 	i->ea.disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	if (sib_without_base(z)) {
+		i->ea.base = IBASE_NONE;
+		i->ea.disp = z->raw.disp.value;
+	}
 }
 
-static void fill_operand(struct interp_insn *i, u32 k, const ZydisDecodedOperand *o)
+static void fill_operand(struct interp_insn *i, u32 k, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
 {
 	struct interp_opnd *d = &i->op[k];
 
@@ -202,7 +212,7 @@ static void fill_operand(struct interp_insn *i, u32 k, const ZydisDecodedOperand
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		d->kind = IOP_MEM;
 		i->mem = (u8)k;
-		mem_operand(i, o);
+		mem_operand(i, z, o);
 		break;
 	case ZYDIS_OPERAND_TYPE_POINTER:
 		d->kind = IOP_PTR;
@@ -280,7 +290,7 @@ static void fix_pause(struct interp *in, struct interp_insn *i, const ZydisDecod
 {
 	if (z->mnemonic != ZYDIS_MNEMONIC_PAUSE || !(z->attributes & ZYDIS_ATTRIB_HAS_REX) || !z->raw.rex.B)
 		return;
-	i->osize = z->raw.rex.W ? 8 : 4;
+	i->osize = z->raw.rex.W ? 8 : z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
 	i->op[0] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_R8, .size = i->osize };
 	i->op[1] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_RAX, .size = i->osize };
 	i->nops = 2;
@@ -314,11 +324,13 @@ static void fill_insn(struct interp *in, struct interp_insn *i, const u8 *bytes,
 	fill_prefixes(i, z);
 	i->nops = z->operand_count_visible < INTERP_OPNDS ? z->operand_count_visible : INTERP_OPNDS;
 	for (u32 k = 0; k < i->nops; k++)
-		fill_operand(i, k, &o[k]);
+		fill_operand(i, k, z, &o[k]);
 	if (i->mem == 0xff)
 		fill_implicit_segment(i, z, o);
 	choose_row(in, i, z, o);
 	fix_pause(in, i, z);
+	if (in->amd && z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
+		i->row = &interp_row_ud; /* a no-op on Intel's CPUs */
 	if (in->amd && near_branch(z))
 		fix_branch_size(i, z);
 	if (i->row == &interp_row_vector || (i->row->attrs & ROW_FPU))

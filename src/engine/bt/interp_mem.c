@@ -24,7 +24,7 @@ u64 interp_ea(const struct interp *in, const struct x86_cpu *c, const struct int
 }
 
 /* How data of `len` bytes must lie when alignment is checked, as AMD's CPUs do it: x87's ten bytes count as eight, vectors as sixteen. */
-static u32 natural_alignment(u32 len)
+u32 interp_natural_alignment(u32 len)
 {
 	if (len & (len - 1))
 		return len == 10 ? 8 : 1;
@@ -51,7 +51,7 @@ bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gv
 
 bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin)
 {
-	return interp_linear_any(c, seg, off, len, acc, lin) && interp_aligned(c, *lin, natural_alignment(len));
+	return interp_linear_any(c, seg, off, len, acc, lin) && interp_aligned(c, *lin, interp_natural_alignment(len));
 }
 
 void interp_tlb_check(struct interp *in, const struct x86_cpu *c)
@@ -222,7 +222,7 @@ bool interp_probe_write(struct x86_cpu *c, gva_t lin, u32 size)
 
 	if (!x86_translate(c, lin, acc, &x))
 		return false;
-	return PAGE_OFFSET(lin) + size <= PAGE_SIZE || x86_translate(c, lin + size - 1, acc, &x);
+	return PAGE_OFFSET(lin) + size <= PAGE_SIZE || x86_translate(c, PAGE_BASE(lin + size - 1), acc, &x);
 }
 
 #define HOST_CMPXCHG(suffix, type, val)                                                                                         \

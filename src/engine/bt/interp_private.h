@@ -181,6 +181,7 @@ u64 interp_ea(const struct interp *in, const struct x86_cpu *c, const struct int
 bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin);
 /* The same without #AC, which interp_aligned then raises for the alignment given. */
 bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin);
+u32 interp_natural_alignment(u32 len);
 bool interp_aligned(struct x86_cpu *c, gva_t lin, u32 align);
 /* The host address of `size` bytes of RAM in one page, ready for the access (translations there are dropped for a write). NULL: take the
  * slow way. */

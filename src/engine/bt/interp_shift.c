@@ -117,12 +117,12 @@ static u64 alu_shld(struct interp_alu *x)
 		u64 w = x->a << 32 | x->c << 16 | x->a;
 
 		r = (w << n >> 32) & 0xffff;
-		cf = w >> (48 - n);
+		cf = w >> (48 - n) & 1;
 	} else {
 		r = ((x->a << n) | (x->c >> (x->bits - n))) & interp_mask(x->bits);
-		cf = x->a >> (x->bits - n);
+		cf = x->a >> (x->bits - n) & 1;
 	}
-	return set_shift_flags(x, r, cf, msb(x, r ^ x->a));
+	return set_shift_flags(x, r, cf, msb(x, r) ^ cf);
 }
 
 static u64 alu_shrd(struct interp_alu *x)
@@ -141,7 +141,7 @@ static u64 alu_shrd(struct interp_alu *x)
 		r = ((x->a >> n) | (x->c << (x->bits - n))) & interp_mask(x->bits);
 		cf = x->a >> (n - 1);
 	}
-	return set_shift_flags(x, r, cf, msb(x, r ^ x->a));
+	return set_shift_flags(x, r, cf, msb(x, r) ^ msb(x, r << 1));
 }
 
 static bool op_shift(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)

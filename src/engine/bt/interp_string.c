@@ -68,8 +68,9 @@ static bool step_cmps(struct interp *in, struct x86_cpu *c, const struct interp_
 {
 	u64 a, b;
 
-	if (!interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), i->row->arg, &a) ||
-	    !interp_load(in, c, SEG_ES, index_of(c, i, R_RDI), i->row->arg, &b))
+	/* In this order, which shows when both fault, on AMD's CPUs. */
+	if (!interp_load(in, c, SEG_ES, index_of(c, i, R_RDI), i->row->arg, &b) ||
+	    !interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), i->row->arg, &a))
 		return false;
 	compare(c, i, a, b);
 	advance(c, i, R_RSI, 1);

@@ -37,7 +37,7 @@ static u64 element_address(const struct x86_cpu *c, const struct interp_insn *i,
 	return (a + idx * i->ea.scale) & interp_mask(i->asize * 8u);
 }
 
-static bool gather_element(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, const struct vsib *v, u32 k, u8 *dst)
+static bool gather_element(struct x86_cpu *c, const struct interp_insn *i, const struct vsib *v, u32 k, u8 *dst)
 {
 	gva_t lin;
 	u64 e;
@@ -49,10 +49,21 @@ static bool gather_element(struct interp *in, struct x86_cpu *c, const struct in
 	return true;
 }
 
+/* A fault after some elements are done: a pending single-step trap goes first, the rest of the instruction comes after it. */
+static bool stopped(struct interp *in, struct x86_cpu *c, u32 done)
+{
+	if (!done || !(c->rflags & FL_TF))
+		return false;
+	c->fault.pending = false;
+	in->rep_unfinished = true;
+	in->next_rip = c->rip;
+	return true;
+}
+
 /* AVX2: the mask is a vector whose elements' sign bits count; it is zero afterwards. */
 static bool gather_vex(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	u32 d = i->op[0].reg, m = i->op[2].reg, bytes;
+	u32 d = i->op[0].reg, m = i->op[2].reg, done = 0, bytes;
 	bool ok = true;
 	u8 dst[64], mask[64];
 	struct vsib v;
@@ -65,18 +76,18 @@ static bool gather_vex(struct interp *in, struct x86_cpu *c, const struct interp
 	interp_vec_read(in, c, m, 64, mask);
 	for (u32 k = 0; k < v.n && ok; k++) {
 		if (mask[(k + 1) * v.esize - 1] >> 7)
-			ok = gather_element(in, c, i, &v, k, dst);
+			done += ok = gather_element(c, i, &v, k, dst);
 		if (ok)
 			memset(mask + k * v.esize, 0, v.esize);
 	}
-	interp_vec_write(in, c, d, ok ? bytes : i->vec_len, dst);
-	interp_vec_write(in, c, m, ok ? 0 : i->vec_len, mask);
-	return ok;
+	interp_vec_write(in, c, d, ok || done ? bytes : 64, dst);
+	interp_vec_write(in, c, m, ok ? 0 : 64, mask);
+	return ok || stopped(in, c, done);
 }
 
 static bool gather_evex(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	u32 d = i->op[0].reg, kreg = i->evex_mask;
+	u32 d = i->op[0].reg, kreg = i->evex_mask, done = 0;
 	u64 mask;
 	u8 dst[64];
 	bool ok = true;
@@ -89,13 +100,13 @@ static bool gather_evex(struct interp *in, struct x86_cpu *c, const struct inter
 	interp_vec_read(in, c, d, 64, dst);
 	for (u32 k = 0; k < v.n && ok; k++) {
 		if (mask >> k & 1)
-			ok = gather_element(in, c, i, &v, k, dst);
+			done += ok = gather_element(c, i, &v, k, dst);
 		if (ok)
 			mask &= ~(1ull << k);
 	}
-	interp_vec_write(in, c, d, ok ? v.n * v.esize : i->vec_len, dst);
+	interp_vec_write(in, c, d, ok || done ? v.n * v.esize : 64, dst);
 	interp_mask_write(in, c, kreg, ok ? 0 : mask);
-	return ok;
+	return ok || stopped(in, c, done);
 }
 
 static bool op_gather(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -115,7 +126,7 @@ static bool scatter_element(struct x86_cpu *c, const struct interp_insn *i, cons
 
 static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	u32 kreg = i->evex_mask;
+	u32 kreg = i->evex_mask, done = 0;
 	u64 mask, e;
 	u8 src[64];
 	struct vsib v;
@@ -131,13 +142,13 @@ static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp
 		if (mask >> k & 1) {
 			e = 0;
 			memcpy(&e, src + k * v.esize, v.esize);
-			ok = scatter_element(c, i, &v, k, e);
+			done += ok = scatter_element(c, i, &v, k, e);
 		}
 		if (ok)
 			mask &= ~(1ull << k);
 	}
 	interp_mask_write(in, c, kreg, ok ? 0 : mask);
-	return ok;
+	return ok || stopped(in, c, done);
 }
 
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. All bytes must be writable, whatever the mask:
@@ -160,7 +171,7 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	}
 	for (u32 k = 0; k < bytes; k++)
 		on |= (u64)(mask[k] >> 7) << k;
-	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, bytes) ||
+	if (!interp_linear(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, bytes) ||
 	    !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
 		return false;
 	/* Any MMX instruction makes all x87 registers valid and TOP zero. */

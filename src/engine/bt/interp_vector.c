@@ -60,6 +60,8 @@ static u8 alignment(const struct interp_insn *i, const ZydisDecodedInstruction *
 /* Exception classes "NF": masks suppress no faults. */
 static bool suppresses_faults(const ZydisDecodedInstruction *z)
 {
+	if (z->mnemonic == M(VDBPSADBW)) /* Zydis 4.0 has it in another class */
+		return false;
 	switch (z->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E2NF:
@@ -94,12 +96,8 @@ static u32 mask_lanes(const struct interp_insn *i, const ZydisDecodedInstruction
 	const struct interp_opnd *mem = &i->op[i->mem], *v = &i->op[i->mem == 0 ? i->nops - 1 : 0];
 	u32 lanes = broadcast_lanes(z->avx.broadcast.mode);
 
-	if (IN_LIST(byte_masked, z->mnemonic))
-		return i->vec_len;
 	if (lanes)
 		return lanes;
-	if (z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_E3 || z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_E10)
-		return 1;
 	if (v->kind != IOP_VEC || i->mem == 0)
 		return mem->ecount;
 	/* Conversions to a narrower type leave destination elements without a source. */
@@ -112,15 +110,25 @@ static void fill_masking(struct interp_insn *i, const ZydisDecodedInstruction *z
 
 	if (IN_LIST(vector_mask, z->mnemonic))
 		i->vflags |= VF_VMASK;
-	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !k || !suppresses_faults(z))
+	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !k)
 		return;
 	i->evex_mask = (u8)k;
+	if (!suppresses_faults(z)) {
+		if (!(i->op[i->mem].act & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			return;
+		i->vflags |= VF_WHOLE;
+	}
 	i->vflags |= VF_MASKED;
 	if (IN_LIST(packed_memory, z->mnemonic))
 		i->vflags |= VF_PACKED;
 	if (z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID)
 		i->vflags |= VF_BCAST;
 	i->lanes = (u8)mask_lanes(i, z);
+	if (IN_LIST(byte_masked, z->mnemonic)) {
+		i->lanes = i->vec_len;
+		i->op[i->mem].esize = 64;
+		i->op[i->mem].ecount = (u16)(i->op[i->mem].size / 8);
+	}
 }
 
 static u16 x87_opcode(const u8 *bytes, const ZydisDecodedInstruction *z)
@@ -160,17 +168,16 @@ static u64 sign_bits(const struct interp *in, const struct x86_cpu *c, const str
 	return r;
 }
 
-/* Which of `count` memory elements does a mask of `lanes` bits want? */
-static u64 spread(u64 mask, u32 lanes, u32 count)
+/* Which of `count` memory elements does a mask of `lanes` bits want? A broadcast element serves every count-th lane, another one a group of
+ * neighbouring lanes, and several elements may share a lane. */
+static u64 spread(u64 mask, u32 lanes, u32 count, bool broadcast)
 {
+	u32 steps = lanes > count ? lanes : count;
 	u64 r = 0;
 
-	for (u32 k = 0; k < lanes || k < count; k++) {
-		u32 bit = count > lanes ? k * lanes / count : k;
-
-		if (mask >> bit & 1)
-			r |= 1ull << k % count;
-	}
+	for (u32 k = 0; k < steps; k++)
+		if (mask >> (k * lanes / steps) & 1)
+			r |= 1ull << (broadcast ? k % count : k * count / steps);
 	return r;
 }
 
@@ -185,7 +192,7 @@ u64 interp_enabled_elements(const struct interp *in, const struct x86_cpu *c, co
 	mask = interp_mask_read(in, c, i->evex_mask) & interp_mask(i->lanes);
 	if (i->vflags & VF_PACKED)
 		return interp_mask((u32)__builtin_popcountll(mask));
-	return spread(mask, i->lanes, m->ecount);
+	return spread(mask, i->lanes, m->ecount, i->vflags & VF_BCAST);
 }
 
 /* The next run of set bits: [*at, *at + *n). */
@@ -259,14 +266,27 @@ static bool open_masked(struct interp *in, struct x86_cpu *c, const struct inter
 {
 	const struct interp_opnd *m = &i->op[i->mem];
 	u32 esize;
+	gva_t lin;
 	u64 on;
 
 	interp_fpu_own(in, c, interp_unit_components(in, (enum interp_unit)i->unit));
 	on = interp_enabled_elements(in, c, i, &esize);
+	if (on && i->align &&
+	    (!interp_linear_any(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_READ), &lin) || !check_alignment(c, i, lin)))
+		return false;
+	if ((i->vflags & VF_WHOLE) && (!interp_linear(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_WRITE), &lin) ||
+				       !interp_probe_write(c, lin, m->size)))
+		return false;
 	memset(in->thunk->bounce, 0, sizeof(in->thunk->bounce));
 	if ((m->act & ZYDIS_OPERAND_ACTION_MASK_READ) && i->mem != 0)
 		return interp_load_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on, in->thunk->bounce);
 	return probe_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on);
+}
+
+/* An x87 store with an unmasked exception may leave memory alone: it gets back what it held. */
+static bool x87_may_not_store(const struct x86_cpu *c, const struct interp_insn *i)
+{
+	return i->unit == UNIT_X87 && (fx_get64(c, XS_HEADER) & XF_X87) && (fx_get16(c, FX_FCW) & 0x3f) != 0x3f;
 }
 
 static bool open_memory(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
@@ -275,12 +295,13 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 	u32 acc = x86_acc(c, m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE ? ACC_WRITE : ACC_READ);
 	gva_t lin;
 
-	if (i->align && (!interp_linear(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin)))
-		return false;
 	if (masked(i))
 		return open_masked(in, c, i, ea);
-	if (!interp_linear(c, i->ea.seg, ea, m->size, acc, &lin))
+	if (!interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin) ||
+	    !interp_aligned(c, lin, interp_natural_alignment(m->size)))
 		return false;
+	if (m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE && x87_may_not_store(c, i))
+		return interp_probe_write(c, lin, m->size) && x86_read(c, lin, in->thunk->bounce, m->size, x86_acc(c, ACC_READ));
 	if ((m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE) && !interp_probe_write(c, lin, m->size))
 		return false;
 	return !(m->act & ZYDIS_OPERAND_ACTION_MASK_READ) || x86_read(c, lin, in->thunk->bounce, m->size, x86_acc(c, ACC_READ));

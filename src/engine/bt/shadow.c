@@ -42,7 +42,7 @@ static void clear_aspace(struct bt_aspace *as, bool global)
 	}
 	as->nregions = kept;
 	if (kept == 0)
-		as->has_huge = false;
+		as->nhuge = 0;
 	clear_itlb(as);
 }
 
@@ -61,6 +61,36 @@ static void set_entry(struct bt_aspace *as, enum bt_view view, bool write, gva_t
 {
 	note_region(as, gva, (u8)(bits | 1u << (view * 2 + write)));
 	as->table[view][write][index_of(gva)] = delta;
+}
+
+static void note_huge(struct bt_aspace *as, gva_t gva)
+{
+	u32 giga = (u32)(gva >> 30);
+	for (u32 i = 0; i < as->nhuge && i < 8; i++)
+		if (as->huge[i] == giga)
+			return;
+	if (as->nhuge < 8)
+		as->huge[as->nhuge] = giga;
+	if (as->nhuge < 9)
+		as->nhuge++;
+}
+
+static bool is_huge(const struct bt_aspace *as, gva_t gva)
+{
+	for (u32 i = 0; i < as->nhuge && i < 8; i++)
+		if (as->huge[i] == (u32)(gva >> 30))
+			return true;
+	return as->nhuge > 8;
+}
+
+/* A code page was entered into the itlb: INVLPG of any address in the page it came from must find it. */
+void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x)
+{
+	u8 bits = (x->page_shift > 12 ? META_LARGE : 0) | (x->global ? 0 : META_NONGLOBAL);
+	if (bits)
+		note_region(v->as, gva, bits);
+	if (x->page_shift == 30)
+		note_huge(v->as, gva);
 }
 
 /* Remember through which page a frame is writable. */
@@ -91,7 +121,7 @@ void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *
 	u64 delta = (u64)hva_page - (gva & ~(u64)4095);
 	enum bt_view view = view_now(v);
 	if (x->page_shift == 30)
-		v->as->has_huge = true;
+		note_huge(v->as, gva);
 	set_entry(v->as, view, false, gva, delta, bits);
 	if (write_ok) {
 		set_entry(v->as, view, true, gva, delta, bits);
@@ -195,7 +225,7 @@ static void flush_page_in(struct bt_aspace *as, gva_t gva)
 {
 	u64 region = region_of(gva);
 	u8 meta = as->meta[region];
-	if (as->has_huge) {
+	if (is_huge(as, gva)) {
 		clear_aspace(as, true);
 		return;
 	}

@@ -142,7 +142,7 @@ static bool assign_high8(struct plan *p)
 				return false;
 			p->f[i].temp = true;
 			p->f[i].loaded = true;
-		} else if (p->f[i].guest > R_RBX) {
+		} else if (p->f[i].guest > R_RDI) {
 			return false;
 		}
 		p->f[i].host = (u32)p->f[i].guest;

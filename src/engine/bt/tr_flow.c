@@ -430,6 +430,12 @@ static void flow_light(struct tr *t, enum bt_light_op op)
 	case LIGHT_RDPID:
 		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in.operand_width == 64) << 4, false);
 		break;
+	case LIGHT_SWAPGS:
+		e_load_fs(&t->e, H_R10, FS(cpu.seg[SEG_GS].base));
+		e_load_fs(&t->e, H_R11, FS(cpu.msr.kernel_gs_base));
+		e_store_fs(&t->e, FS(cpu.seg[SEG_GS].base), H_R11);
+		e_store_fs(&t->e, FS(cpu.msr.kernel_gs_base), H_R10);
+		break;
 	case LIGHT_INVLPG:
 		tr_guard(t, 60);
 		tr_address(t, &t->op[0]);
@@ -454,8 +460,9 @@ static void flow_mov(struct tr *t)
 		light(t, LIGHT_MOV_TO_CR, (u32)(d->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(s->reg.value) << 4, false);
 	} else if (reg_class(s, ZYDIS_REGCLASS_CONTROL) && !t->user && s->reg.value != ZYDIS_REGISTER_CR8) {
 		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
-	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !is_mem(d) && t->in.operand_width >= 32) {
-		light(t, LIGHT_MOV_FROM_SEG, (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(d->reg.value) << 4, false);
+	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !is_mem(d)) {
+		light(t, LIGHT_MOV_FROM_SEG,
+		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in.operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4, false);
 	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
 		   d->reg.value != ZYDIS_REGISTER_CS) {
 		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);

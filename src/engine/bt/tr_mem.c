@@ -90,6 +90,7 @@ void tr_jrcxz(struct tr *t, enum bt_event ev)
 
 void tr_to_event(struct tr *t, enum bt_event ev, u32 arg)
 {
+	e_mov_imm(&t->e, H_RCX, t->bi);
 	e_mov_imm(&t->e, H_R11, arg);
 	e_jmp(&t->e, t->v->ev_off[ev]);
 }

@@ -14,16 +14,28 @@
 
 #include <string.h>
 
+/* jrcxz taken when the page of gva is known to be mapped to the frame; returns the place of its rel8. */
+static u32 emit_page_check(struct tr *t, gva_t gva, u64 gpfn)
+{
+	struct emit *e = &t->e;
+	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(gva, gpfn));
+	e_load_fs(e, H_R11, FS(itlb));
+	e_load(e, true, H_RCX, H_R11, H_RSP, 0, (i32)(8 * bt_itlb_index(gva, t->user)));
+	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
+	u32 hit = e_jrcxz(e);
+	tr_to_event(t, EV_ITLB, t->bi);
+	return hit;
+}
+
 static void emit_checked_entry(struct tr *t)
 {
 	struct emit *e = &t->e;
 	t->b->checked = e->pos;
-	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(t->b->gva, t->b->gpfn));
-	e_load_fs(e, H_R11, FS(itlb));
-	e_load(e, true, H_RCX, H_R11, H_RSP, 0, (i32)(8 * bt_itlb_index(t->b->gva, t->user)));
-	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
-	u32 hit = e_jrcxz(e);
-	tr_to_event(t, EV_ITLB, t->bi);
+	u32 hit = emit_page_check(t, t->b->gva, t->b->gpfn);
+	if (t->b->gpfn2) {
+		e_fix8(e, hit, e->pos);
+		hit = emit_page_check(t, PAGE_BASE(t->b->gva) + PAGE_SIZE, t->b->gpfn2);
+	}
 	tr_island(t, false, 8);
 	if (!e_fix8(e, hit, e->pos))
 		e->full = true;
@@ -105,9 +117,15 @@ static void translate_run(struct tr *t, const u8 *page)
 		off = start;
 		t->gva = t->next;
 		t->site = t->e.pos;
-		bool ok = decode(t, &d, page + off, (u32)PAGE_SIZE - off);
+		bool crossing = t->b->gpfn2 != 0;
+		bool ok = decode(t, &d, page + off, (crossing ? 2 : 1) * (u32)PAGE_SIZE - off);
+		if (!ok && t->b->ninsns) {
+			leave_block(t, poll_here); /* it may run over the end of the page: then it makes a block of its own */
+			t->next = t->gva;
+			return;
+		}
 		if (!ok) {
-			/* Not an instruction, or it runs over the end of the page: the interpreter fetches and decides. */
+			/* Not an instruction, or its end is not mapped: the interpreter fetches and decides. */
 			add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
 			t->next = t->gva + 1;
 			tr_interp(t, true);
@@ -123,6 +141,10 @@ static void translate_run(struct tr *t, const u8 *page)
 			tr_jrcxz(t, EV_POLL);
 		}
 		translate_insn(t);
+		if (crossing && !t->end) {
+			leave_block(t, t->poll_after_next);
+			return;
+		}
 	}
 }
 
@@ -133,8 +155,7 @@ static void emit_misaligned(struct tr *t, const struct tr_stub *s)
 	e_lea(e, false, H_RCX, H_RCX, H_RSP, 0, s->size - 1);
 	e_pext_fs(e, false, H_RCX, H_RCX, FS(k_1000));
 	u32 inside = e_jrcxz(e);
-	e_mov_imm(e, H_R11, s->site);
-	e_jmp(e, t->v->ev_off[s->event]);
+	tr_to_event(t, s->event, s->site);
 	e_fix8(e, inside, e->pos);
 	e_jmp(e, s->back);
 }
@@ -146,12 +167,10 @@ static void emit_stubs(struct tr *t)
 	for (u32 i = 0; i < t->nstubs; i++) {
 		const struct tr_stub *s = &t->stub[i];
 		e_patch32(e, s->slot_rel, e->pos - (s->slot_rel + 4));
-		if (s->kind == STUB_MISALIGNED) {
+		if (s->kind == STUB_MISALIGNED)
 			emit_misaligned(t, s);
-		} else {
-			e_mov_imm(e, H_R11, s->site);
-			e_jmp(e, t->v->ev_off[s->event]);
-		}
+		else
+			tr_to_event(t, s->event, s->site);
 	}
 }
 
@@ -192,6 +211,11 @@ static void publish(struct bt_vcpu *v, u32 bi)
 	struct bt_frame *f = &v->vm->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
+	if (b->gpfn2) {
+		f = &v->vm->frames[b->gpfn2];
+		b->crossing_next = f->crossing;
+		f->crossing = bi;
+	}
 }
 
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
@@ -210,11 +234,11 @@ static bool cache_has_room(const struct bt_vcpu *v)
 	       v->nexits + 2 * BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 4 && v->nmaps + BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 16;
 }
 
-static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode, const u8 *page)
+static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, const u8 *page)
 {
 	u32 bi = v->nblocks;
 	struct bt_block *b = &v->blocks[bi];
-	*b = (struct bt_block){.gva = gva, .gpfn = gpfn, .mode = mode, .map = v->nmaps};
+	*b = (struct bt_block){.gva = gva, .gpfn = gpfn, .gpfn2 = gpfn2, .mode = mode, .map = v->nmaps};
 	struct tr t;
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.npending = t.nexits = 0;
@@ -242,40 +266,84 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	return b;
 }
 
+/* Does the instruction at gva, near the end of its page, go on in the next? */
+static bool crosses(const u8 *page, u32 off)
+{
+	ZydisDecoder d;
+	ZydisDecodedInstruction in;
+	if (PAGE_SIZE - off >= 15)
+		return false;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	return ZydisDecoderDecodeInstruction(&d, NULL, page + off, PAGE_SIZE - off, &in) == ZYDIS_STATUS_NO_MORE_DATA;
+}
+
+struct source {
+	const u8 *page, *page2;
+	u8 copy[2 * PAGE_SIZE];
+};
+
+static bool same_bytes(const struct source *s, u32 start, u32 end)
+{
+	u32 end1 = end < PAGE_SIZE ? end : (u32)PAGE_SIZE;
+	return memcmp(s->copy + start, s->page + start, end1 - start) == 0 &&
+	       (end <= PAGE_SIZE || memcmp(s->copy + PAGE_SIZE, s->page2, end - PAGE_SIZE) == 0);
+}
+
+static void mark_lines(struct bt_vcpu *v, const struct bt_block *b, u32 start, u32 end)
+{
+	u32 end1 = end < PAGE_SIZE ? end : (u32)PAGE_SIZE;
+	__atomic_fetch_or(&v->vm->frames[b->gpfn].lines, lines_of(start, end1), __ATOMIC_SEQ_CST);
+	if (b->gpfn2)
+		__atomic_fetch_or(&v->vm->frames[b->gpfn2].lines, lines_of(0, end - (u32)PAGE_SIZE), __ATOMIC_SEQ_CST);
+}
+
+static void protect(struct bt_vcpu *v, u64 gpfn)
+{
+	if (v->vm->frames[gpfn].lines == 0)
+		bt_shadow_unwrite(v, gpfn);
+}
+
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
-struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode)
 {
 	if (!cache_has_room(v))
 		bt_flush_code(v);
-	const u8 *page = v->env.ram(v, gpfn << 12, false);
-	if (!page)
-		return NULL;
-	struct bt_frame *f = &v->vm->frames[gpfn];
-	if (f->lines == 0)
-		bt_shadow_unwrite(v, gpfn);
+	struct source s = {.page = v->env.ram(v, gpfn << 12, false)};
 	u32 start = PAGE_OFFSET(gva);
+	if (!s.page)
+		return NULL;
+	if (gpfn2 && crosses(s.page, start))
+		s.page2 = v->env.ram(v, gpfn2 << 12, false);
+	if (!s.page2)
+		gpfn2 = 0;
+	protect(v, gpfn);
+	if (gpfn2)
+		protect(v, gpfn2);
 	u32 maps = v->nmaps, exits = v->nexits;
 	/* Bytes may change by DMA until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
-		u8 copy[PAGE_SIZE];
-		memcpy(copy, page, PAGE_SIZE);
+		memcpy(s.copy, s.page, PAGE_SIZE);
+		if (s.page2)
+			memcpy(s.copy + PAGE_SIZE, s.page2, 16);
 		v->nmaps = maps;
 		v->nexits = exits;
 		u32 used = v->cache_used, nblocks = v->nblocks;
-		struct bt_block *b = translate_once(v, gva, gpfn, mode, copy);
-		if (!b) {
-			v->nmaps = maps;
-			v->nexits = exits;
-			return NULL;
-		}
-		u32 end = start + b->bytes < PAGE_SIZE ? start + b->bytes : (u32)PAGE_SIZE;
-		__atomic_fetch_or(&f->lines, lines_of(start, end), __ATOMIC_SEQ_CST);
-		if (memcmp(copy + start, page + start, end - start) == 0) {
+		struct bt_block *b = translate_once(v, gva, gpfn, gpfn2, mode, s.copy);
+		if (!b)
+			break;
+		u32 end = start + b->bytes;
+		if (!gpfn2 && end > PAGE_SIZE)
+			end = PAGE_SIZE;
+		if (end > start)
+			mark_lines(v, b, start, end);
+		if (same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
 			return b;
 		}
 		v->cache_used = used;
 		v->nblocks = nblocks;
 	}
+	v->nmaps = maps;
+	v->nexits = exits;
 	return NULL;
 }
