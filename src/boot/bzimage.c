@@ -83,13 +83,11 @@ static int check_sizes(struct loader *ld, struct bzimage *b)
 	b->body_size = (u64)b->h.syssize * 16;
 	if (b->body_off >= ld->kernel.size)
 		return refuse(ld, "setup_sects", b->h.setup_sects, "the setup code is larger than the file; the file is cut short or damaged");
-	/* syssize counts 16-byte paragraphs, the last one may be incomplete. */
-	if (b->body_size > ld->kernel.size - b->body_off + 15)
+	/* The kernel's build pads the file to whole 16-byte paragraphs. */
+	if (b->body_size > ld->kernel.size - b->body_off)
 		return refuse(ld, "syssize", b->h.syssize, "the kernel is larger than the file; the file is cut short or damaged");
 	if (b->body_size <= ENTRY_64)
 		return refuse(ld, "syssize", b->h.syssize, "there is no kernel behind the header");
-	if (b->body_size > ld->kernel.size - b->body_off)
-		b->body_size = ld->kernel.size - b->body_off;
 	return 0;
 }
 

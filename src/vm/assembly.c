@@ -93,6 +93,8 @@ static int create_from_option(struct vm *vm, const struct device_class *cls, con
 		return r;
 	r = create_one(vm, cls, &opts, number, e);
 	opts_free(&opts);
+	if (r < 0 && !strstr(e->msg, option))
+		err_prefix(e, "%s", option);
 	return r;
 }
 

@@ -180,7 +180,7 @@ static void survives_cuts_and_pokes(void **state)
 	struct image im = good();
 
 	refused(&im, 0x1f0, "", "no known kind");
-	refused(&im, SIZE - 16, "", "syssize");
+	refused(&im, SIZE - 1, "", "syssize");
 	cut_and_poke(im.bytes, SIZE, 0x280);
 }
 
