@@ -81,7 +81,8 @@ static int check_size(const struct hostfile *f, const char *path, struct err *e)
 	if (!f->size)
 		return err_set(e, EINVAL, "disk '%s': is empty; give it a size with 'truncate -s 10G %s'", path, path);
 	if (f->size % 512)
-		return err_set(e, EINVAL, "disk '%s': its size, %llu bytes, is not a multiple of 512; a raw image is: extend it with 'truncate -s %%512 %s'",
+		return err_set(e, EINVAL,
+			       "disk '%s': its size, %llu bytes, is not a multiple of 512; a raw image is: extend it with 'truncate -s %%512 %s'",
 			       path, (unsigned long long)f->size, path);
 	return 0;
 }

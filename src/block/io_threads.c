@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The I/O engine for hosts without io_uring: a few threads that take requests from one list and run them to the end with plain system calls.
+ * The I/O engine for hosts without io_uring: a few threads that take requests from one list and run them to the end with plain system
+ * calls.
  */
 #include "block/io.h"
 

@@ -13,7 +13,8 @@
 
 static int malformed(const char *text, struct err *e)
 {
-	return err_set(e, EINVAL, "hostfwd '%s': write it as tcp:HOSTPORT:GUESTPORT or udp:HOSTADDRESS:HOSTPORT:GUESTPORT, for example tcp:8080:80",
+	return err_set(e, EINVAL,
+		       "hostfwd '%s': write it as tcp:HOSTPORT:GUESTPORT or udp:HOSTADDRESS:HOSTPORT:GUESTPORT, for example tcp:8080:80",
 		       text);
 }
 

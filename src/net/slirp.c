@@ -3,15 +3,15 @@
  * User-mode networking by libslirp: the guest's TCP and UDP become sockets of this process. DHCP, DNS through the host's resolver, and
  * forwards of host ports.
  *
- * libslirp wants to be polled: before each wait of the event loop it is given what the last wait found, then asked what to watch next. The
- * set of watched descriptors is kept in step with epoll by difference. Frames that the guest has no room for wait in a bounded list;
- * beyond it they are dropped, and TCP sends them again.
+ * libslirp wants to be polled: before each wait of the event loop it is given what the last wait found, then asked what to watch next.
+ * Frames that the guest has no room for wait in a bounded list; beyond it they are dropped, and TCP sends them again.
  *
  * Threading: the event loop's thread alone; libslirp has no locks.
  */
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/net.h"
+#include "net/pollset.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,13 +24,6 @@
 
 #define NS_PER_MS 1000000
 #define BACKLOG_BYTES (4 * MiB)
-
-struct watch {
-	struct user_net *un;
-	int fd;
-	u32 wanted, registered; /* EPOLL bits */
-	int revents;		/* SLIRP_POLL bits */
-};
 
 struct frame {
 	struct frame *next;
@@ -48,13 +41,10 @@ struct user_net {
 	struct net_backend nb;
 	struct evloop *loop;
 	Slirp *slirp;
-	struct watch **watches; /* by descriptor, NULL where unknown */
-	u32 nwatches;
-	struct watch **polled; /* in the order of the last fill */
-	u32 npolled, polled_room;
+	struct pollset polls;
 	struct frame *backlog, **backlog_tail;
 	size_t backlog_bytes;
-	struct log_limit guest_log, watch_log;
+	struct log_limit guest_log;
 	u8 out[NET_MAX_FRAME];
 };
 
@@ -166,123 +156,18 @@ static int to_slirp(u32 bits)
 	return out;
 }
 
-static void watch_ready(void *opaque, u32 events)
-{
-	struct watch *w = opaque;
-
-	w->revents |= to_slirp(events);
-}
-
-static struct watch *watch_find(struct user_net *un, int fd)
-{
-	return fd >= 0 && (u32)fd < un->nwatches ? un->watches[fd] : NULL;
-}
-
-static bool watch_room(struct user_net *un, u32 fd)
-{
-	u32 room = un->nwatches ? un->nwatches : 64;
-	struct watch **bigger;
-
-	while (room <= fd)
-		room *= 2;
-	if (room == un->nwatches)
-		return true;
-	bigger = realloc(un->watches, room * sizeof(struct watch *));
-	if (!bigger)
-		return false;
-	memset(bigger + un->nwatches, 0, (room - un->nwatches) * sizeof(struct watch *));
-	un->watches = bigger;
-	un->nwatches = room;
-	return true;
-}
-
-static struct watch *watch_get(struct user_net *un, int fd)
-{
-	struct watch *w = watch_find(un, fd);
-
-	if (w || fd < 0 || !watch_room(un, (u32)fd))
-		return w;
-	w = calloc(1, sizeof(*w));
-	if (w) {
-		w->un = un;
-		w->fd = fd;
-		un->watches[fd] = w;
-	}
-	return w;
-}
-
-static void watch_forget(struct user_net *un, int fd)
-{
-	struct watch *w = watch_find(un, fd);
-
-	if (!w)
-		return;
-	if (w->registered)
-		evloop_del_fd(un->loop, fd);
-	for (u32 i = 0; i < un->npolled; i++)
-		if (un->polled[i] == w)
-			un->polled[i] = NULL;
-	un->watches[fd] = NULL;
-	free(w);
-}
-
-/* Bring epoll in step with what libslirp wants. Not wanted at all: taken out, or a hung-up peer would keep the loop awake. */
-static void watch_sync(struct user_net *un, struct watch *w)
-{
-	struct err e;
-
-	if (w->wanted == w->registered)
-		return;
-	if (!w->wanted)
-		evloop_del_fd(un->loop, w->fd);
-	else if (w->registered)
-		evloop_mod_fd(un->loop, w->fd, w->wanted);
-	else if (evloop_add_fd(un->loop, w->fd, w->wanted, watch_ready, w, &e)) {
-		log_limited(&un->watch_log, LOG_WARN, "user network: a connection stalls: %s", e.msg);
-		return;
-	}
-	w->registered = w->wanted;
-}
-
 static int cb_add_poll(int fd, int events, void *opaque)
 {
 	struct user_net *un = opaque;
-	struct watch *w = watch_get(un, fd);
-	u32 room = un->polled_room ? 2 * un->polled_room : 64;
-	struct watch **bigger;
 
-	if (un->npolled == un->polled_room) {
-		bigger = realloc(un->polled, room * sizeof(struct watch *));
-		if (!bigger)
-			return -1;
-		un->polled = bigger;
-		un->polled_room = room;
-	}
-	if (w)
-		w->wanted |= to_epoll(events);
-	un->polled[un->npolled] = w;
-	return (int)un->npolled++;
+	return pollset_add(&un->polls, fd, to_epoll(events));
 }
 
 static int cb_get_revents(int index, void *opaque)
 {
 	struct user_net *un = opaque;
 
-	if (index < 0 || (u32)index >= un->npolled || !un->polled[index])
-		return 0;
-	return un->polled[index]->revents;
-}
-
-static void ask_what_to_watch(struct user_net *un, u32 *timeout)
-{
-	for (u32 i = 0; i < un->nwatches; i++)
-		if (un->watches[i])
-			un->watches[i]->wanted = 0, un->watches[i]->revents = 0;
-	un->npolled = 0;
-	slirp_pollfds_fill(un->slirp, timeout, cb_add_poll, un);
-	for (u32 i = 0; i < un->nwatches; i++)
-		if (un->watches[i])
-			watch_sync(un, un->watches[i]);
+	return to_slirp(pollset_happened(&un->polls, index));
 }
 
 static int user_prepare(void *opaque)
@@ -292,7 +177,9 @@ static int user_prepare(void *opaque)
 
 	slirp_pollfds_poll(un->slirp, 0, cb_get_revents, un);
 	un->nb.client.flush(un->nb.client.opaque);
-	ask_what_to_watch(un, &timeout);
+	pollset_begin(&un->polls);
+	slirp_pollfds_fill(un->slirp, &timeout, cb_add_poll, un);
+	pollset_sync(&un->polls);
 	return timeout > INT32_MAX ? -1 : (int)timeout;
 }
 
@@ -348,15 +235,12 @@ static void cb_timer_mod(void *timer, int64_t expire_ms, void *opaque)
 		timer_arm(&t->timer, (u64)expire_ms * NS_PER_MS);
 }
 
-static void cb_register(int fd, void *opaque)
+/* Registered: a number we still know belonged to a socket that is gone. Unregistered: it will be closed. */
+static void cb_forget_fd(int fd, void *opaque)
 {
-	/* A number we still know belonged to a socket that is gone. */
-	watch_forget(opaque, fd);
-}
+	struct user_net *un = opaque;
 
-static void cb_unregister(int fd, void *opaque)
-{
-	watch_forget(opaque, fd);
+	pollset_forget(&un->polls, fd);
 }
 
 /* libslirp runs inside the loop: what it wants is asked for before the next wait anyway. */
@@ -371,8 +255,8 @@ static const SlirpCb callbacks = {
 	.timer_new = cb_timer_new,
 	.timer_free = cb_timer_free,
 	.timer_mod = cb_timer_mod,
-	.register_poll_fd = cb_register,
-	.unregister_poll_fd = cb_unregister,
+	.register_poll_fd = cb_forget_fd,
+	.unregister_poll_fd = cb_forget_fd,
 	.notify = cb_notify,
 };
 
@@ -425,12 +309,9 @@ static void user_close(struct net_backend *nb)
 
 	evloop_del_prepare(un->loop, un);
 	slirp_cleanup(un->slirp);
-	for (u32 i = 0; i < un->nwatches; i++)
-		watch_forget(un, (int)i);
+	pollset_free(&un->polls);
 	while (un->backlog)
 		backlog_drop_first(un);
-	free(un->watches);
-	free(un->polled);
 	free(un);
 }
 
@@ -449,6 +330,7 @@ int net_user_open(struct net_backend **out, struct evloop *l, u32 mtu, const str
 				      .features = 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM,
 				      .mtu = mtu ? mtu : NET_USER_MTU};
 	un->loop = l;
+	pollset_init(&un->polls, l);
 	un->backlog_tail = &un->backlog;
 	user_config(&config, un->nb.mtu);
 	un->slirp = slirp_new(&config, &callbacks, un);

@@ -8,39 +8,15 @@
  * on an I/O thread, and take the queue's lock. No lock is held across block_submit. Reset waits for what is in flight by reference
  * count: one reference for each request, one for the device's being in operation.
  */
-#include "block/block.h"
-#include "virtio/device.h"
+#include "virtio/blk.h"
 
 #include <errno.h>
-#include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BLK_QUEUE_SIZE 256
 #define BLK_SEG_MAX (BLK_QUEUE_SIZE - 2) /* a request also has a header and a status */
 #define BLK_BATCH 32
 #define BLK_ROUNDS 16 /* batches a doorbell serves before an I/O thread takes over */
-#define BLK_RANGE_MAX (1u << 22) /* sectors of one discard or write-zeroes: 2 GiB */
-#define BLK_PENDING 0xff /* not a status: I/O was set up */
-
-struct blk_request {
-	struct block_req io;
-	struct vq_request *vq;
-	struct iovec iov[VQ_IOV_MAX];
-};
-
-struct virtio_blk {
-	struct virtio_device vd;
-	struct block_image *image;
-	struct virtio_blk_config config;
-	char serial[VIRTIO_BLK_ID_BYTES];
-	bool default_wce;
-	struct log_limit error_log;
-	struct blk_request *requests[VIRTIO_MAX_QUEUES]; /* as many as the queue has slots */
-	u32 refs;	/* atomic */
-	bool stopping;	/* atomic; set with no queue's lock held, then each lock taken once */
-	u32 kick_mask;	/* atomic: queues that an I/O thread should serve */
-};
 
 static struct virtio_blk *of(struct virtio_device *vd)
 {
@@ -50,118 +26,6 @@ static struct virtio_blk *of(struct virtio_device *vd)
 static bool stopping(const struct virtio_blk *blk)
 {
 	return __atomic_load_n(&blk->stopping, __ATOMIC_SEQ_CST);
-}
-
-/* ---- one request ---- */
-
-static bool range_ok(const struct virtio_blk *blk, u64 sector, u64 bytes)
-{
-	u64 off, end;
-
-	return !__builtin_mul_overflow(sector, (u64)BLOCK_SECTOR, &off) && !__builtin_add_overflow(off, bytes, &end) &&
-	       end <= blk->image->size;
-}
-
-/* Writes must be durable at once unless the driver knows of a cache and can flush it (virtio 1.1, 5.2.5.1 and 5.2.6.2). */
-static bool write_through(const struct virtio_blk *blk)
-{
-	return !virtio_has(&blk->vd, VIRTIO_BLK_F_FLUSH) || !__atomic_load_n(&blk->config.wce, __ATOMIC_RELAXED);
-}
-
-static u8 prepare_transfer(struct virtio_blk *blk, struct blk_request *br, enum block_op op, u64 sector, u64 skip, u64 len)
-{
-	const struct vq_request *vq = br->vq;
-	bool write = op == BLOCK_WRITE;
-
-	if (len % BLOCK_SECTOR || !range_ok(blk, sector, len))
-		return VIRTIO_BLK_S_IOERR;
-	br->io = (struct block_req){.op = op, .off = sector * BLOCK_SECTOR, .len = len, .iov = br->iov};
-	br->io.durable = write && write_through(blk);
-	br->io.niov = write ? iov_slice(vq->read, vq->nread, skip, len, br->iov) : iov_slice(vq->write, vq->nwrite, skip, len, br->iov);
-	return BLK_PENDING;
-}
-
-static u8 prepare_read(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	return prepare_transfer(blk, br, BLOCK_READ, h->sector, 0, br->vq->write_len - 1);
-}
-
-static u8 prepare_write(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	if (blk->image->readonly)
-		return VIRTIO_BLK_S_IOERR;
-	return prepare_transfer(blk, br, BLOCK_WRITE, h->sector, sizeof(*h), br->vq->read_len - sizeof(*h));
-}
-
-static u8 prepare_flush(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	if (blk->image->readonly)
-		return VIRTIO_BLK_S_OK;
-	br->io = (struct block_req){.op = BLOCK_FLUSH};
-	return BLK_PENDING;
-}
-
-/* Discard and write-zeroes name their range in the data: exactly one, as the configuration says. */
-static u8 prepare_range(struct virtio_blk *blk, struct blk_request *br, u32 known_flags, enum block_op op, enum block_op op_unmap)
-{
-	struct virtio_blk_discard_write_zeroes range;
-	u64 bytes;
-
-	if (blk->image->readonly || br->vq->read_len != sizeof(struct virtio_blk_outhdr) + sizeof(range))
-		return VIRTIO_BLK_S_IOERR;
-	iov_read(br->vq->read, br->vq->nread, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
-	bytes = (u64)range.num_sectors * BLOCK_SECTOR;
-	if (range.flags & ~known_flags)
-		return VIRTIO_BLK_S_UNSUPP;
-	if (range.num_sectors > BLK_RANGE_MAX || !range_ok(blk, range.sector, bytes))
-		return VIRTIO_BLK_S_IOERR;
-	br->io = (struct block_req){.op = op, .off = range.sector * BLOCK_SECTOR, .len = bytes, .durable = write_through(blk)};
-	if (range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
-		br->io.op = op_unmap;
-	return BLK_PENDING;
-}
-
-static u8 prepare_discard(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	return prepare_range(blk, br, 0, BLOCK_DISCARD, BLOCK_DISCARD);
-}
-
-static u8 prepare_zeroes(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	return prepare_range(blk, br, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP, BLOCK_ZERO_KEEP, BLOCK_ZERO);
-}
-
-static u8 prepare_get_id(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h)
-{
-	size_t room = br->vq->write_len - 1;
-
-	iov_write(br->vq->write, br->vq->nwrite, 0, blk->serial, room < sizeof(blk->serial) ? room : sizeof(blk->serial));
-	return VIRTIO_BLK_S_OK;
-}
-
-static const struct blk_type {
-	u32 type;
-	u8 (*prepare)(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h);
-} blk_types[] = {
-	{VIRTIO_BLK_T_IN, prepare_read},
-	{VIRTIO_BLK_T_OUT, prepare_write},
-	{VIRTIO_BLK_T_FLUSH, prepare_flush},
-	{VIRTIO_BLK_T_DISCARD, prepare_discard},
-	{VIRTIO_BLK_T_WRITE_ZEROES, prepare_zeroes},
-	{VIRTIO_BLK_T_GET_ID, prepare_get_id},
-};
-
-/* Returns the status, or BLK_PENDING when br->io is to be submitted. */
-static u8 request_prepare(struct virtio_blk *blk, struct blk_request *br)
-{
-	struct virtio_blk_outhdr h;
-
-	if (iov_read(br->vq->read, br->vq->nread, 0, &h, sizeof(h)) != sizeof(h))
-		return VIRTIO_BLK_S_IOERR;
-	for (u32 i = 0; i < ARRAY_SIZE(blk_types); i++)
-		if (blk_types[i].type == h.type)
-			return blk_types[i].prepare(blk, br, &h);
-	return VIRTIO_BLK_S_UNSUPP;
 }
 
 /* The status is the last device-writable byte; the length given to the driver must cover it. */
@@ -181,7 +45,7 @@ static bool request_begin(struct virtio_blk *blk, struct blk_request *br)
 		vq_forget(br->vq);
 		return false;
 	}
-	status = request_prepare(blk, br);
+	status = blk_request_prepare(blk, br);
 	if (status == BLK_PENDING)
 		return true;
 	request_publish(br->vq, status);
@@ -348,8 +212,10 @@ static const struct opt_key blk_keys[] = {
 	{.name = "readonly", .type = OPT_FLAG, .help = "the guest cannot write; the image may be shared"},
 	{.name = "format", .type = OPT_STRING, .help = "image format; never guessed from the content", .def = "raw"},
 	{.name = "serial", .type = OPT_STRING, .help = "serial number shown to the guest, up to 20 characters"},
-	{.name = "cache", .type = OPT_CHOICE, .help = "when writes are safe: after a flush, at once, or never", .def = "writeback", .choices = cache_modes},
-	{.name = "discard", .type = OPT_CHOICE, .help = "give space the guest discards back to the host", .def = "on", .choices = discard_modes},
+	{.name = "cache", .type = OPT_CHOICE, .help = "when writes are safe: after a flush, at once, or never", .def = "writeback",
+	 .choices = cache_modes},
+	{.name = "discard", .type = OPT_CHOICE, .help = "give space the guest discards back to the host", .def = "on",
+	 .choices = discard_modes},
 	{.name = "io", .type = OPT_CHOICE, .help = "how the host does the I/O", .def = "auto", .choices = io_modes},
 	{0},
 };

@@ -240,7 +240,8 @@ static const struct opt_key net_keys[] = {
 	{.name = "", .type = OPT_STRING, .help = "user: NAT in this process, needs no rights; none: no network card"},
 	{.name = "tap", .type = OPT_STRING, .help = "name of a TAP interface of the host, instead of user"},
 	{.name = "mac", .type = OPT_STRING, .help = "address of the card; made from the VM's name when not given"},
-	{.name = "hostfwd", .type = OPT_STRING, .help = "tcp|udp:[HOSTADDR:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an address is given", .many = true},
+	{.name = "hostfwd", .type = OPT_STRING, .help = "tcp|udp:[HOSTADDR:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an address is given",
+	 .many = true},
 	{.name = "mtu", .type = OPT_UINT, .help = "largest packet, 68 to 65520 (user: 65520 when not given)"},
 	{0},
 };
@@ -297,7 +298,8 @@ static int open_backend(struct virtio_net *net, struct device_env *env, const st
 	if (opts_has(opts, "mtu") && (opts_num(opts, "mtu") < NET_MIN_MTU || opts_num(opts, "mtu") > NET_MAX_MTU))
 		return err_set(e, EINVAL, "--net: mtu must be from %d to %d", NET_MIN_MTU, NET_MAX_MTU);
 	if (kind && *kind && (tap || strcmp(kind, "user")))
-		return err_set(e, EINVAL, "--net: '%s'%s; choose one of user, tap=NAME and none", kind, tap ? " and tap= exclude each other" : " is unknown");
+		return err_set(e, EINVAL, "--net: '%s'%s; choose one of user, tap=NAME and none", kind,
+			       tap ? " and tap= exclude each other" : " is unknown");
 	if (parse_forwards(opts, fwd, &nfwd, e))
 		return -e->code;
 	if (!tap)

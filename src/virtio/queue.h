@@ -9,6 +9,7 @@
 #pragma once
 
 #include "base/guest_memory.h"
+#include "virtio/iov.h"
 
 #include <linux/virtio_ring.h>
 #include <pthread.h>
@@ -99,9 +100,3 @@ bool vq_notify_on(struct virtqueue *q);
 
 /* Locked. The driver broke the protocol in a way only the device can see. */
 void vq_breach(struct virtqueue *q, const char *why);
-
-/* Copies between a buffer and `n` pieces, starting `skip` bytes in. Return the bytes copied, fewer than `len` when the pieces end. */
-size_t iov_read(const struct iovec *iov, u32 n, size_t skip, void *buf, size_t len);
-size_t iov_write(const struct iovec *iov, u32 n, size_t skip, const void *buf, size_t len);
-/* The pieces of [skip, skip+len) as a new vector of at most VQ_IOV_MAX; returns their number. */
-u32 iov_slice(const struct iovec *iov, u32 n, size_t skip, size_t len, struct iovec *out);

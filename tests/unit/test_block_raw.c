@@ -148,7 +148,8 @@ static void many_pieces_and_durable(void **state)
 		memset(out[i], (int)i + 1, 512);
 		iov[199 - i] = (struct iovec){out[i], 512};
 	}
-	assert_int_equal(run(w, (struct block_req){.op = BLOCK_WRITE, .durable = true, .off = 512, .len = sizeof(out), .iov = iov, .niov = 200}), 0);
+	assert_int_equal(
+		run(w, (struct block_req){.op = BLOCK_WRITE, .durable = true, .off = 512, .len = sizeof(out), .iov = iov, .niov = 200}), 0);
 	assert_int_equal(transfer(w, BLOCK_READ, 512, in, sizeof(in)), 0);
 	for (u32 i = 0; i < 200; i++)
 		assert_memory_equal(in[i], out[199 - i], 512);
@@ -181,7 +182,8 @@ static void many_at_once(void **state)
 		for (u32 i = 0; i < 64; i++) {
 			memset(buf[i], (int)(i + round), 512);
 			iov[i] = (struct iovec){buf[i], 512};
-			reqs[i] = (struct block_req){.op = round % 2 ? BLOCK_READ : BLOCK_WRITE, .off = 512ull * i, .len = 512, .iov = &iov[i], .niov = 1};
+			reqs[i] = (struct block_req){.off = 512ull * i, .len = 512, .iov = &iov[i], .niov = 1};
+			reqs[i].op = round % 2 ? BLOCK_READ : BLOCK_WRITE;
 			list[i] = &reqs[i];
 		}
 		block_submit(w->img, list, 64);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* virtio-net over the user-mode NAT: DHCP, UDP and its checksums to a socket of the host, a forwarded TCP port, wrong frames and buffers. */
+/* virtio-net over the user-mode NAT: DHCP, UDP and its checksums to a socket of the host, a forwarded port, wrong frames and buffers. */
 #include "virtio_guest.h"
 
 #include "net/net.h"
@@ -328,8 +328,11 @@ static void control_queue_answers(void **state)
 	static const struct {
 		u8 class, cmd, ack;
 	} cmds[] = {
-		{VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, VIRTIO_NET_OK}, {VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET, VIRTIO_NET_OK},
-		{VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, VIRTIO_NET_ERR}, {VIRTIO_NET_CTRL_MQ, 0, VIRTIO_NET_ERR}, {0xff, 0xff, VIRTIO_NET_ERR},
+		{VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, VIRTIO_NET_OK},
+		{VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET, VIRTIO_NET_OK},
+		{VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, VIRTIO_NET_ERR},
+		{VIRTIO_NET_CTRL_MQ, 0, VIRTIO_NET_ERR},
+		{0xff, 0xff, VIRTIO_NET_ERR},
 	};
 	struct world *w = *state;
 	struct guest_queue *q = &w->g.q[2];
