@@ -38,6 +38,8 @@ static void lapic_loaded(struct device *d)
 		bool kick;
 
 		pthread_mutex_lock(&l->lock);
+		if (lapic_x2(l) && !lapic_enabled(l))
+			l->base &= ~BASE_X2APIC; /* no such mode */
 		lapic_timer_rearm_locked(l);
 		lapic_update_locked(l);
 		kick = l->pending;
