@@ -58,7 +58,7 @@ bool gate_pass(struct vcpu *v)
 	pthread_mutex_lock(&g->lock);
 	g->parked++;
 	pthread_cond_signal(&g->all_parked);
-	while (g->closed && !g->quit)
+	while (gate_is_closed(v->vm) && !g->quit)
 		pthread_cond_wait(&g->go, &g->lock);
 	g->parked--;
 	quit = g->quit;

@@ -20,6 +20,7 @@
 static void finish(struct vm *vm, enum vm_end end, u32 value)
 {
 	vm->result = (struct vm_result){end, value};
+	vm->ended = true;
 	evloop_stop(vm->loop);
 }
 
@@ -120,7 +121,8 @@ static void carry_out(void *opaque)
 		finish(vm, VM_END_ERROR, 0);
 		break;
 	}
-	gate_open(vm);
+	if (!vm->ended)
+		gate_open(vm);
 }
 
 void lifecycle_request(struct vm *vm, enum pending what, u32 arg)

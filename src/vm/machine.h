@@ -115,6 +115,7 @@ struct vm {
 	struct evtimer timeout_timer;
 	u64 timeout_due; /* virtual time */
 	struct vm_result result;
+	bool ended; /* result is final: no guest instruction runs any more once the gate has closed */
 	u64 resets;
 };
 
