@@ -66,7 +66,7 @@ static int set_timeout(struct run_options *o, const char *value, struct err *e)
 
 static int set_engine(struct run_options *o, const char *value, struct err *e)
 {
-	static const char *const names[] = {"auto", "bt", "kvm", NULL};
+	static const char *const names[] = {"auto", "bt", "kvm", "interp", NULL};
 	const char *near = err_nearest(value, names);
 
 	o->config.engine = value;

@@ -25,6 +25,12 @@ static int choose_bt(const struct engine_ops **out, struct err *e)
 	return 0;
 }
 
+static int choose_interp(const struct engine_ops **out, struct err *e)
+{
+	*out = &engine_interp;
+	return engine_interp.probe(e);
+}
+
 static int choose_auto(const struct engine_ops **out, char *why, size_t why_size, struct err *e)
 {
 	struct err no_kvm = {0};
@@ -52,7 +58,7 @@ static int choose_kvm(const struct engine_ops **out, char *why, size_t why_size,
 
 int engine_choose(const char *name, const struct engine_ops **out, char *why, size_t why_size, struct err *e)
 {
-	static const char *const names[] = {"auto", "bt", "kvm", NULL};
+	static const char *const names[] = {"auto", "bt", "kvm", "interp", NULL};
 	const char *near;
 
 	if (strcmp(name, "auto") == 0)
@@ -62,6 +68,10 @@ int engine_choose(const char *name, const struct engine_ops **out, char *why, si
 	if (strcmp(name, "bt") == 0) {
 		snprintf(why, why_size, "engine bt: asked for with --engine");
 		return choose_bt(out, e);
+	}
+	if (strcmp(name, "interp") == 0) {
+		snprintf(why, why_size, "engine interp: asked for with --engine; it is slow and meant for tests");
+		return choose_interp(out, e);
 	}
 	near = err_nearest(name, names);
 	if (near)

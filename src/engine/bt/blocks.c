@@ -89,12 +89,23 @@ static void jc_drop(struct bt_vcpu *v, const struct bt_block *b)
 
 /* ---- invalidation */
 
+static void unhash(struct bt_vcpu *v, u32 bi)
+{
+	const struct bt_block *b = &v->blocks[bi];
+	u32 *link = &v->hash[bt_hash(b->gva, b->gpfn, b->mode)];
+	while (*link && *link != bi)
+		link = &v->blocks[*link].hash_next;
+	if (*link)
+		*link = b->hash_next;
+}
+
 void bt_block_kill(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
 	if (b->dead)
 		return;
-	b->dead = true; /* bt_block_find skips it; its memory returns with the next flush */
+	b->dead = true; /* its memory returns with the next flush */
+	unhash(v, bi);
 	unlink_incoming(v, b);
 	jc_drop(v, b);
 }

@@ -274,6 +274,12 @@ static inline u32 bt_itlb_index(gva_t gva, bool user)
 }
 static inline u32 bt_jc_index(gva_t gva) { return (u32)(gva & (BT_JC_SIZE - 1)); }
 
+static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)
+{
+	u64 h = (gva ^ gpfn * 0x9e3779b97f4a7c15ull ^ mode) * 0x9e3779b97f4a7c15ull;
+	return (u32)(h >> 40) & (BT_HASH_SIZE - 1);
+}
+
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);

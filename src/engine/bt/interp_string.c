@@ -64,13 +64,17 @@ static void compare(struct x86_cpu *c, const struct interp_insn *i, u64 a, u64 b
 	c->rflags = x.flags;
 }
 
+static bool load_rdi(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 *v)
+{
+	return interp_load(in, c, SEG_ES, index_of(c, i, R_RDI), i->row->arg, v);
+}
+
 static bool step_cmps(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u64 a, b;
 
-	/* In this order, which shows when both fault, on AMD's CPUs. */
-	if (!interp_load(in, c, SEG_ES, index_of(c, i, R_RDI), i->row->arg, &b) ||
-	    !interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), i->row->arg, &a))
+	/* The order shows when both fault; AMD's CPUs mostly take rDI first. */
+	if (!load_rdi(in, c, i, &b) || !interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), i->row->arg, &a))
 		return false;
 	compare(c, i, a, b);
 	advance(c, i, R_RSI, 1);
@@ -82,7 +86,7 @@ static bool step_scas(struct interp *in, struct x86_cpu *c, const struct interp_
 {
 	u64 b;
 
-	if (!interp_load(in, c, SEG_ES, index_of(c, i, R_RDI), i->row->arg, &b))
+	if (!load_rdi(in, c, i, &b))
 		return false;
 	compare(c, i, interp_reg(c, R_RAX, i->row->arg), b);
 	advance(c, i, R_RDI, 1);
@@ -96,7 +100,7 @@ static bool step_ins(struct interp *in, struct x86_cpu *c, const struct interp_i
 	u16 port = (u16)c->gpr[R_RDX];
 	gva_t lin;
 
-	if (!x86_io_allowed(c, port, size) || !interp_linear(c, SEG_ES, index_of(c, i, R_RDI), size, acc, &lin) ||
+	if (!interp_linear(c, SEG_ES, index_of(c, i, R_RDI), size, acc, &lin) ||
 	    !interp_probe_write(c, lin, size))
 		return false;
 	x86_io_breakpoint(c, port, size);
@@ -113,7 +117,7 @@ static bool step_outs(struct interp *in, struct x86_cpu *c, const struct interp_
 	u16 port = (u16)c->gpr[R_RDX];
 	u64 v;
 
-	if (!x86_io_allowed(c, port, size) || !interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), size, &v))
+	if (!interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), size, &v))
 		return false;
 	x86_io_breakpoint(c, port, size);
 	c->env->pio_write(c->env->opaque, port, size, (u32)v);
@@ -228,8 +232,21 @@ STRING_OP(stos, bulk_stos)
 STRING_OP(lods, NULL)
 STRING_OP(cmps, NULL)
 STRING_OP(scas, NULL)
-STRING_OP(ins, NULL)
-STRING_OP(outs, NULL)
+
+/* Permission is asked for even when the count is zero. */
+static bool op_ins(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	if (!x86_io_allowed(c, (u16)c->gpr[R_RDX], i->row->arg))
+		return false;
+	return i->rep ? repeat(in, c, i, step_ins, NULL) : step_ins(in, c, i);
+}
+
+static bool op_outs(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	if (!x86_io_allowed(c, (u16)c->gpr[R_RDX], i->row->arg))
+		return false;
+	return i->rep ? repeat(in, c, i, step_outs, NULL) : step_outs(in, c, i);
+}
 
 #define M(n) ZYDIS_MNEMONIC_##n
 #define SIZES(n, fn)                                                                                                             \

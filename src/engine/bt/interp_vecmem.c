@@ -80,7 +80,7 @@ static bool gather_vex(struct interp *in, struct x86_cpu *c, const struct interp
 		if (ok)
 			memset(mask + k * v.esize, 0, v.esize);
 	}
-	interp_vec_write(in, c, d, ok || done ? bytes : 64, dst);
+	interp_vec_write(in, c, d, ok ? bytes : 64, dst);
 	interp_vec_write(in, c, m, ok ? 0 : 64, mask);
 	return ok || stopped(in, c, done);
 }

@@ -98,6 +98,8 @@ static u32 mask_lanes(const struct interp_insn *i, const ZydisDecodedInstruction
 
 	if (lanes)
 		return lanes;
+	if (mem->ecount == 1)
+		return 1;
 	if (v->kind != IOP_VEC || i->mem == 0)
 		return mem->ecount;
 	/* Conversions to a narrower type leave destination elements without a source. */
@@ -110,6 +112,8 @@ static void fill_masking(struct interp_insn *i, const ZydisDecodedInstruction *z
 
 	if (IN_LIST(vector_mask, z->mnemonic))
 		i->vflags |= VF_VMASK;
+	if (IN_LIST(packed_memory, z->mnemonic))
+		i->vflags |= VF_PACKED;
 	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !k)
 		return;
 	i->evex_mask = (u8)k;
@@ -119,8 +123,6 @@ static void fill_masking(struct interp_insn *i, const ZydisDecodedInstruction *z
 		i->vflags |= VF_WHOLE;
 	}
 	i->vflags |= VF_MASKED;
-	if (IN_LIST(packed_memory, z->mnemonic))
-		i->vflags |= VF_PACKED;
 	if (z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID)
 		i->vflags |= VF_BCAST;
 	i->lanes = (u8)mask_lanes(i, z);
@@ -259,8 +261,8 @@ static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, gva_
 
 static bool masked(const struct interp_insn *i) { return i->vflags & (VF_MASKED | VF_VMASK); }
 
-/* What #AC asks of masked elements; VMASKMOV's are exempt. */
-static u32 element_alignment(const struct interp_insn *i, u32 esize) { return i->vflags & VF_VMASK ? 1 : esize; }
+/* What #AC asks of masked elements; VMASKMOV, expansion and compression are exempt. */
+static u32 element_alignment(const struct interp_insn *i, u32 esize) { return i->vflags & (VF_VMASK | VF_PACKED) ? 1 : esize; }
 
 static bool open_masked(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
@@ -298,7 +300,7 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 	if (masked(i))
 		return open_masked(in, c, i, ea);
 	if (!interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin) ||
-	    !interp_aligned(c, lin, interp_natural_alignment(m->size)))
+	    !interp_aligned(c, lin, i->vflags & VF_PACKED ? 1 : interp_natural_alignment(m->size)))
 		return false;
 	if (m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE && x87_may_not_store(c, i))
 		return interp_probe_write(c, lin, m->size) && x86_read(c, lin, in->thunk->bounce, m->size, x86_acc(c, ACC_READ));

@@ -196,16 +196,10 @@ static u64 lines_of(u32 start, u32 end)
 	return mask;
 }
 
-static u32 hash_of(gva_t gva, u64 gpfn, u32 mode)
-{
-	u64 h = (gva ^ gpfn * 0x9e3779b97f4a7c15ull ^ mode) * 0x9e3779b97f4a7c15ull;
-	return (u32)(h >> 40) & (BT_HASH_SIZE - 1);
-}
-
 static void publish(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
-	u32 h = hash_of(b->gva, b->gpfn, b->mode);
+	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
 	b->hash_next = v->hash[h];
 	v->hash[h] = bi;
 	struct bt_frame *f = &v->vm->frames[b->gpfn];
@@ -220,7 +214,7 @@ static void publish(struct bt_vcpu *v, u32 bi)
 
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
-	for (u32 i = v->hash[hash_of(gva, gpfn, mode)]; i; i = v->blocks[i].hash_next) {
+	for (u32 i = v->hash[bt_hash(gva, gpfn, mode)]; i; i = v->blocks[i].hash_next) {
 		struct bt_block *b = &v->blocks[i];
 		if (b->gva == gva && b->gpfn == gpfn && b->mode == mode && !b->dead)
 			return b;
