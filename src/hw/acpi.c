@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI tables: RSDP, XSDT, FADT, FACS, DSDT (from dsdt.asl), an SSDT with the processors, MADT, MCFG. Written into the firmware area at creation and
+ * ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, DSDT (from dsdt.asl), an SSDT with the processors, MADT, MCFG. Written into the firmware area at creation and
  * again at each reset, because a guest may have overwritten them.
  * Source: ACPI 6.4 chapter 5.
  *
@@ -47,7 +47,7 @@ struct acpi {
 	u32 used;
 	bool full;
 	u32 ntables;
-	u64 tables[MAX_TABLES]; /* what the XSDT lists */
+	u64 tables[MAX_TABLES]; /* what RSDT and XSDT list */
 };
 
 /* Room for `size` bytes, 64-byte aligned as the FACS wants. NULL when the area is full. */
@@ -243,19 +243,21 @@ static void add_mcfg(struct acpi *a)
 	list(a, m);
 }
 
-static u64 add_xsdt(struct acpi *a)
+/* RSDT (for old systems) or XSDT: the list of the others, with entries of 4 or 8 bytes. */
+static u64 add_root(struct acpi *a, const char *signature, u32 entry_size)
 {
-	struct acpi_header *h = begin(a, "XSDT", 1, (u32)(sizeof(*h) + a->ntables * sizeof(u64)));
+	struct acpi_header *h = begin(a, signature, 1, (u32)sizeof(*h) + a->ntables * entry_size);
 
 	if (!h)
 		return 0;
-	memcpy(h + 1, a->tables, a->ntables * sizeof(u64));
+	for (u32 i = 0; i < a->ntables; i++)
+		memcpy((u8 *)(h + 1) + i * entry_size, &a->tables[i], entry_size);
 	finish(h);
 	return address_of(a, h);
 }
 
-/* Build everything in the host's copy. Returns the XSDT's address. */
-static u64 build(struct acpi *a)
+/* Build everything in the host's copy. */
+static void build(struct acpi *a, struct acpi_rsdp *rsdp)
 {
 	u32 ncpus = a->dev.env->ncpus;
 	u64 facs, dsdt;
@@ -269,14 +271,16 @@ static u64 build(struct acpi *a)
 	add_ssdt(a, ncpus);
 	add_madt(a, ncpus);
 	add_mcfg(a);
-	return add_xsdt(a);
+	rsdp->rsdt = (u32)add_root(a, "RSDT", 4);
+	rsdp->xsdt = add_root(a, "XSDT", 8);
 }
 
 static bool write_tables(struct acpi *a)
 {
-	struct acpi_rsdp rsdp = {.revision = 2, .length = sizeof(rsdp), .xsdt = build(a)};
+	struct acpi_rsdp rsdp = {.revision = 2, .length = sizeof(rsdp)};
 	struct guest_memory *mem = a->dev.env->mem;
 
+	build(a, &rsdp);
 	memcpy(rsdp.signature, "RSD PTR ", 8);
 	memcpy(rsdp.oem, "GUISE ", 6);
 	rsdp.checksum = checksum(&rsdp, 20); /* the ACPI 1.0 part */

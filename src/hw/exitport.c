@@ -46,9 +46,12 @@ static const struct device_class exitport_class;
 
 static int exitport_create(struct device_env *env, const struct opts *opts, struct device **out, struct err *e)
 {
-	struct exitport *p = calloc(1, sizeof(*p));
+	struct exitport *p;
 	int ret;
 
+	if (!opts_has(opts, ""))
+		return err_set(e, EINVAL, "--exit-port needs a port number, such as --exit-port 0xf4");
+	p = calloc(1, sizeof(*p));
 	if (!p)
 		return err_set(e, ENOMEM, "exit port: out of memory; free memory on the host");
 	p->dev.cls = &exitport_class;

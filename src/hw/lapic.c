@@ -25,6 +25,9 @@ static const u32 lvt_writable[LVT_COUNT] = {
 	[LVT_ERROR] = 0xff | LVT_MASKED,
 };
 
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
+
 static bool bit_get(const u32 *bits, u32 n)
 {
 	return bits[n / 32] >> (n % 32) & 1;
@@ -98,8 +101,12 @@ void lapic_kick(struct lapic *l)
 static void reset_locked(struct lapic *l)
 {
 	lapic_timer_stop_locked(l);
-	l->tpr = l->ldr = l->esr = l->esr_pending = l->icr = l->icr_high = 0;
-	l->dfr = ~0u;
+	/* These are read without the lock: by senders that look for a destination, by the CPU itself. */
+	STORE(l->tpr, 0);
+	STORE(l->ldr, 0);
+	STORE(l->dfr, ~0u);
+	STORE(l->icr_high, 0);
+	l->esr = l->esr_pending = l->icr = 0;
 	l->svr = 0xff;
 	l->timer_init = l->timer_divide = 0;
 	for (u32 i = 0; i < LVT_COUNT; i++)
@@ -142,7 +149,7 @@ int lapic_irq_accept(struct lapic_set *s, u32 cpu)
 
 u64 lapic_get_tpr(struct lapic_set *s, u32 cpu)
 {
-	return __atomic_load_n(&s->cpu[cpu].tpr, __ATOMIC_RELAXED) >> 4;
+	return LOAD(s->cpu[cpu].tpr) >> 4;
 }
 
 void lapic_set_tpr(struct lapic_set *s, u32 cpu, u64 cr8)
@@ -151,7 +158,7 @@ void lapic_set_tpr(struct lapic_set *s, u32 cpu, u64 cr8)
 	bool kick;
 
 	pthread_mutex_lock(&l->lock);
-	l->tpr = (u32)(cr8 & 15) << 4;
+	STORE(l->tpr, (u32)(cr8 & 15) << 4);
 	lapic_update_locked(l);
 	kick = l->pending;
 	pthread_mutex_unlock(&l->lock);
@@ -206,7 +213,7 @@ static void write_icr(struct lapic *l, u64 icr)
 	pthread_mutex_lock(&l->lock);
 	l->icr = (u32)icr & 0xccfff; /* delivery status always reads as idle */
 	if (lapic_x2(l))
-		l->icr_high = (u32)(icr >> 32);
+		STORE(l->icr_high, (u32)(icr >> 32));
 	if (illegal)
 		kick = lapic_error_locked(l, ESR_SEND_ILLEGAL);
 	pthread_mutex_unlock(&l->lock);
@@ -242,7 +249,7 @@ static bool write_local_locked(struct lapic *l, u32 reg, u32 v)
 {
 	switch (reg) {
 	case REG_TPR:
-		l->tpr = v & 0xff;
+		STORE(l->tpr, v & 0xff);
 		break;
 	case REG_SVR:
 		write_svr(l, v);
@@ -285,16 +292,16 @@ static void write_xapic(struct lapic *l, u32 reg, u32 v)
 		write_eoi(l);
 		break;
 	case REG_LDR:
-		__atomic_store_n(&l->ldr, v & 0xff000000, __ATOMIC_RELAXED);
+		STORE(l->ldr, v & 0xff000000);
 		break;
 	case REG_DFR:
-		__atomic_store_n(&l->dfr, v | 0x0fffffff, __ATOMIC_RELAXED);
+		STORE(l->dfr, v | 0x0fffffff);
 		break;
 	case REG_ICR:
-		write_icr(l, (u64)(l->icr_high >> 24) << 32 | v);
+		write_icr(l, (u64)(LOAD(l->icr_high) >> 24) << 32 | v);
 		break;
 	case REG_ICR_HIGH:
-		l->icr_high = v & 0xff000000;
+		STORE(l->icr_high, v & 0xff000000);
 		break;
 	case REG_ID: /* read-only, as on current processors */
 		break;

@@ -198,10 +198,8 @@ static void arm(struct rtc *r)
 	}
 	if (wait < VTIME_MIN_PERIOD_NS)
 		wait = VTIME_MIN_PERIOD_NS;
-	/* The host's real time may be set: an alarm far away is looked at again every hour. A paused clock is polled. */
-	if (wait < VTIME_PAUSED_POLL_NS && r->dev.env->clock->paused)
-		wait = VTIME_PAUSED_POLL_NS;
-	timer_arm(&r->timer, host_now_ns() + (wait < VTIME_FAR_NS ? wait : VTIME_FAR_NS));
+	/* The host's real time may be set, and an alarm be far away: vtime_wait looks again every hour. */
+	timer_arm(&r->timer, host_now_ns() + vtime_wait(r->dev.env->clock, wait));
 }
 
 static void update(struct rtc *r)

@@ -175,7 +175,7 @@ static void add_system(struct smbios *s)
 	struct type1 t = {.manufacturer = 1, .product = 2, .version = 3, .wakeup = 6 /* power switch */, .family = 4};
 
 	uuid_from_name(t.uuid, s->dev.env->vm_name ? s->dev.env->vm_name : "guest");
-	add(s, 1, H_SYSTEM, &t, sizeof(t), STRINGS(VENDOR, "Guise Virtual Machine", "1", "Virtual Machine"));
+	add(s, 1, H_SYSTEM, &t, sizeof(t), STRINGS(VENDOR, "Virtual Machine", "1", "Virtual Machine"));
 }
 
 static void add_chassis(struct smbios *s)

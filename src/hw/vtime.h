@@ -16,15 +16,19 @@
 #define VTIME_FAR_NS (3600 * NS_PER_SEC)
 #define VTIME_PAUSED_POLL_NS 5000000ull
 
+/* How long to wait at most for something `wait` ns away. The clock may stand still: then look again now and then, not at once for ever. */
+static inline u64 vtime_wait(const struct vclock *c, u64 wait)
+{
+	if (wait < VTIME_PAUSED_POLL_NS && __atomic_load_n(&c->paused, __ATOMIC_RELAXED))
+		return VTIME_PAUSED_POLL_NS;
+	return wait < VTIME_FAR_NS ? wait : VTIME_FAR_NS;
+}
+
 static inline void vtime_arm(struct evtimer *t, const struct vclock *c, u64 deadline)
 {
 	u64 now = vclock_now(c);
-	u64 wait = deadline > now ? deadline - now : 0;
 
-	/* The clock may stand still: then look again now and then, not at once for ever. */
-	if (wait < VTIME_PAUSED_POLL_NS && __atomic_load_n(&c->paused, __ATOMIC_RELAXED))
-		wait = VTIME_PAUSED_POLL_NS;
-	timer_arm(t, host_now_ns() + (wait < VTIME_FAR_NS ? wait : VTIME_FAR_NS));
+	timer_arm(t, host_now_ns() + vtime_wait(c, deadline > now ? deadline - now : 0));
 }
 
 /* a * b / c without overflow in between; saturates. c is not 0. */

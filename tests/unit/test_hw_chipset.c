@@ -107,6 +107,8 @@ static void exit_port(void **state)
 	assert_int_equal(opts_parse(&o, "--exit-port", cls->keys, "0xfffffffffffffffe", &e), 0);
 	assert_int_equal(cls->create(&m->env, &o, &d, &e), -EINVAL);
 	opts_free(&o);
+	o = (struct opts){.keys = cls->keys};
+	assert_int_equal(cls->create(&m->env, &o, &d, &e), -EINVAL);
 }
 
 static void power_button_and_s5(void **state)

@@ -42,7 +42,7 @@ static void assert_sum(const void *p, u32 n)
 static const void *find_table(struct machine *m, const char *signature)
 {
 	const struct acpi_rsdp *rsdp = (void *)ram(m, LAYOUT_RSDP, sizeof(*rsdp));
-	const struct acpi_header *xsdt, *found = NULL;
+	const struct acpi_header *rsdt, *xsdt, *found = NULL;
 
 	assert_memory_equal(rsdp->signature, "RSD PTR ", 8);
 	assert_sum(rsdp, 20);
@@ -50,11 +50,16 @@ static const void *find_table(struct machine *m, const char *signature)
 	xsdt = (void *)ram(m, rsdp->xsdt, sizeof(*xsdt));
 	assert_memory_equal(xsdt->signature, "XSDT", 4);
 	assert_sum(xsdt, xsdt->length);
+	rsdt = (void *)ram(m, rsdp->rsdt, sizeof(*rsdt));
+	assert_memory_equal(rsdt->signature, "RSDT", 4);
+	assert_sum(rsdt, rsdt->length);
+	assert_int_equal((rsdt->length - 36) * 2, xsdt->length - 36);
 	for (u32 i = 0; i < (xsdt->length - 36) / 8; i++) {
 		const struct acpi_header *h;
 		u64 at;
 
 		memcpy(&at, (const u8 *)(xsdt + 1) + 8 * i, 8);
+		assert_memory_equal((const u8 *)(rsdt + 1) + 4 * i, &at, 4);
 		assert_in_range(at, LAYOUT_ACPI_BASE, LAYOUT_ACPI_END - 1);
 		h = (void *)ram(m, at, sizeof(*h));
 		assert_in_range(at + h->length, LAYOUT_ACPI_BASE, LAYOUT_ACPI_END);

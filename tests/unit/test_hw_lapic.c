@@ -4,6 +4,9 @@
 
 #include "hw/lapic.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 enum { ID = 0x20, VERSION = 0x30, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0, ISR = 0x100, TMR = 0x180,
        IRR = 0x200, ESR = 0x280, ICR = 0x300, ICR_HIGH = 0x310, LVT_TIMER = 0x320, LVT_LINT0 = 0x350, LVT_ERROR = 0x370, TIMER_INIT = 0x380,
        TIMER_CURRENT = 0x390, TIMER_DIVIDE = 0x3e0 };
@@ -544,6 +547,48 @@ static void masked_timer_is_silent(void **state)
 	assert_false(lapic_irq_pending(c->s, 0));
 }
 
+struct player {
+	struct cpus *c;
+	u32 me, other, done;
+};
+#define ROUNDS 20000
+
+/* Wait for the ball without taking the lock, as a vCPU does between blocks; then play it back. A lost interrupt would hang. */
+static void *play(void *opaque)
+{
+	struct player *p = opaque;
+	u64 until = host_now_ns() + 30 * NS_PER_SEC;
+
+	while (p->done < ROUNDS && host_now_ns() < until) {
+		if (!lapic_irq_pending(p->c->s, p->me)) {
+			sched_yield();
+			continue;
+		}
+		if (lapic_irq_accept(p->c->s, p->me) != 0x80)
+			break;
+		wr(p->c, p->me, EOI, 0);
+		wr(p->c, p->me, ICR_HIGH, p->other << 24);
+		wr(p->c, p->me, ICR, 0x4080);
+		p->done++;
+	}
+	return NULL;
+}
+
+static void interrupts_are_not_lost(void **state)
+{
+	struct cpus *c = *state;
+	struct player a = {c, 0, 1, 0}, b = {c, 1, 0, 0};
+	pthread_t t;
+
+	lapic_set_vcpu_ops(c->s, &(struct lapic_vcpu_ops){0});
+	lapic_msi(c->s, 0xfee00000, 0x80);
+	pthread_create(&t, NULL, play, &b);
+	play(&a);
+	pthread_join(t, NULL);
+	assert_int_equal(a.done, ROUNDS);
+	assert_int_equal(b.done, ROUNDS);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -552,7 +597,7 @@ int main(void)
 		T(power_on_values), T(priorities),	 T(level_triggered_eoi), T(xapic_destinations),	 T(lowest_priority),
 		T(nmi_init_sipi),   T(errors),		 T(odd_accesses),	 T(soft_disable_masks),	 T(base_transitions),
 		T(x2apic_registers), T(one_shot_count), T(one_shot_fires_once), T(periodic_fires_and_is_clamped), T(deadline_mode),
-		T(masked_timer_is_silent),
+		T(masked_timer_is_silent), T(interrupts_are_not_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
