@@ -104,7 +104,7 @@ static bool gather_evex(struct interp *in, struct x86_cpu *c, const struct inter
 		if (ok)
 			mask &= ~(1ull << k);
 	}
-	interp_vec_write(in, c, d, ok || done ? v.n * v.esize : 64, dst);
+	interp_vec_write(in, c, d, ok ? v.n * v.esize : done ? i->vec_len : 64, dst);
 	interp_mask_write(in, c, kreg, ok ? 0 : mask);
 	return ok || stopped(in, c, done);
 }

@@ -261,8 +261,9 @@ static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, gva_
 
 static bool masked(const struct interp_insn *i) { return i->vflags & (VF_MASKED | VF_VMASK); }
 
-/* What #AC asks of masked elements; VMASKMOV, expansion and compression are exempt. */
-static u32 element_alignment(const struct interp_insn *i, u32 esize) { return i->vflags & (VF_VMASK | VF_PACKED) ? 1 : esize; }
+/* What #AC asks of the memory operand: VMASKMOV and compression are exempt, masked elements go one by one. */
+static bool ac_exempt(const struct interp_insn *i) { return (i->vflags & VF_VMASK) || ((i->vflags & VF_PACKED) && i->mem == 0); }
+static u32 element_alignment(const struct interp_insn *i, u32 esize) { return ac_exempt(i) ? 1 : esize; }
 
 static bool open_masked(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
@@ -300,7 +301,7 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 	if (masked(i))
 		return open_masked(in, c, i, ea);
 	if (!interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin) ||
-	    !interp_aligned(c, lin, i->vflags & VF_PACKED ? 1 : interp_natural_alignment(m->size)))
+	    !interp_aligned(c, lin, ac_exempt(i) ? 1 : interp_natural_alignment(m->size)))
 		return false;
 	if (m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE && x87_may_not_store(c, i))
 		return interp_probe_write(c, lin, m->size) && x86_read(c, lin, in->thunk->bounce, m->size, x86_acc(c, ACC_READ));
@@ -312,14 +313,15 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 static bool close_memory(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
 	const struct interp_opnd *m = &i->op[i->mem];
-	u32 esize;
+	u32 esize, acc = x86_acc(c, ACC_WRITE);
+	gva_t lin;
+	u64 on;
 
 	if (!(m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 		return true;
 	if (!masked(i))
-		return interp_store_buf(c, i->ea.seg, ea, m->size, in->thunk->bounce);
-	u64 on = interp_enabled_elements(in, c, i, &esize);
-
+		return interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) && x86_write(c, lin, in->thunk->bounce, m->size, acc);
+	on = interp_enabled_elements(in, c, i, &esize);
 	return interp_store_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on, in->thunk->bounce);
 }
 
