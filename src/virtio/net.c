@@ -135,15 +135,17 @@ static bool net_receive(void *opaque, const struct virtio_net_hdr_v1 *h, const u
 	struct virtqueue *q = &net->vd.queue[RX];
 	struct vq_request *r[NET_RX_BUFFERS_MAX];
 	u32 total = (u32)(NET_HDR_SIZE + len);
+	u16 seen;
 	int n = -1;
 
 	if (len > NET_MAX_FRAME)
 		return true;
 	pthread_mutex_lock(&q->lock);
 	if (virtio_running(&net->vd)) {
-		n = rx_take(net, r, total);
-		if (!n && vq_notify_on(q))
+		do {
+			seen = vq_ready(q);
 			n = rx_take(net, r, total);
+		} while (!n && vq_notify_beyond(q, seen));
 	}
 	if (n > 0)
 		rx_fill(r, (u32)n, header_for(net, h), frame, len);

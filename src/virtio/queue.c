@@ -343,16 +343,22 @@ void vq_notify_off(struct virtqueue *q)
 		__atomic_store_n(&q->used->flags, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
 }
 
-bool vq_notify_on(struct virtqueue *q)
+bool vq_notify_beyond(struct virtqueue *q, u16 seen)
 {
 	if (!q->enabled || q->broken)
 		return false;
+	/* The driver notifies when it adds the entry with this index: not one that is there already, or no notification would come. */
 	if (q->event_idx)
-		__atomic_store_n(used_avail_event(q), q->last_avail, __ATOMIC_RELAXED);
+		__atomic_store_n(used_avail_event(q), (u16)(q->last_avail + seen), __ATOMIC_RELAXED);
 	else
 		__atomic_store_n(&q->used->flags, 0, __ATOMIC_RELAXED);
 	gm_written(q->mem, q->used_gpa, used_bytes(q->size));
 	/* Full barrier: our wish before our look at avail->idx; pairs with the driver's barrier between moving idx and reading our wish. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return vq_ready(q) != 0;
+	return vq_ready(q) > seen;
+}
+
+bool vq_notify_on(struct virtqueue *q)
+{
+	return vq_notify_beyond(q, 0);
 }

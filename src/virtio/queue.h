@@ -97,6 +97,9 @@ void vq_flush(struct virtqueue *q);
  * caller must look again, no notification will come for them. */
 void vq_notify_off(struct virtqueue *q);
 bool vq_notify_on(struct virtqueue *q);
+/* Locked. As vq_notify_on for a device to which the `seen` requests that are ready are not enough: a notification comes, or true is
+ * returned, when there are more. */
+bool vq_notify_beyond(struct virtqueue *q, u16 seen);
 
 /* Locked. The driver broke the protocol in a way only the device can see. */
 void vq_breach(struct virtqueue *q, const char *why);

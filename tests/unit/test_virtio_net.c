@@ -258,7 +258,7 @@ static void receive_restarts(void **state)
 	struct udp_frame out;
 	u16 port, sent = 0;
 	int fd = host_socket(SOCK_DGRAM, &port);
-	char got[16];
+	char got[16], big[20000] = "";
 	u32 len;
 
 	len = make_udp(w, &out, 0x0a00020f, 0x0a000202, 4001, port, "hello", 5);
@@ -270,6 +270,14 @@ static void receive_restarts(void **state)
 		sendto(fd, &sent, 2, 0, (struct sockaddr *)&from, n);
 		if (sent % 16 == 0)
 			g_nap();
+	}
+	for (u16 i = 0; i < sent; i++)
+		assert_int_equal(*(const u16 *)await_udp(w, 4001)->data, i);
+	/* Frames that need more buffers than are left, but not more than none. */
+	for (sent = 0; sent < 16; sent++) {
+		memcpy(big, &sent, sizeof(sent));
+		assert_int_equal(sendto(fd, big, sizeof(big), 0, (struct sockaddr *)&from, n), sizeof(big));
+		g_nap();
 	}
 	for (u16 i = 0; i < sent; i++)
 		assert_int_equal(*(const u16 *)await_udp(w, 4001)->data, i);

@@ -224,7 +224,7 @@ static void no_dma_without_bus_master(void **state)
 	g_nap();
 	assert_false(gq_done(g, q));
 	g_cfg_write(g, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-	gq_kick(g, q);
+	gq_force_kick(g, q);
 	gq_wait(g, q);
 }
 
@@ -237,11 +237,11 @@ static void breach_needs_reset(void **state)
 	q = g_queue(g, 0, 8);
 	g_driver_ok(g);
 	gq_avail(g, q)->idx = 1000;
-	gq_kick(g, q);
+	gq_force_kick(g, q);
 	assert_true(g_status(g) & VIRTIO_CONFIG_S_NEEDS_RESET);
 	assert_int_equal(g_msis(g, 0), 1);
 	for (u32 i = 0; i < 1000; i++)
-		gq_kick(g, q);
+		gq_force_kick(g, q);
 	assert_int_equal(g_msis(g, 0), 1);
 	it_works(state);
 }

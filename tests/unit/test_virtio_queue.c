@@ -208,6 +208,11 @@ static void event_index_holds_back(void **state)
 	assert_int_equal(*avail_event(w), 5);
 	offer(w, 0);
 	assert_true(vq_notify_on(&w->q));
+	/* One is not enough: tell me of the one after it. */
+	assert_false(vq_notify_beyond(&w->q, 1));
+	assert_int_equal(*avail_event(w), 6);
+	offer(w, 0);
+	assert_true(vq_notify_beyond(&w->q, 1));
 }
 
 static void notification_flag(void **state)

@@ -34,6 +34,7 @@ struct guest_queue {
 	u16 index, size;
 	u64 desc, avail, used;
 	u16 next_desc, seen;
+	u16 told; /* the index the device was notified of last */
 };
 
 struct guest {
@@ -47,6 +48,7 @@ struct guest {
 	u64 heap;
 	u32 msis[16]; /* atomic: messages by data - G_MSI_DATA */
 	u32 line;     /* atomic: the INTx level */
+	bool event_idx;
 	struct guest_queue q[8];
 };
 
@@ -290,6 +292,7 @@ static inline void g_negotiate(struct guest *g, u64 mask)
 	g_set_status(g, VIRTIO_CONFIG_S_ACKNOWLEDGE);
 	g_set_status(g, VIRTIO_CONFIG_S_DRIVER);
 	g_accept(g, (g_offered(g) & mask) | VIRTIO_BIT(VIRTIO_F_VERSION_1));
+	g->event_idx = mask & VIRTIO_BIT(VIRTIO_RING_F_EVENT_IDX);
 	g_set_status(g, VIRTIO_CONFIG_S_FEATURES_OK);
 	assert_true(g_status(g) & VIRTIO_CONFIG_S_FEATURES_OK);
 }
@@ -318,7 +321,7 @@ static inline struct guest_queue *g_queue(struct guest *g, u16 index, u16 size)
 {
 	struct guest_queue *q = &g->q[index];
 
-	*q = (struct guest_queue){index, size, g_alloc(g, 16ull * size), g_alloc(g, 6 + 2ull * size), g_alloc(g, 6 + 8ull * size), 0, 0};
+	*q = (struct guest_queue){index, size, g_alloc(g, 16ull * size), g_alloc(g, 6 + 2ull * size), g_alloc(g, 6 + 8ull * size), 0, 0, 0};
 	g_write(g, VIRTIO_PCI_COMMON_Q_SELECT, 2, index);
 	g_write(g, VIRTIO_PCI_COMMON_Q_SIZE, 2, size);
 	g_write(g, VIRTIO_PCI_COMMON_Q_MSIX, 2, index + 1u);
@@ -375,9 +378,21 @@ static inline u16 gq_add(struct guest *g, struct guest_queue *q, const struct gu
 	return head;
 }
 
-static inline void gq_kick(struct guest *g, struct guest_queue *q)
+static inline void gq_force_kick(struct guest *g, struct guest_queue *q)
 {
 	g_write(g, G_NOTIFY + 4u * q->index, 2, q->index);
+}
+
+/* Ring the doorbell if the device wants it, as drivers do (virtio 1.1, 2.6.10). */
+static inline void gq_kick(struct guest *g, struct guest_queue *q)
+{
+	u16 now = gq_avail(g, q)->idx, old = q->told, event;
+
+	q->told = now;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	event = __atomic_load_n((u16 *)&gq_used(g, q)->ring[q->size], __ATOMIC_RELAXED);
+	if (g->event_idx ? (u16)(now - event - 1) < (u16)(now - old) : !(gq_used(g, q)->flags & VRING_USED_F_NO_NOTIFY))
+		gq_force_kick(g, q);
 }
 
 static inline bool gq_done(struct guest *g, struct guest_queue *q)
