@@ -23,13 +23,14 @@
 #include <signal.h>
 #include <stdatomic.h>
 
-#define BT_CACHE_SIZE (64u * 1024 * 1024)
+#define BT_CACHE_SIZE (256u * 1024 * 1024)
 #define BT_CACHE_RESERVE (64u * 1024) /* room that must be left before a block is started */
-#define BT_MAX_BLOCKS (1u << 18)
-#define BT_HASH_SIZE (1u << 16)
+#define BT_MAX_BLOCKS (1u << 19)
+#define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
-#define BT_JC_SIZE 4096u /* entries of one jump cache */
-#define BT_ITLB_SIZE 1024u
+#define BT_JC_SIZE 8192u      /* entries of one jump cache */
+#define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
+#define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
@@ -63,7 +64,7 @@ struct bt_aspace {
 	bool used;
 	u16 pcid;
 	u64 stamp;		/* for eviction */
-	u64 itlb[BT_ITLB_SIZE]; /* code pages that were looked up: bt_itlb_tag */
+	u64 itlb[BT_ITLB_SIZE]; /* user code pages that were looked up: bt_itlb_tag */
 };
 
 /* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. */
@@ -172,6 +173,7 @@ struct bt_vcpu {
 	u64 spare;
 	u64 tsc_offset;
 	struct bt_jc_entry jc[2][BT_JC_SIZE];
+	u64 kitlb[BT_ITLB_SIZE]; /* supervisor code pages, of all address spaces: they are global */
 
 	/* the rest is C's */
 	u32 mode;
@@ -182,6 +184,7 @@ struct bt_vcpu {
 	bool in_guest;
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
+	bool kitlb_local; /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;
 	sigset_t old_mask;
@@ -260,6 +263,7 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
 void bt_aspace_fini(struct bt_vcpu *v);
 void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x);
 void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
+u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc); /* x86_env's cached */
 void bt_shadow_switch(struct bt_vcpu *v); /* CR3/PCID changed */
 void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
@@ -267,12 +271,12 @@ void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
 
 static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
-static inline u32 bt_itlb_index(gva_t gva, bool user)
+static inline u32 bt_itlb_index(gva_t gva)
 {
 	u64 p = gva >> 12;
-	return (u32)((p ^ (p >> 9)) & (BT_ITLB_SIZE / 2 - 1)) + (user ? BT_ITLB_SIZE / 2 : 0);
+	return (u32)((p ^ (p >> 11)) & (BT_ITLB_SIZE - 1));
 }
-static inline u32 bt_jc_index(gva_t gva) { return (u32)(gva & (BT_JC_SIZE - 1)); }
+static inline u32 bt_jc_index(gva_t gva) { return (u32)((gva & BT_JC_MASK) >> 2); }
 
 static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)
 {

@@ -90,7 +90,7 @@ void bt_update_mode(struct bt_vcpu *v)
 static bool fetch_frame(struct bt_vcpu *v, gva_t rip, u64 *gpfn)
 {
 	u64 vpn = (rip >> 12) & ((1ull << BT_VPN_BITS) - 1);
-	u64 *tag = &v->itlb[bt_itlb_index(rip, v->mode & MODE_USER)];
+	u64 *tag = (v->mode & MODE_USER ? v->itlb : v->kitlb) + bt_itlb_index(rip);
 	if (*tag >> 28 == vpn && *tag && x86_canonical(rip)) {
 		*gpfn = *tag & ((1u << 28) - 1);
 		return true;

@@ -27,10 +27,22 @@ static void clear_region(struct bt_aspace *as, u64 region)
 	as->meta[region] = 0;
 }
 
-static void clear_itlb(struct bt_aspace *as) { clear_words(as->itlb, BT_ITLB_SIZE); }
+
+static void clear_kitlb(struct bt_vcpu *v)
+{
+	clear_words(v->kitlb, BT_ITLB_SIZE);
+	v->kitlb_local = false;
+}
+
+static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
+{
+	clear_words(as->itlb, BT_ITLB_SIZE);
+	if (global || v->kitlb_local)
+		clear_kitlb(v);
+}
 
 /* Drop every region, or those that hold an entry which is not global. */
-static void clear_aspace(struct bt_aspace *as, bool global)
+static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
 	u32 kept = 0;
 	for (u32 i = 0; i < as->nregions; i++) {
@@ -43,23 +55,23 @@ static void clear_aspace(struct bt_aspace *as, bool global)
 	as->nregions = kept;
 	if (kept == 0)
 		as->nhuge = 0;
-	clear_itlb(as);
+	clear_itlb(v, as, global);
 }
 
-static void note_region(struct bt_aspace *as, gva_t gva, u8 bits)
+static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 bits)
 {
 	u64 region = region_of(gva);
 	if (as->meta[region] == 0) {
 		if (as->nregions == as->cap_regions)
-			clear_aspace(as, true); /* the list is full: start over, as any TLB may */
+			clear_aspace(v, as, true); /* the list is full: start over, as any TLB may */
 		as->regions[as->nregions++] = (u32)region;
 	}
 	as->meta[region] |= bits;
 }
 
-static void set_entry(struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
+static void set_entry(struct bt_vcpu *v, struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
 {
-	note_region(as, gva, (u8)(bits | 1u << (view * 2 + write)));
+	note_region(v, as, gva, (u8)(bits | 1u << (view * 2 + write)));
 	as->table[view][write][index_of(gva)] = delta;
 }
 
@@ -88,9 +100,11 @@ void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x
 {
 	u8 bits = (x->page_shift > 12 ? META_LARGE : 0) | (x->global ? 0 : META_NONGLOBAL);
 	if (bits)
-		note_region(v->as, gva, bits);
+		note_region(v, v->as, gva, bits);
 	if (x->page_shift == 30)
 		note_huge(v->as, gva);
+	if (!x->global && x86_cpl(&v->cpu) != 3)
+		v->kitlb_local = true;
 }
 
 /* Remember through which page a frame is writable. */
@@ -122,9 +136,9 @@ void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *
 	enum bt_view view = view_now(v);
 	if (x->page_shift == 30)
 		note_huge(v->as, gva);
-	set_entry(v->as, view, false, gva, delta, bits);
+	set_entry(v, v->as, view, false, gva, delta, bits);
 	if (write_ok) {
-		set_entry(v->as, view, true, gva, delta, bits);
+		set_entry(v, v->as, view, true, gva, delta, bits);
 		note_writer(v, x->gpa >> 12, gva);
 	}
 }
@@ -165,6 +179,16 @@ void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 	f->writers = 0;
 }
 
+u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc)
+{
+	const struct bt_vcpu *v = opaque;
+	enum bt_view view = acc & ACC_USER ? VIEW_USER : (v->cpu.rflags & FL_AC) && !(acc & ACC_IMPLICIT) ? VIEW_SUPER_AC : VIEW_SUPER;
+	if ((acc & ACC_FETCH) || !x86_canonical(gva))
+		return NULL;
+	u64 delta = v->view[view][(acc & ACC_WRITE) != 0][index_of(gva)];
+	return delta ? (u8 *)(gva + delta) : NULL;
+}
+
 /* ---- address spaces */
 
 static u16 current_pcid(const struct bt_vcpu *v) { return v->cpu.cr4 & CR4_PCIDE ? v->cpu.cr3 & 0xfff : 0; }
@@ -191,7 +215,7 @@ static struct bt_aspace *take_aspace(struct bt_vcpu *v, u16 pcid)
 	}
 	if (oldest->used)
 		v->st.aspace_evictions++;
-	clear_aspace(oldest, true);
+	clear_aspace(v, oldest, true);
 	oldest->used = true;
 	oldest->pcid = pcid;
 	return oldest;
@@ -211,6 +235,8 @@ void bt_shadow_switch(struct bt_vcpu *v)
 		struct bt_aspace *as = find_aspace(v, pcid);
 		v->as = as ? as : take_aspace(v, pcid);
 	}
+	if (v->kitlb_local)
+		clear_kitlb(v);
 	v->as->stamp = ++v->stamp;
 	for (u32 view = 0; view < VIEW_COUNT; view++)
 		for (u32 w = 0; w < 2; w++)
@@ -221,29 +247,33 @@ void bt_shadow_switch(struct bt_vcpu *v)
 
 /* ---- invalidation */
 
-static void flush_page_in(struct bt_aspace *as, gva_t gva)
+static void drop_itlb(u64 *itlb, gva_t gva)
+{
+	u64 *tag = &itlb[bt_itlb_index(gva)];
+	if (*tag >> 28 == index_of(gva))
+		*tag = 0;
+}
+
+static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 {
 	u64 region = region_of(gva);
 	u8 meta = as->meta[region];
 	if (is_huge(as, gva)) {
-		clear_aspace(as, true);
+		clear_aspace(v, as, true);
 		return;
 	}
 	if (meta & META_LARGE) {
 		for (u32 t = 0; t < 6; t++)
 			if (meta & (1u << t))
 				clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
-		clear_itlb(as);
+		clear_itlb(v, as, true);
 		return;
 	}
 	for (u32 t = 0; t < 6; t++)
 		if (meta & (1u << t))
 			as->table[t >> 1][t & 1][index_of(gva)] = 0;
-	for (u32 user = 0; user < 2; user++) {
-		u64 *tag = &as->itlb[bt_itlb_index(gva, user)];
-		if (*tag >> 28 == index_of(gva))
-			*tag = 0;
-	}
+	drop_itlb(as->itlb, gva);
+	drop_itlb(v->kitlb, gva);
 }
 
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
@@ -252,7 +282,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 	for (u32 i = 0; i < BT_ASPACES; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))
-			flush_page_in(as, gva);
+			flush_page_in(v, as, gva);
 	}
 }
 
@@ -261,6 +291,6 @@ void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 	for (u32 i = 0; i < BT_ASPACES; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))
-			clear_aspace(as, global);
+			clear_aspace(v, as, global);
 	}
 }

@@ -19,8 +19,13 @@ static u32 emit_page_check(struct tr *t, gva_t gva, u64 gpfn)
 {
 	struct emit *e = &t->e;
 	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(gva, gpfn));
-	e_load_fs(e, H_R11, FS(itlb));
-	e_load(e, true, H_RCX, H_R11, H_RSP, 0, (i32)(8 * bt_itlb_index(gva, t->user)));
+	i32 at = (i32)(8 * bt_itlb_index(gva));
+	if (t->user) {
+		e_load_fs(e, H_R11, FS(itlb));
+		e_load(e, true, H_RCX, H_R11, H_RSP, 0, at);
+	} else {
+		e_load_fs(e, H_RCX, FS(kitlb) + at);
+	}
 	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
 	u32 hit = e_jrcxz(e);
 	tr_to_event(t, EV_ITLB, t->bi);

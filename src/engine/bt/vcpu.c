@@ -206,6 +206,7 @@ static void env_mode_changed(void *opaque)
 static const struct x86_env env_template = {
 	.ram = env_ram,
 	.ram_will_write = env_will_write,
+	.cached = bt_shadow_cached,
 	.mmio_read = env_mmio_read,
 	.mmio_write = env_mmio_write,
 	.pio_read = env_pio_read,
@@ -382,7 +383,7 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
 	v->k_31 = 31;
-	v->jc_mask[0] = v->jc_mask[1] = BT_JC_SIZE - 1;
+	v->jc_mask[0] = v->jc_mask[1] = BT_JC_MASK;
 	v->go = 1;
 	v->irq_idle = 1;
 	v->jc_mode[0] = v->jc_mode[1] = ~0u;
@@ -539,8 +540,8 @@ static void do_invalidations(struct bt_vcpu *v)
 /* Take in what others asked for. Words first, requests after: a request set meanwhile clears the words again. */
 static void look_around(struct bt_vcpu *v)
 {
-	__atomic_store_n(&v->jc_mask[0], BT_JC_SIZE - 1, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&v->jc_mask[1], BT_JC_SIZE - 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->jc_mask[0], BT_JC_MASK, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->jc_mask[1], BT_JC_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 1, __ATOMIC_SEQ_CST);
 	do_invalidations(v);
 	if (atomic_exchange(&v->nmi_req, 0))
