@@ -171,7 +171,7 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	}
 	for (u32 k = 0; k < bytes; k++)
 		on |= (u64)(mask[k] >> 7) << k;
-	if (!interp_linear(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, bytes) ||
+	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, 8) || !interp_probe_write(c, lin, bytes) ||
 	    !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
 		return false;
 	/* Any MMX instruction makes all x87 registers valid and TOP zero. */

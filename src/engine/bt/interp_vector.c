@@ -261,9 +261,21 @@ static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, gva_
 
 static bool masked(const struct interp_insn *i) { return i->vflags & (VF_MASKED | VF_VMASK); }
 
-/* What #AC asks of the memory operand: VMASKMOV and compression are exempt, masked elements go one by one. */
-static bool ac_exempt(const struct interp_insn *i) { return (i->vflags & VF_VMASK) || ((i->vflags & VF_PACKED) && i->mem == 0); }
-static u32 element_alignment(const struct interp_insn *i, u32 esize) { return ac_exempt(i) ? 1 : esize; }
+/* What #AC asks of elements: nothing of VMASKMOV's and of bytes and words that are compressed. */
+static u32 element_alignment(const struct interp_insn *i, u32 esize)
+{
+	bool compress = (i->vflags & VF_PACKED) && i->mem == 0;
+
+	return (i->vflags & VF_VMASK) || (compress && esize < 4) ? 1 : esize;
+}
+
+/* Compression goes element by element even without a mask. */
+static u32 operand_alignment(const struct interp_insn *i, const struct interp_opnd *m)
+{
+	if ((i->vflags & VF_PACKED) && i->mem == 0)
+		return element_alignment(i, m->esize / 8u);
+	return interp_natural_alignment(m->size);
+}
 
 static bool open_masked(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
@@ -301,7 +313,7 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 	if (masked(i))
 		return open_masked(in, c, i, ea);
 	if (!interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin) ||
-	    !interp_aligned(c, lin, ac_exempt(i) ? 1 : interp_natural_alignment(m->size)))
+	    !interp_aligned(c, lin, operand_alignment(i, m)))
 		return false;
 	if (m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE && x87_may_not_store(c, i))
 		return interp_probe_write(c, lin, m->size) && x86_read(c, lin, in->thunk->bounce, m->size, x86_acc(c, ACC_READ));
