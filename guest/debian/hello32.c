@@ -19,7 +19,7 @@ int main(void)
 {
 	uint64_t product = 1;
 	double sum = 0;
-	volatile int zero = 0;
+	volatile int hundred = 100, zero = 0;
 
 	if (sizeof(void *) != 4)
 		return 1;
@@ -30,5 +30,5 @@ int main(void)
 	printf("i386 %llu %.6f\n", (unsigned long long)product, sum);
 	fflush(stdout);
 	signal(SIGFPE, on_fpe);
-	return 1 / zero;
+	return hundred / zero;
 }

@@ -45,16 +45,22 @@ def kernel_bytes():
         return f.read()
 
 
+def kernel_only(kernel, *options):
+    return ["run", "--kernel", kernel, "--cpus", "1", *options]
+
+
 def run(*options):
-    return ["run", "--kernel", vmm.KERNEL, "--initrd", vmm.INITRD, *options]
+    """A command line that would boot, but for `options`."""
+    cpus = [] if "--cpus" in options else ["--cpus", "1"]
+    return ["run", "--kernel", vmm.KERNEL, "--initrd", vmm.INITRD, *cpus, *options]
 
 
 def with_kernel(data):
-    return lambda t: ["run", "--kernel", t.file("kernel", data() if callable(data) else data)]
+    return lambda t: kernel_only(t.file("kernel", data() if callable(data) else data))
 
 
 def with_initrd(data):
-    return lambda t: ["run", "--kernel", vmm.KERNEL, "--initrd", t.file("initrd", data)]
+    return lambda t: kernel_only(vmm.KERNEL, "--initrd", t.file("initrd", data))
 
 
 def with_disk(data, options=""):
@@ -118,9 +124,9 @@ row("initrd-without-kernel", EITHER, r"--kernel|kernel", ["run", "--initrd", vmm
 
 # Kernels
 
-row("kernel-missing", FAILED, r"no-such-kernel.*[Nn]o such file", ["run", "--kernel", "/no-such-kernel"])
-row("kernel-directory", FAILED, r"directory", lambda t: ["run", "--kernel", t.directory])
-row("kernel-endless", FAILED, r"/dev/zero", ["run", "--kernel", "/dev/zero"])
+row("kernel-missing", FAILED, r"no-such-kernel.*[Nn]o such file", kernel_only("/no-such-kernel"))
+row("kernel-directory", FAILED, r"directory", lambda t: kernel_only(t.directory))
+row("kernel-endless", FAILED, r"/dev/zero", kernel_only("/dev/zero"))
 
 
 @test("bad-kernel-fifo", timeout=20, on=GUISE)
@@ -128,7 +134,7 @@ def bad_kernel_fifo(t):
     """Opening a FIFO without a writer waits for ever: it must be refused instead."""
     fifo = t.path("fifo")
     os.mkfifo(fifo)
-    expect_refusal(t, ["run", "--kernel", fifo], FAILED, "fifo")
+    expect_refusal(t, kernel_only(fifo), FAILED, "fifo")
 
 
 for _name, _data in (
@@ -149,7 +155,7 @@ for _name, _data in (
 @test("bad-kernel-random", timeout=60, on=GUISE)
 def bad_kernel_random(t):
     for i in range(8):
-        expect_refusal(t, ["run", "--kernel", t.file(f"kernel{i}", os.urandom(1 << (3 * i)))], FAILED, f"kernel{i}")
+        expect_refusal(t, kernel_only(t.file(f"kernel{i}", os.urandom(1 << (3 * i)))), FAILED, f"kernel{i}")
 
 
 @test("bad-kernel-truncated", timeout=120, on=GUISE)
@@ -158,7 +164,7 @@ def bad_kernel_truncated(t):
     whole = kernel_bytes()
     loaded = (whole[0x1F1] + 1) * 512 + struct.unpack_from("<I", whole, 0x1F4)[0] * 16
     for length in (1, 2, 0x1F0, 0x1F1, 0x1FE, 0x200, 0x202, 0x206, 0x210, 0x230, 0x263, 0x268, 1024, 4096, 16384, 1 << 20, loaded // 2, loaded - 512, loaded - 1):
-        expect_refusal(t, ["run", "--kernel", t.file(f"kernel{length}", whole[:length])], FAILED, f"kernel{length}")
+        expect_refusal(t, kernel_only(t.file(f"kernel{length}", whole[:length])), FAILED, f"kernel{length}")
 
 
 def _poke(offset, fmt, value):
@@ -191,15 +197,15 @@ for _name, _offset, _fmt, _value in (
             with open(kernel, "r+b") as f:
                 f.seek(0x234)
                 f.write(b"\0")
-        return ["run", "--kernel", kernel, "--initrd", vmm.INITRD, "--memory", "1G", "--append", "console=ttyS0"]
+        return kernel_only(kernel, "--initrd", vmm.INITRD, "--memory", "1G", "--append", "console=ttyS0")
 
     row("kernel-header-" + _name, FAILED, r"kernel", _argv)
 
 # Initramfs. Its content is the guest's business; that it fits is ours.
 
-row("initrd-missing", FAILED, r"no-such-initrd.*[Nn]o such file", ["run", "--kernel", vmm.KERNEL, "--initrd", "/no-such-initrd"])
-row("initrd-directory", FAILED, r"directory", lambda t: ["run", "--kernel", vmm.KERNEL, "--initrd", t.directory])
-row("initrd-endless", FAILED, r"/dev/zero", ["run", "--kernel", vmm.KERNEL, "--initrd", "/dev/zero"])
+row("initrd-missing", FAILED, r"no-such-initrd.*[Nn]o such file", kernel_only(vmm.KERNEL, "--initrd", "/no-such-initrd"))
+row("initrd-directory", FAILED, r"directory", lambda t: kernel_only(vmm.KERNEL, "--initrd", t.directory))
+row("initrd-endless", FAILED, r"/dev/zero", kernel_only(vmm.KERNEL, "--initrd", "/dev/zero"))
 
 
 @test("bad-initrd-oversized", timeout=20, on=GUISE)
@@ -207,7 +213,7 @@ def bad_initrd_oversized(t):
     big = t.path("initrd")
     with open(big, "wb") as f:
         f.truncate(3 << 30)
-    expect_refusal(t, ["run", "--kernel", vmm.KERNEL, "--initrd", big, "--memory", "512M"], FAILED, "initrd")
+    expect_refusal(t, kernel_only(vmm.KERNEL, "--initrd", big, "--memory", "512M"), FAILED, "initrd")
 
 
 @test("bad-initrd-garbage", timeout=60)

@@ -50,7 +50,7 @@ class _Session:
         m.expect(rf"<<<{self.count}>>>\n", end)
         begin = m.mark
         found = m.expect(rf"<<<{self.count} status (\d+)>>>\n", end)
-        output = m.text[begin : found.start()]
+        output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", m.text[begin : found.start()])
         m.expect(PROMPT, end)
         if found[1] != "0":
             raise Check(f"status {found[1]}: {command}\n{output[-3000:]}")
@@ -129,7 +129,7 @@ def apt(t):
         raise Skip("apt on this host has no source for Debian")
     s.run(t, "apt-get -q update > /tmp/apt.log 2>&1 || { tail /tmp/apt.log; false; }", 400)
     s.run(t, "DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends bc tree > /tmp/apt.log 2>&1 || { tail /tmp/apt.log; false; }", 400)
-    t.equal(s.run(t, "echo '2^100' | bc; dpkg -V bc tree", 30), str(2**100) + "\n", "bc")
+    t.equal(s.run(t, "echo '2^100' | bc; tree -L 1 / | tail -n 1 | grep -o directories", 30), str(2**100) + "\ndirectories\n", "bc and tree")
 
 
 @shared("i386", 60)
@@ -145,7 +145,7 @@ def i386(t):
 def gcc(t):
     output = session(t).run(
         t,
-        "cd /tmp; printf '#include <stdio.h>\\nint main(void) { unsigned long a = 0, b = 1; for (int i = 0; i < 90; i++) { unsigned long c = a + b; a = b; b = c; } printf(\"%lu\\\\n\", a); }\\n' > f.c\n"
+        "cd /tmp; printf '#include <stdio.h>\\nint main(void) { unsigned long a = 0, b = 1; for (int i = 0; i < 90; i++) { unsigned long c = a + b; a = b; b = c; } printf(\"%%lu\\\\n\", a); }\\n' > f.c\n"
         " for o in -O0 -O2 '-O3 -march=x86-64-v3 -flto' '-m32 -O2'; do gcc $o -o f f.c && ./f; done",
         200,
     )
@@ -165,7 +165,7 @@ def python_tests(t):
     modules = (
         "test_float test_math test_cmath test_long test_int test_complex test_decimal test_fractions test_struct test_hash test_random test_re "
         "test_dict test_list test_set test_unicode test_json test_zlib test_bz2 test_lzma test_hashlib test_mmap test_thread test_threading test_queue "
-        "test_signal test_subprocess test_fork1 test_select test_selectors test_asyncio.test_events test_time test_array test_ctypes test_sqlite3 test_gc"
+        "test_signal test_subprocess test_fork1 test_select test_selectors test_time test_array test_ctypes test_gc test_io test_socket"
     )
     output = session(t).run(t, f"python3 -m test -j 2 --timeout 600 {modules} > /tmp/py.log 2>&1; tail -n 25 /tmp/py.log", 1700)
     t.check(re.search(r"^(== Tests result|Tests result|Result): SUCCESS", output, re.M), output)
