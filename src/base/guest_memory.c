@@ -49,7 +49,10 @@ static int map_ram(struct guest_memory *gm, struct err *e)
 	if (ftruncate(gm->fd, (off_t)gm->size) < 0)
 		return err_sys(e, errno, "cannot size guest memory to %llu MiB; ask for less with --memory or raise the file size limit (ulimit -f)",
 			       (unsigned long long)(gm->size / MiB));
-	map = mmap(NULL, gm->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, gm->fd, 0);
+	/* An inaccessible page on each side: an access that an engine sized wrongly faults instead of reaching what lies next to RAM. */
+	map = mmap(NULL, gm->size + 2 * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map != MAP_FAILED)
+		map = mmap((u8 *)map + PAGE_SIZE, gm->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, gm->fd, 0);
 	if (map == MAP_FAILED)
 		return err_sys(e, errno, "cannot map %llu MiB of guest memory; ask for less with --memory or raise the address space limit (ulimit -v)",
 			       (unsigned long long)(gm->size / MiB));
@@ -77,7 +80,7 @@ int gm_create(struct guest_memory *gm, u64 size, struct err *e)
 void gm_destroy(struct guest_memory *gm)
 {
 	if (gm->map)
-		munmap(gm->map, gm->size);
+		munmap(gm->map - PAGE_SIZE, gm->size + 2 * PAGE_SIZE);
 	if (gm->fd >= 0)
 		close(gm->fd);
 	*gm = (struct guest_memory){.fd = -1};
