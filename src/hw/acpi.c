@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, DSDT (from dsdt.asl), an SSDT with the processors, MADT, MCFG. Written into the firmware area at creation and
- * again at each reset, because a guest may have overwritten them.
+ * ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, DSDT (from dsdt.asl), an SSDT with the processors, MADT, MCFG. Written into the firmware area
+ * at creation and again at each reset, because a guest may have overwritten them.
  * Source: ACPI 6.4 chapter 5.
  *
  * Threading: main thread only.
@@ -204,7 +204,8 @@ static void add_ssdt(struct acpi *a, u32 ncpus)
 static void madt_fill(u8 *p, u32 ncpus)
 {
 	for (u32 i = 0; i < ncpus; i++, p += sizeof(struct acpi_madt_lapic))
-		*(struct acpi_madt_lapic *)p = (struct acpi_madt_lapic){MADT_LAPIC, sizeof(struct acpi_madt_lapic), (u8)i, (u8)i, MADT_ENABLED};
+		*(struct acpi_madt_lapic *)p = (struct acpi_madt_lapic){
+			MADT_LAPIC, sizeof(struct acpi_madt_lapic), (u8)i, (u8)i, MADT_ENABLED};
 	*(struct acpi_madt_ioapic *)p = (struct acpi_madt_ioapic){
 		MADT_IOAPIC, sizeof(struct acpi_madt_ioapic), 0, 0, (u32)LAYOUT_IOAPIC_BASE, 0};
 	p += sizeof(struct acpi_madt_ioapic);

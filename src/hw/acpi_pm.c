@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI fixed hardware: PM1a event block, PM1a control with S5, the 3.579545 MHz PM timer (32 bits), a GPE0 block without sources. SCI is GSI 9,
- * level. Source: ACPI 6.4 section 4.8.
+ * ACPI fixed hardware: PM1a event block, PM1a control with S5, the 3.579545 MHz PM timer (32 bits), a GPE0 block without sources. SCI is
+ * GSI 9, level. Source: ACPI 6.4 section 4.8.
  *
  * The machine is always in ACPI mode: FADT names no SMI command port, so SCI_EN is read as 1.
  *

@@ -4,8 +4,8 @@
  *
  * Readers follow a sequence counter: they copy the entry they found, announce themselves in the entry's pin, and check that nothing changed
  * meanwhile. A remover changes the array first and then waits until nobody is announced, so either the reader sees the change or the
- * remover sees the reader. Pins belong to the bus, not to the region, so a late reader never touches freed memory. Waiting is per region: two
- * vCPUs that move two BARs from inside config-space handlers do not wait for each other.
+ * remover sees the reader. Pins belong to the bus, not to the region, so a late reader never touches freed memory. Waiting is per region:
+ * two vCPUs that move two BARs from inside config-space handlers do not wait for each other.
  */
 #include "hw/bus.h"
 
@@ -144,8 +144,8 @@ static int region_check(const struct bus *b, const struct bus_region *r, struct 
 	u64 end;
 
 	if (!r->len || __builtin_add_overflow(r->base, r->len - 1, &end) || end >= b->size)
-		return err_set(e, EINVAL, "bus %s: region %s at 0x%llx, length 0x%llx does not fit; choose an address below 0x%llx", b->name,
-			       r->name, (unsigned long long)r->base, (unsigned long long)r->len, (unsigned long long)b->size);
+		return err_set(e, EINVAL, "bus %s: region %s at 0x%llx, length 0x%llx does not fit; choose an address below 0x%llx",
+			       b->name, r->name, (unsigned long long)r->base, (unsigned long long)r->len, (unsigned long long)b->size);
 	if (r->ops->min_size > 1 && r->len % r->ops->min_size)
 		return err_set(e, EINVAL, "bus %s: length 0x%llx of region %s is no multiple of its access size %u", b->name,
 			       (unsigned long long)r->len, r->name, r->ops->min_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the machine has that cannot be found by probing. Compiled by iasl at build time; addresses repeat layout.h and pci.h, and a unit test
- * compares them. Processors are in an SSDT that acpi.c writes, because their number is not known here.
+ * What the machine has that cannot be found by probing. Compiled by iasl at build time; addresses repeat layout.h and pci.h, and a unit
+ * test compares them. Processors are in an SSDT that acpi.c writes, because their number is not known here.
  */
 DefinitionBlock ("", "DSDT", 2, "GUISE", "MACHINE", 1)
 {
@@ -29,7 +29,7 @@ DefinitionBlock ("", "DSDT", 2, "GUISE", "MACHINE", 1)
                     0, 0xC0000000, 0xDFFFFFFF, 0, 0x20000000)
             })
 
-            /* The operating system gets what it asks for, apart from hot plug (bit 0, 1) and error reporting (bit 3), which are not there. */
+            /* The operating system gets what it asks for, apart from hot plug (bits 0, 1) and error reporting (bit 3): not there. */
             Method (_OSC, 4, NotSerialized)
             {
                 CreateDWordField (Arg3, 0, CDW1)

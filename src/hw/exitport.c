@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A port for test guests: writing v ends the VM with the exit status (v << 1) | 1. Four ports wide, so that any size of OUT gives its value.
+ * A port for test guests: writing v ends the VM with the exit status (v << 1) | 1. Four ports wide, so that any size of OUT gives its
+ * value.
  *
  * Threading: no state.
  */

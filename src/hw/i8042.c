@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Keyboard controller at ports 0x60 and 0x64, with nothing plugged in: what is left of it are the ways to reset the machine and the A20 gate.
- * FADT says that there is none, so systems with ACPI do not probe it; others find a controller that passes its self test and a keyboard that
- * does not answer.
+ * Keyboard controller at ports 0x60 and 0x64, with nothing plugged in: what is left of it are the ways to reset the machine and the A20
+ * gate. FADT says that there is none, so systems with ACPI do not probe it; others find a controller that passes its self test and a
+ * keyboard that does not answer.
  *
  * The A20 line is always on, as on current processors; the gate's bit is only remembered.
  *

@@ -414,7 +414,7 @@ void lapic_mmio_write(struct lapic_set *s, u32 cpu, u32 off, u32 size, u64 value
 {
 	gpa_t page;
 
-	/* SDM 11.4.1: anything but an aligned 32-bit write is undefined; here it has no effect. 64-bit ones cover a register and padding. */
+	/* SDM 11.4.1: anything but an aligned 32-bit write is undefined; here it has no effect. 64 bits cover a register and padding. */
 	if (!lapic_page(s, cpu, &page) || off >= LAYOUT_LAPIC_SIZE || (off & 15) || size < 4)
 		return;
 	write_xapic(&s->cpu[cpu], off >> 4, (u32)value);

@@ -3,7 +3,8 @@
  * The local APIC's state, shared by lapic.c (registers), lapic_ipi.c (messages) and lapic_timer.c.
  *
  * Threading: each LAPIC's registers are guarded by its lock; `pending` and `base` are also read without it. No function is called with
- * two LAPICs' locks held. Functions whose name ends in _locked want the lock held, and return whether lapic_kick must follow once it is not.
+ * two LAPICs' locks held. Functions whose name ends in _locked want the lock held, and return whether lapic_kick must follow once it is
+ * not.
  */
 #pragma once
 

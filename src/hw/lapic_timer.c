@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The local APIC timer. One-shot and periodic modes count a 1 GHz bus clock through the divider (SDM 3.11.5.4), TSC-deadline mode compares with
- * the guest's TSC. The announced frequency is in CPUID leaf 0x15 and 0x40000010.
+ * The local APIC timer. One-shot and periodic modes count a 1 GHz bus clock through the divider (SDM 3.11.5.4), TSC-deadline mode compares
+ * with the guest's TSC. The announced frequency is in CPUID leaf 0x15 and 0x40000010.
  *
  * Threading: expiry runs on the event loop's thread and takes the LAPIC's lock like everyone else.
  */

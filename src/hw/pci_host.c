@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The PCI Express root as a device: host bridge 0:0.0, config space through ports 0xcf8-0xcff and through ECAM, and the reset control register
- * 0xcf9, which lies among these ports. Published as "pci", and in env->pci.
+ * The PCI Express root as a device: host bridge 0:0.0, config space through ports 0xcf8-0xcff and through ECAM, and the reset control
+ * register 0xcf9, which lies among these ports. Published as "pci", and in env->pci.
  */
 #include "hw/pci_internal.h"
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The PCI root's state, shared by pci.c (functions, BARs), pci_config.c (config space), pci_msix.c (interrupts) and pci_host.c (the device).
+ * The PCI root's state, shared by pci.c (functions, BARs), pci_config.c (config space), pci_msix.c (interrupts) and pci_host.c (the
+ * device).
  *
- * Threading: `lock` of the bus guards config space and BAR mappings; `irq_lock` of a function its MSI-X table and INTx. Order: lock, irq_lock,
- * interrupt router. BAR handlers, the MSI-X table's among them, take irq_lock only.
+ * Threading: `lock` of the bus guards config space and BAR mappings; `irq_lock` of a function its MSI-X table and INTx. Order: lock,
+ * irq_lock, interrupt router. BAR handlers, the MSI-X table's among them, take irq_lock only.
  */
 #pragma once
 

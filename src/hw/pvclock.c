@@ -84,8 +84,8 @@ static bool offsets_equal(const struct pvclock *p)
 	return true;
 }
 
-/* Version protocol: odd, the data, even. Each is a separate store into guest RAM, and stores are seen in order on x86. A range outside RAM is
- * the guest's mistake; nothing is written then. */
+/* Version protocol: odd, the data, even. Each is a separate store into guest RAM, and stores are seen in order on x86. A range outside RAM
+ * is the guest's mistake; nothing is written then. */
 static void publish(struct pvclock *p, u32 cpu)
 {
 	struct vcpu *v = &p->cpu[cpu];

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The paravirtual clock that Linux knows as kvm-clock: per vCPU, a structure in guest RAM from which the guest computes the virtual clock out of
- * its TSC. Published as "pvclock".
+ * The paravirtual clock that Linux knows as kvm-clock: per vCPU, a structure in guest RAM from which the guest computes the virtual clock
+ * out of its TSC. Published as "pvclock".
  *
- * The guest's TSC is the virtual clock scaled plus an offset, so the parameters never drift: they are written when the guest asks for them and
- * when the offset changes, not periodically.
+ * The guest's TSC is the virtual clock scaled plus an offset, so the parameters never drift: they are written when the guest asks for them
+ * and when the offset changes, not periodically.
  *
  * Threading: MSR functions on the vCPU's thread, pvclock_update from any thread.
  */

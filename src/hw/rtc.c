@@ -116,8 +116,8 @@ static bool alarm_matches(u8 reg, u32 wanted, u32 have)
 	return reg >= 0xc0 || wanted == have; /* 11xxxxxx: do not care */
 }
 
-/* Seconds from `s` (exclusive) to the next time that the alarm registers name; 0: there is none. Whole hours and minutes that do not match are
- * skipped: at most some 1,600 steps, whatever the guest has written. */
+/* Seconds from `s` (exclusive) to the next time that the alarm registers name; 0: there is none. Whole hours and minutes that do not
+ * match are skipped: at most some 1,600 steps, whatever the guest has written. */
 static u32 alarm_distance(const struct rtc *r, u64 s)
 {
 	const u8 *ram = r->ram;

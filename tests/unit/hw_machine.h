@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A machine without CPUs for the tests of chips: buses, memory, a clock that the test sets, an event loop, a registry of published objects, and
- * records of what the chips asked for. Included by each test program, one object per machine: several may live at once.
+ * A machine without CPUs for the tests of chips: buses, memory, a clock that the test sets, an event loop, a registry of published
+ * objects, and records of what the chips asked for. Included by each test program, one object per machine: several may live at once.
  */
 #pragma once
 

@@ -247,7 +247,8 @@ static void paravirtual_clock(void **state)
 /* For every frequency the scale is right within the precision of 32 bits. */
 static void paravirtual_clock_scale(void **state)
 {
-	static const u64 hz[] = {1, 1000, 999999999, 1000000000, 1000000001, 1999999999, 2000000000, 2000000001, 3700000000, 6000000000, 40000000000};
+	static const u64 hz[] = {1, 1000, 999999999, 1000000000, 1000000001, 1999999999, 2000000000, 2000000001,
+				 3700000000, 6000000000, 40000000000};
 
 	for (u32 i = 0; i < ARRAY_SIZE(hz); i++) {
 		struct machine *m = machine_new();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What holds for every chip: the registry's order, field tables that stay inside the object, reset as the power-on state, and that neither a
- * guest's accesses nor a hostile saved state do harm (run this under sanitizers).
+ * What holds for every chip: the registry's order, field tables that stay inside the object, reset as the power-on state, and that neither
+ * a guest's accesses nor a hostile saved state do harm (run this under sanitizers).
  */
 #include "hw_machine.h"
 

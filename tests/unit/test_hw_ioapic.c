@@ -173,7 +173,9 @@ static void reset_masks_and_keeps_lines(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(registers), T(edges), T(levels), T(eoi_register), T(delivery_modes), T(reset_masks_and_keeps_lines)};
+	const struct CMUnitTest tests[] = {
+		T(registers), T(edges), T(levels), T(eoi_register), T(delivery_modes), T(reset_masks_and_keeps_lines),
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
