@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Whole programs of the Debian root disk, each run once and its output checked by digest: prints the lines that bench/run.py reads.
+# shellcheck disable=SC2016
 # The same script runs in a chroot for the native figures. $1: percent of work (below 50: a smaller input).
 percent=${1:-100}
 cd /tmp || exit 1

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# fish completion for guise
+
+set -l run '__fish_seen_subcommand_from run'
+complete -c guise -n __fish_use_subcommand -f -a run -d 'Run a guest on this terminal'
+complete -c guise -n __fish_use_subcommand -f -a doctor -d 'Show what this host offers'
+complete -c guise -n __fish_use_subcommand -f -a help -d 'Show help'
+complete -c guise -n __fish_use_subcommand -f -l version -d 'Print the version'
+complete -c guise -n '__fish_seen_subcommand_from help' -f -a 'run doctor help'
+complete -c guise -n $run -l kernel -r -F -d 'Kernel'
+complete -c guise -n $run -l initrd -r -F -d 'Initramfs'
+complete -c guise -n $run -l append -x -d 'Kernel command line'
+complete -c guise -n $run -l disk -r -F -d 'Add a disk: FILE[,readonly]'
+complete -c guise -n $run -l net -x -a 'user user,hostfwd=tcp: tap= none help' -d 'Add a network card'
+complete -c guise -n $run -l memory -x -a '512M 1G 2G 4G' -d 'Guest memory'
+complete -c guise -n $run -l cpus -x -a '1 2 4 8' -d 'Virtual CPUs'
+complete -c guise -n $run -l engine -x -a 'auto bt kvm' -d 'What runs guest code'
+complete -c guise -n $run -l name -x -d 'Name of the guest'
+complete -c guise -n $run -l console -x -a 'stdio file= null' -d 'Where the console goes'
+complete -c guise -n $run -f -l no-reboot -d 'End when the guest resets'
+complete -c guise -n $run -l timeout -x -d 'End after this many seconds'
+complete -c guise -n $run -l exit-port -x -a 0xf4 -d 'Port that ends the machine'
+complete -c guise -n $run -f -l stats -d 'Print counters at the end'
