@@ -362,7 +362,8 @@ void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 {
 	v->st.indirect_misses++;
 	struct place p = place_of(v, site);
-	if (!x86_canonical(v->target)) {
+	bool pushes = p.m->flags & INSN_CALL;
+	if (!x86_canonical(v->target) || (pushes && !x86_canonical(v->cpu.gpr[R_RSP] - 8))) {
 		interpret(v); /* raises the instruction's own fault */
 		return bt_dispatch(v);
 	}

@@ -58,7 +58,7 @@ static bool decode(struct tr *t, ZydisDecoder *d, const u8 *bytes, u32 avail)
 static bool has_own_faults(const struct tr *t)
 {
 	u32 needs = bt_native_needs(&t->in);
-	return needs != 0 && needs != ~0u;
+	return (needs != 0 && needs != ~0u) || t->in.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static bool is_flow(const struct bt_row *row)
