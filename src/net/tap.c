@@ -10,8 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -155,6 +155,9 @@ static int attach(struct tap_net *tap, struct err *e)
 	struct ifreq req = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int hdr_size = NET_HDR_SIZE;
 
+	/* With enough rights the kernel would make one: down, without address or bridge, and gone with the VM. That is a typing error. */
+	if (!if_nametoindex(tap->name))
+		return err_set(e, ENODEV, "tap '%s': no such interface; as root: ip tuntap add dev %s mode tap user $USER", tap->name, tap->name);
 	memcpy(req.ifr_name, tap->name, IFNAMSIZ);
 	if (ioctl(tap->fd, TUNSETIFF, &req) < 0) {
 		if (errno == EPERM)

@@ -73,7 +73,9 @@ void virtio_enable_queue(struct virtio_device *vd, struct virtqueue *q)
 /* The lock-free look at `enabled` is safe: it changes only in a reset, and the device looks again under the queue's lock. */
 void virtio_doorbell(struct virtio_device *vd, u32 queue)
 {
-	if (queue < vd->nqueues && virtio_running(vd) && vd->queue[queue].enabled && pci_bus_master(vd->pci.func))
+	if (queue >= vd->nqueues || !virtio_running(vd) || !__atomic_load_n(&vd->queue[queue].enabled, __ATOMIC_RELAXED))
+		return;
+	if (pci_bus_master(vd->pci.func))
 		vd->ops->notify(vd, (u16)queue);
 }
 

@@ -53,12 +53,19 @@ void vq_destroy(struct virtqueue *q)
 	q->requests = NULL;
 }
 
+/* Atomic because doorbells look at it without a lock. */
+static void set_enabled(struct virtqueue *q, bool on)
+{
+	__atomic_store_n(&q->enabled, on, __ATOMIC_RELAXED);
+}
+
 void vq_reset(struct virtqueue *q)
 {
 	q->desc_gpa = q->avail_gpa = q->used_gpa = 0;
 	q->size = q->max_size;
 	q->vector = VQ_NO_VECTOR;
-	q->enabled = q->broken = q->event_idx = q->indirect = false;
+	set_enabled(q, false);
+	q->broken = q->event_idx = q->indirect = false;
 	q->last_avail = q->used_idx = q->flushed_idx = 0;
 	q->desc = NULL;
 	q->avail = NULL;
@@ -97,7 +104,7 @@ const char *vq_enable(struct virtqueue *q, bool event_idx, bool indirect)
 	q->event_idx = event_idx;
 	q->indirect = indirect;
 	q->last_avail = q->used_idx = q->flushed_idx = 0;
-	q->enabled = true;
+	set_enabled(q, true);
 	return NULL;
 }
 
@@ -111,7 +118,7 @@ const char *vq_loaded(struct virtqueue *q)
 		return NULL;
 	why = vq_map_rings(q);
 	if (why)
-		q->enabled = false;
+		set_enabled(q, false);
 	return why;
 }
 

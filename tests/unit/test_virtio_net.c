@@ -452,6 +452,7 @@ static void refused_options(void **state)
 	expect_refused("user,mac=hello", "MAC");
 	expect_refused("user,mtu=10", "mtu");
 	expect_refused("tap=a-name-that-is-too-long", "name");
+	expect_refused("tap=nosuchtap0", "ip tuntap add");
 	expect_refused("tap=tap0,hostfwd=tcp:80:80", "hostfwd");
 }
 
