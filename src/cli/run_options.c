@@ -131,7 +131,7 @@ static const struct option {
 	{"initrd", "FILE", set_initrd, "initramfs; for multiboot: \"FILE ARGS,FILE ARGS\""},
 	{"append", "STR", set_append, "kernel command line, or what to add to the default guest's"},
 	{"memory", "SIZE", set_memory, "guest memory, such as 512M or 4G (default 1G)"},
-	{"cpus", "N", set_cpus, "virtual CPUs, 1 to 64 (default 2)"},
+	{"cpus", "N", set_cpus, "virtual CPUs (default 1)"},
 	{"engine", "NAME", set_engine, "auto, bt (binary translation) or kvm (default auto)"},
 	{"name", "NAME", set_name, "what the guest is called (default guest)"},
 	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)"},
@@ -305,6 +305,18 @@ static int parse_one(struct run_options *o, struct args *a, struct err *e)
 	return add_device(o, cls, value ? value : "", e);
 }
 
+/* A machine has a network card unless --net none says otherwise. */
+static void default_network(struct vm_config *c)
+{
+	for (u32 i = 0; i < c->nopts; i++)
+		if (strcmp(c->opt[i].option, "net") == 0)
+			return;
+	if (c->nopts == VM_MAX_OPTS)
+		return;
+	c->opt[c->nopts].option = "net";
+	c->opt[c->nopts++].text = "user";
+}
+
 int run_options_parse(struct run_options *o, int argc, char **argv, struct err *e)
 {
 	struct args a = {.argc = argc, .argv = argv};
@@ -316,6 +328,8 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 		r = parse_one(o, &a, e);
 	if (r == 0 && o->config.initrd && !o->config.kernel)
 		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
+	if (r == 0 && !o->help_shown)
+		default_network(&o->config);
 	return r;
 }
 

@@ -20,7 +20,7 @@
 
 void vm_config_defaults(struct vm_config *c)
 {
-	*c = (struct vm_config){.memory = GiB, .cpus = 2, .engine = "auto", .console = "stdio"};
+	*c = (struct vm_config){.memory = GiB, .cpus = 1, .engine = "auto", .console = "stdio"};
 }
 
 static int check_memory(u64 size, struct err *e)
