@@ -231,25 +231,22 @@ static bool op_adx(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	return true;
 }
 
-__attribute__((target("rdrnd"))) static bool host_rdrand(u64 *v)
+/* By instruction: compilers disagree on the builtins' names. */
+static bool host_rdrand(u64 *v)
 {
-	unsigned long long r = 0;
 	bool ok = false;
 
 	for (u32 k = 0; k < 10 && !ok; k++)
-		ok = __builtin_ia32_rdrand64_step(&r);
-	*v = r;
+		__asm__ volatile("rdrand %0" : "=r"(*v), "=@ccc"(ok));
 	return ok;
 }
 
-__attribute__((target("rdseed"))) static bool host_rdseed(u64 *v)
+static bool host_rdseed(u64 *v)
 {
-	unsigned long long r = 0;
 	bool ok = false;
 
 	for (u32 k = 0; k < 10 && !ok; k++)
-		ok = __builtin_ia32_rdseed_di_step(&r);
-	*v = r;
+		__asm__ volatile("rdseed %0" : "=r"(*v), "=@ccc"(ok));
 	return ok;
 }
 
