@@ -97,7 +97,7 @@ static const struct directed cases[] = {
 	{"call pushes before the fetch fault", "41ffd6", 0},
 	{"jump through unmapped memory", "41ff26", 0},
 	{"push to unmapped memory", "4c89f4 50", 0},
-	{"push to a non-canonical stack is #SS", "48b80000000000800000 4889c4 50", 0},
+	{"push to a non-canonical stack is #SS", "48b80001000000800000 4889c4 50", 0},
 	{"non-canonical load is #GP", "48b80000000000800000 488b00", 0},
 	{"non-canonical load through rbp is #SS", "48bd0000000000800000 488b4500", 0},
 	{"access across the canonical boundary", "48b8fcff ffffff7f0000 488b00", 0},

@@ -14,6 +14,9 @@
 struct judge_notes {
 	u64 undefined; /* RFLAGS bits without a defined value at the end */
 	bool excused;  /* the whole case says nothing; why is the reason */
+	bool any_fault;	     /* the last instruction faults on two operands: which fault comes first is open */
+	bool any_fault_byte; /* the last instruction reads its operand piecemeal: which byte faults first is open */
+	bool mmx_fault;	     /* the last instruction faulted after the CPU had switched the x87 unit to MMX use */
 	char why[160];
 };
 
@@ -21,4 +24,4 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 		 const struct native_trace *t, struct judge_notes *notes);
 
 /* Describes the first differences, one a line; returns their number. */
-u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined_flags, char *text, size_t size);
+u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, const struct judge_notes *notes, char *text, size_t size);

@@ -45,9 +45,9 @@ static bool comparable(const struct cpu_result *r) { return r->end == END_FAULT;
 /* Compares the engine's result for c with the CPU's. Texts go to r->text. */
 static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
 {
-	struct judge_notes notes;
+	struct judge_notes notes = {0};
 
-	if (!judge_compare(cpu, &r->engine, 0, r->text, sizeof(r->text)))
+	if (!judge_compare(cpu, &r->engine, &notes, r->text, sizeof(r->text)))
 		return false;
 	native_run_traced(r->native, c, &r->trace);
 	judge_trace(&r->forms, r->o.subject->has, c, cpu, &r->trace, &notes);
@@ -55,7 +55,7 @@ static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu
 		r->excused++;
 		return false;
 	}
-	return judge_compare(cpu, &r->engine, notes.undefined, r->text, sizeof(r->text)) != 0;
+	return judge_compare(cpu, &r->engine, &notes, r->text, sizeof(r->text)) != 0;
 }
 
 static bool still_fails(void *opaque, const struct cpu_case *c)
@@ -73,10 +73,12 @@ static bool still_fails(void *opaque, const struct cpu_case *c)
 static void report(struct run *r, struct cpu_case *c, const char *name)
 {
 	printf("\nFAIL %s: seed %llu, %u instructions\n", name, (unsigned long long)c->seed, c->n);
+	printf("%s", r->text);
 	if (!still_fails(r, c)) {
 		printf("  does not fail when run again\n");
 		return;
 	}
+	printf("shrunk:\n");
 	shrink_case(c, still_fails, r);
 	(void)still_fails(r, c);
 	show_case(&r->forms, c);
@@ -263,11 +265,12 @@ static bool parse(int argc, char **argv, struct options *o)
 
 static int open_all(struct run *r, struct err *e)
 {
-	int rc = r->o.subject->open(&r->subject, e);
+	/* The oracle first: its child must not inherit what the engine maps, or wild accesses would hit it. */
+	int rc = native_new(&r->native, e);
 
 	if (rc)
 		return rc;
-	rc = native_new(&r->native, e);
+	rc = r->o.subject->open(&r->subject, e);
 	if (rc)
 		return rc;
 	return forms_build(&r->forms, r->o.subject->has) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");

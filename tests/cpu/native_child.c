@@ -193,9 +193,10 @@ void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
 	load_case(&s->slot[s->next].c, uc);
 }
 
+/* Present from the start, so that a refused access is reported as a violation of a present page, as in the guest. */
 static void *must_map(u64 at, u64 size, int prot, int fd, u64 offset)
 {
-	void *p = mmap((void *)at, size, prot, MAP_SHARED | (at ? MAP_FIXED_NOREPLACE : 0), fd, (off_t)offset);
+	void *p = mmap((void *)at, size, prot, MAP_SHARED | MAP_POPULATE | MAP_LOCKED | (at ? MAP_FIXED_NOREPLACE : 0), fd, (off_t)offset);
 
 	if (p == MAP_FAILED || (at && (u64)p != at))
 		_exit(3);
