@@ -152,7 +152,7 @@ void vcpu_lapic_ops(struct vm *vm);
 u64 hypercall(struct vcpu *v, struct x86_cpu *c);
 
 /* tsc.c */
-u64 tsc_host_hz(void); /* from CPUID, perf or, failing both, by measuring for 10 ms */
+u64 tsc_host_hz(void); /* from CPUID or, where it does not tell, by measuring for 2 ms */
 u64 tsc_guest(const struct vm *vm, const struct x86_cpu *c);
 void tsc_start_paused(struct vm *vm);
 void tsc_pause(struct vm *vm);
