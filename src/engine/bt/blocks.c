@@ -127,7 +127,7 @@ static u64 block_lines(const struct bt_block *b)
 /* The part of a crossing block that lies in its second page. */
 static u64 crossing_lines(const struct bt_block *b)
 {
-	return lines_of(0, PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
+	return lines_of(0, (u32)PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
 }
 
 static u64 kill_crossing(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
