@@ -155,15 +155,16 @@ class Process:
             self.slave = slave
         self.master = master
         # Unbuffered everywhere: what was written before a deadline must be seen.
+        # setsid -c makes the terminal the controlling one, as a person's is; it does not fork, so the process is still the program.
         self.process = subprocess.Popen(
-            argv,
+            ["setsid", "-c", *argv] if terminal else argv,
             stdin=slave if terminal else subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=slave if terminal else subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             env=env,
             user=user,
-            start_new_session=True,
+            start_new_session=not terminal,
         )
         _running.add(self)
         out = master if terminal else self.process.stdout.fileno()

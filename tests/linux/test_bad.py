@@ -187,7 +187,6 @@ for _name, _offset, _fmt, _value in (
     ("pref-address-high", 0x258, "<Q", 0xFFFFFFFFFFE00000),
     ("pref-address-over-ram", 0x258, "<Q", 0x3F000000),
     ("cmdline-size-zero", 0x238, "<I", 0),
-    ("not-64-bit", 0x236, "<H", 0),
     ("initrd-max-low", 0x22C, "<I", 0x1000),
 ):
     def _argv(t, offset=_offset, fmt=_fmt, value=_value):
@@ -378,6 +377,14 @@ def good_doctor(t):
     m = t.guise("doctor")
     t.equal(m.wait(), 0, "exit status")
     t.check("bt" in m.text and "kvm" in m.text.lower(), "the engines are not named")
+
+
+@test("good-kernel-without-64-bit-entry", timeout=60, on=GUISE)
+def good_kernel_without_64_bit_entry(t):
+    """Such a kernel is started in 32-bit protected mode and finds its own way."""
+    m = t.start_exec("true", kernel=t.file("kernel", _poke(0x236, "<H", 0)()))
+    t.equal(m.wait(), 0, "exit status")
+    t.check("guise: exec status 0" in m.text, "it did not boot")
 
 
 @test("good-memory-units", timeout=60, on=GUISE)

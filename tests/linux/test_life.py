@@ -146,6 +146,7 @@ def life_ctrl_a_literal(t):
     m.expect(r"guise:~# ")
     m.send("cat > /tmp/keys\n")
     m.expect(r"keys\n")
+    time.sleep(0.5)  # until cat has the terminal, in cooked mode
     m.send("\x01\x01end\n\x04")
     m.expect(r"guise:~# ")
     m.send("od -c /tmp/keys\n")
