@@ -31,9 +31,11 @@ static struct {
 	void *opaque;
 } term = {.fd = -1, .event_fd = -1};
 
+/* A terminal that is not the controlling one (ENOTTY) has no job control: nobody else is in its foreground. */
 static bool in_foreground(int fd)
 {
-	return tcgetpgrp(fd) == getpgrp();
+	pid_t group = tcgetpgrp(fd);
+	return group == getpgrp() || (group < 0 && errno == ENOTTY);
 }
 
 /* From the background, tcsetattr would stop the process (SIGTTOU); blocked, it just works. */
