@@ -9,6 +9,7 @@
  *   host r10 (address), r11 (table base, homed operand), rcx (delta, shift count, jrcxz)   scratch
  *   flags and vector state                                the host's own
  *   host fs                                               thread pointer: struct bt_vcpu is thread-local, reached as fs:disp32
+ *   host gs                                               the current address space's table for user reads
  *
  * Nothing between guest instructions may touch the arithmetic flags: address sequences use lea, mov, pext, shrx, rorx and jrcxz only.
  *

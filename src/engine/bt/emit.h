@@ -160,6 +160,17 @@ static inline void e_store(struct emit *e, bool w, u32 base, u32 index, u32 scal
 	e_mem(e, reg, base, index, scale, disp);
 }
 
+/* mov reg, gs:[index*8] */
+static inline void e_load_gs_index(struct emit *e, u32 reg, u32 index)
+{
+	e8(e, 0x65);
+	e_rex(e, true, reg, index, 0);
+	e8(e, 0x8b);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 3 << 6 | (index & 7) << 3 | 5);
+	e32(e, 0);
+}
+
 enum { VEX_NP, VEX_66, VEX_F3, VEX_F2 };
 
 static inline void e_vex(struct emit *e, bool fs, u32 map, u32 pp, bool w, u32 reg, u32 vvvv, u32 rm)

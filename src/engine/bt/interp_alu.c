@@ -265,8 +265,6 @@ static bool cmpxchg16b(struct x86_cpu *c, gva_t lin, bool *equal)
 {
 	u64 expect[2] = { c->gpr[R_RAX], c->gpr[R_RDX] }, newval[2] = { c->gpr[R_RBX], c->gpr[R_RCX] }, old[2];
 
-	if (lin & 15)
-		return x86_raise_err(c, VEC_GP, 0);
 	if (!x86_cmpxchg16(c, lin, expect, newval, old, equal, x86_acc(c, ACC_WRITE)))
 		return false;
 	if (!*equal) {
@@ -280,9 +278,13 @@ static bool cmpxchg16b(struct x86_cpu *c, gva_t lin, bool *equal)
 static bool op_cmpxchg_wide(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	bool equal = false;
+	u64 ea = interp_ea(in, c, i);
 	gva_t lin;
 
-	if (!interp_linear_any(c, i->ea.seg, interp_ea(in, c, i), i->row->arg, x86_acc(c, ACC_WRITE), &lin))
+	/* Alignment comes before the segment's checks. The 16-byte form exists in 64-bit code only: other segments have no base. */
+	if (i->row->arg == 16 && ((ea + (i->ea.seg >= SEG_FS ? c->seg[i->ea.seg].base : 0)) & 15))
+		return x86_raise_err(c, VEC_GP, 0);
+	if (!interp_linear_any(c, i->ea.seg, ea, i->row->arg, x86_acc(c, ACC_WRITE), &lin))
 		return false;
 	if (!(i->row->arg == 8 ? cmpxchg8b(c, lin, &equal) : cmpxchg16b(c, lin, &equal)))
 		return false;

@@ -171,12 +171,12 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	}
 	for (u32 k = 0; k < bytes; k++)
 		on |= (u64)(mask[k] >> 7) << k;
+	/* Like any MMX instruction; AMD's CPUs do it even if the store then faults. */
+	if (bytes == 8)
+		interp_enter_mmx(c);
 	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, 8) || !interp_probe_write(c, lin, bytes) ||
 	    !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
 		return false;
-	/* Any MMX instruction makes all x87 registers valid and TOP zero. */
-	if (bytes == 8)
-		interp_enter_mmx(c);
 	return true;
 }
 

@@ -30,8 +30,8 @@ static const u16 vector_mask[] = { M(VMASKMOVPS), M(VMASKMOVPD), M(VPMASKMOVD), 
 static const u16 sha[] = { M(SHA1MSG1),   M(SHA1MSG2),	 M(SHA1NEXTE),	M(SHA1RNDS4),
 			   M(SHA256MSG1), M(SHA256MSG2), M(SHA256RNDS2) };
 
-/* EVEX masks select bytes though broadcast elements are wider. */
-static const u16 byte_masked[] = { M(VGF2P8AFFINEQB), M(VGF2P8AFFINEINVQB), M(VPMULTISHIFTQB) };
+/* Their memory elements are not what the mask selects; Zydis 4.0 has them in other exception classes than E4NF. */
+static const u16 whole_memory[] = { M(VGF2P8AFFINEQB), M(VGF2P8AFFINEINVQB), M(VPMULTISHIFTQB), M(VDBPSADBW), M(VCVTNE2PS2BF16) };
 
 static bool in_list(const u16 *list, u32 n, u32 m)
 {
@@ -60,7 +60,7 @@ static u8 alignment(const struct interp_insn *i, const ZydisDecodedInstruction *
 /* Exception classes "NF": masks suppress no faults. */
 static bool suppresses_faults(const ZydisDecodedInstruction *z)
 {
-	if (z->mnemonic == M(VDBPSADBW)) /* Zydis 4.0 has it in another class */
+	if (IN_LIST(whole_memory, z->mnemonic))
 		return false;
 	switch (z->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
@@ -126,11 +126,6 @@ static void fill_masking(struct interp_insn *i, const ZydisDecodedInstruction *z
 	if (z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID)
 		i->vflags |= VF_BCAST;
 	i->lanes = (u8)mask_lanes(i, z);
-	if (IN_LIST(byte_masked, z->mnemonic)) {
-		i->lanes = i->vec_len;
-		i->op[i->mem].esize = 64;
-		i->op[i->mem].ecount = (u16)(i->op[i->mem].size / 8);
-	}
 }
 
 static u16 x87_opcode(const u8 *bytes, const ZydisDecodedInstruction *z)
@@ -250,8 +245,11 @@ bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 a
 
 /* ---- the instruction ---- */
 
-static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, gva_t lin)
+/* Comes before the segment's checks: a misaligned address on the stack that is not canonical is #GP, not #SS. */
+static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, u64 ea)
 {
+	bool flat = x86_code64(c) && i->ea.seg < SEG_FS;
+	u64 lin = flat ? ea : ea + c->seg[i->ea.seg].base;
 	u32 a = i->align & ~ALIGN_MM;
 
 	if (!a || !(lin & (a - 1)) || ((i->align & ALIGN_MM) && (fx_get32(c, FX_MXCSR) & MXCSR_MM)))
@@ -286,8 +284,7 @@ static bool open_masked(struct interp *in, struct x86_cpu *c, const struct inter
 
 	interp_fpu_own(in, c, interp_unit_components(in, (enum interp_unit)i->unit));
 	on = interp_enabled_elements(in, c, i, &esize);
-	if (on && i->align &&
-	    (!interp_linear_any(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_READ), &lin) || !check_alignment(c, i, lin)))
+	if (on && !check_alignment(c, i, ea))
 		return false;
 	if ((i->vflags & VF_WHOLE) && (!interp_linear(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_WRITE), &lin) ||
 				       !interp_probe_write(c, lin, m->size)))
@@ -312,7 +309,7 @@ static bool open_memory(struct interp *in, struct x86_cpu *c, const struct inter
 
 	if (masked(i))
 		return open_masked(in, c, i, ea);
-	if (!interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) || !check_alignment(c, i, lin) ||
+	if (!check_alignment(c, i, ea) || !interp_linear_any(c, i->ea.seg, ea, m->size, acc, &lin) ||
 	    !interp_aligned(c, lin, operand_alignment(i, m)))
 		return false;
 	if (m->act & ZYDIS_OPERAND_ACTION_MASK_WRITE && x87_may_not_store(c, i))

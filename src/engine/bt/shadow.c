@@ -242,6 +242,7 @@ void bt_shadow_switch(struct bt_vcpu *v)
 		for (u32 w = 0; w < 2; w++)
 			v->view[view][w] = v->as->table[view][w];
 	v->itlb = v->as->itlb;
+	__asm__ volatile("wrgsbase %0" : : "r"(v->as->table[VIEW_USER][0]));
 	bt_shadow_views(v);
 }
 

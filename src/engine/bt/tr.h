@@ -92,6 +92,7 @@ void tr_jrcxz(struct tr *t, enum bt_event ev); /* jrcxz to an event at this inst
 void tr_to_event(struct tr *t, enum bt_event ev, u32 arg);
 u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that holds it, loading into temp if need be */
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
+void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
 void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear address; clobbers rcx, r11 */
 /* rcx = delta for the page of r10. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
 void tr_lookup(struct tr *t, bool write, u32 check, u32 size);

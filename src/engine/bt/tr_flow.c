@@ -268,13 +268,15 @@ static void flow_lea(struct tr *t)
 		return;
 	}
 	u32 g = (u32)tr_gpr(t->op[0].reg.value);
-	ZydisDecodedOperand m = t->op[1];
-	m.mem.segment = ZYDIS_REGISTER_NONE;
+	const ZydisDecodedOperand *m = &t->op[1];
 	tr_guard(t, 40);
-	tr_address(t, &m);
+	int h = tr_host(g);
+	u32 dst = h >= 0 ? (u32)h : H_R10;
+	tr_effective(t, m, dst);
 	if (t->in.operand_width == 32)
-		e_mov32(&t->e, H_R10, H_R10);
-	tr_write_guest(t, g, H_R10);
+		e_mov32(&t->e, dst, dst);
+	if (h < 0)
+		tr_write_guest(t, g, H_R10);
 	if (g == R_RSP)
 		t->rsp_ok = false;
 }

@@ -129,7 +129,7 @@ static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
 static u32 scale_log2(u32 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0; }
 
 /* Effective address into `dst` (64 or 32 bits wide as the address size says), without the segment. */
-static void effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
+void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 {
 	struct emit *e = &t->e;
 	bool wide = t->in.address_width == 64;
@@ -162,7 +162,7 @@ static void effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 
 void tr_address(struct tr *t, const ZydisDecodedOperand *m)
 {
-	effective(t, m, T_ADDR);
+	tr_effective(t, m, T_ADDR);
 	add_segment_base(t, m);
 }
 
@@ -189,9 +189,12 @@ void tr_lookup(struct tr *t, bool write, u32 check, u32 size)
 		connect(t, rel8, stub);
 	}
 	e_pext_fs(e, true, H_RCX, T_ADDR, FS(k_page));
-	i32 base = t->user ? (write ? FS(view[VIEW_USER][1]) : FS(view[VIEW_USER][0])) : (write ? FS(super[1]) : FS(super[0]));
-	e_load_fs(e, T_BASE, base);
-	e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
+	if (t->user && !write) {
+		e_load_gs_index(e, H_RCX, H_RCX); /* host gs: the user's table for reading */
+	} else {
+		e_load_fs(e, T_BASE, t->user ? FS(view[VIEW_USER][1]) : write ? FS(super[1]) : FS(super[0]));
+		e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
+	}
 	tr_jrcxz(t, write ? EV_MISS_WRITE : EV_MISS_READ);
 }
 

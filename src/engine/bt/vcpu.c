@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 __thread struct bt_vcpu bt_self __attribute__((aligned(64)));
@@ -294,6 +295,8 @@ static int bt_probe(struct err *e)
 	if (!(b & (1u << 8)) || !(b & (1u << 5)))
 		return err_set(e, ENOTSUP, "engine bt: this CPU lacks BMI2 or AVX2 (x86-64-v3 is needed)");
 	__cpuid(1, a, b, c, d);
+	if (!(getauxval(AT_HWCAP2) & 2))
+		return err_set(e, ENOTSUP, "engine bt: the host kernel does not let programs set the gs base (FSGSBASE; Linux 5.9 or newer)");
 	if (!(c & (1u << 27)))
 		return err_set(e, ENOTSUP, "engine bt: the host kernel has not enabled XSAVE");
 	return 0;
