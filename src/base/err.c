@@ -92,7 +92,8 @@ static u32 edit_distance(const char *a, size_t la, const char *b, size_t lb)
 			u32 cost = same_letter(a[i - 1], b[j - 1]) ? 0 : 1;
 
 			cur[j] = min3(last[j] + 1, cur[j - 1] + 1, last[j - 1] + cost);
-			if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) && before[j - 2] + 1 < cur[j])
+			if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) &&
+			    before[j - 2] + 1 < cur[j])
 				cur[j] = before[j - 2] + 1;
 		}
 		spare = before;

@@ -33,7 +33,8 @@ static int check_size(u64 size, struct err *e)
 	if (size < GM_MIN_SIZE)
 		return err_set(e, EINVAL, "guest memory of %llu bytes is too small: at least 1M is needed", (unsigned long long)size);
 	if (size > GM_MAX_SIZE)
-		return err_set(e, EINVAL, "guest memory of %llu GiB is too large: at most 16T is possible", (unsigned long long)(size / GiB));
+		return err_set(e, EINVAL, "guest memory of %llu GiB is too large: at most 16T is possible",
+			       (unsigned long long)(size / GiB));
 	if (PAGE_OFFSET(size))
 		return err_set(e, EINVAL, "guest memory of %llu bytes is not a multiple of 4K", (unsigned long long)size);
 	return 0;
@@ -47,15 +48,18 @@ static int map_ram(struct guest_memory *gm, struct err *e)
 	if (gm->fd < 0)
 		return err_sys(e, errno, "cannot create a memfd for guest memory");
 	if (ftruncate(gm->fd, (off_t)gm->size) < 0)
-		return err_sys(e, errno, "cannot size guest memory to %llu MiB; ask for less with --memory or raise the file size limit (ulimit -f)",
+		return err_sys(e, errno,
+			       "cannot size guest memory to %llu MiB; ask for less with --memory or raise the file size limit (ulimit -f)",
 			       (unsigned long long)(gm->size / MiB));
 	/* An inaccessible page on each side: an access that an engine sized wrongly faults instead of reaching what lies next to RAM. */
 	map = mmap(NULL, gm->size + 2 * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map != MAP_FAILED)
 		map = mmap((u8 *)map + PAGE_SIZE, gm->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, gm->fd, 0);
 	if (map == MAP_FAILED)
-		return err_sys(e, errno, "cannot map %llu MiB of guest memory; ask for less with --memory or raise the address space limit (ulimit -v)",
-			       (unsigned long long)(gm->size / MiB));
+		return err_sys(
+			e, errno,
+			"cannot map %llu MiB of guest memory; ask for less with --memory or raise the address space limit (ulimit -v)",
+			(unsigned long long)(gm->size / MiB));
 	gm->map = map;
 	madvise(map, gm->size, MADV_DONTDUMP);
 	return 0;

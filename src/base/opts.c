@@ -37,7 +37,8 @@ int parse_uint(const char *text, u64 min, u64 max, u64 *out, struct err *e)
 	u64 value;
 
 	if (!scan_number(text, &value, NULL))
-		return err_set(e, EINVAL, "\"%s\" is not a whole number from %llu to %llu", text, (unsigned long long)min, (unsigned long long)max);
+		return err_set(e, EINVAL, "\"%s\" is not a whole number from %llu to %llu", text, (unsigned long long)min,
+			       (unsigned long long)max);
 	if (value < min || value > max)
 		return err_set(e, ERANGE, "%s is out of range: give a number from %llu to %llu", text, (unsigned long long)min,
 			       (unsigned long long)max);

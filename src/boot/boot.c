@@ -17,7 +17,9 @@ static const struct wrong_kind {
 } wrong_kinds[] = {
 	{"\x1f\x8b", 2, "compressed with gzip", "unpack it with gunzip"},
 	{"\x28\xb5\x2f\xfd", 4, "compressed with zstd", "unpack it with unzstd"},
-	{"\xfd" "7zXZ\0", 6, "compressed with xz", "unpack it with unxz"},
+	{"\xfd"
+	 "7zXZ\0",
+	 6, "compressed with xz", "unpack it with unxz"},
 	{"BZh", 3, "compressed with bzip2", "unpack it with bunzip2"},
 	{"\x5d\x00\x00", 3, "compressed with lzma", "unpack it with unlzma"},
 	{"\x04\x22\x4d\x18", 4, "compressed with lz4", "unpack it with unlz4"},
@@ -35,9 +37,10 @@ static int refuse_unknown(struct loader *ld, const u8 *head, u64 len)
 		if (len >= k->len && memcmp(head, k->magic, k->len) == 0)
 			return err_set(ld->err, ENOEXEC, "the kernel %s is %s; %s", ld->kernel.path, k->is, k->advice);
 	}
-	return err_set(ld->err, ENOEXEC,
-		       "the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is not ELF",
-		       ld->kernel.path);
+	return err_set(
+		ld->err, ENOEXEC,
+		"the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is not ELF",
+		ld->kernel.path);
 }
 
 static int load_elf(struct loader *ld)
@@ -53,7 +56,8 @@ static int load_elf(struct loader *ld)
 		return r;
 	if (!found)
 		return err_set(ld->err, ENOEXEC,
-			       "the kernel %s is ELF but has neither a PVH note nor a multiboot header; a Linux kernel needs CONFIG_PVH, or give its bzImage",
+			       "the kernel %s is ELF but has neither a PVH note nor a multiboot header; a Linux kernel needs CONFIG_PVH, "
+			       "or give its bzImage",
 			       ld->kernel.path);
 	return pvh_load(ld, &img, entry);
 }

@@ -82,7 +82,8 @@ static int check_sizes(struct loader *ld, struct bzimage *b)
 	b->body_off = (sectors + 1) * SECTOR;
 	b->body_size = (u64)b->h.syssize * 16;
 	if (b->body_off >= ld->kernel.size)
-		return refuse(ld, "setup_sects", b->h.setup_sects, "the setup code is larger than the file; the file is cut short or damaged");
+		return refuse(ld, "setup_sects", b->h.setup_sects,
+			      "the setup code is larger than the file; the file is cut short or damaged");
 	/* The kernel's build pads the file to whole 16-byte paragraphs. */
 	if (b->body_size > ld->kernel.size - b->body_off)
 		return refuse(ld, "syssize", b->h.syssize, "the kernel is larger than the file; the file is cut short or damaged");

@@ -46,7 +46,9 @@ static int put_gdt(struct loader *ld)
 {
 	struct x86_cpu *c = ld->cpu;
 	/* Five slots and one more: a TSS descriptor has 16 bytes in long mode. */
-	u64 gdt[6] = {[SEL_CODE / 8] = descriptor(&c->seg[SEG_CS]), [SEL_DATA / 8] = descriptor(&c->seg[SEG_DS]), [SEL_TSS / 8] = descriptor(&c->tr)};
+	u64 gdt[6] = {[SEL_CODE / 8] = descriptor(&c->seg[SEG_CS]),
+		      [SEL_DATA / 8] = descriptor(&c->seg[SEG_DS]),
+		      [SEL_TSS / 8] = descriptor(&c->tr)};
 	gpa_t at;
 	int r = layout_put_low(ld, gdt, sizeof(gdt), 16, "descriptor table", &at);
 

@@ -55,8 +55,8 @@ int file_read(const struct boot_file *f, u64 off, void *buf, u64 len, const char
 	u64 end;
 
 	if (__builtin_add_overflow(off, len, &end) || end > f->size)
-		return err_set(e, EINVAL, "%s is cut short or damaged: the %s (offset %llu, %llu bytes) lies outside the file's %llu bytes", f->path,
-			       what, (unsigned long long)off, (unsigned long long)len, (unsigned long long)f->size);
+		return err_set(e, EINVAL, "%s is cut short or damaged: the %s (offset %llu, %llu bytes) lies outside the file's %llu bytes",
+			       f->path, what, (unsigned long long)off, (unsigned long long)len, (unsigned long long)f->size);
 	while (len > 0) {
 		ssize_t n = pread(f->fd, to, len, (off_t)off);
 

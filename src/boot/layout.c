@@ -78,7 +78,8 @@ int layout_claim(struct loader *ld, gpa_t gpa, u64 size, const char *what)
 	if (size == 0)
 		return 0;
 	if (!gm_ptr(ld->gm, gpa, size))
-		return err_set(ld->err, ENOMEM, "%s: its %s needs %llu KiB at %#llx, outside guest memory of %llu MiB; give the guest more with --memory",
+		return err_set(ld->err, ENOMEM,
+			       "%s: its %s needs %llu KiB at %#llx, outside guest memory of %llu MiB; give the guest more with --memory",
 			       ld->kernel.path, what, (unsigned long long)((size + 1023) / 1024), (unsigned long long)gpa,
 			       (unsigned long long)(ld->gm->size / MiB));
 	other = overlapping(ld, gpa, size);
@@ -107,9 +108,11 @@ int layout_place_high(struct loader *ld, u64 size, u64 limit, const char *what, 
 	/* Each step ends below one more claim, so the search is finite. */
 	for (;; top = in_the_way->gpa) {
 		if (size > top || PAGE_BASE(top - size) < FIRMWARE_END)
-			return err_set(ld->err, ENOMEM, "no room for the %s of %llu KiB below %#llx in guest memory of %llu MiB; give the guest more with --memory",
-				       what, (unsigned long long)((size + 1023) / 1024), (unsigned long long)limit,
-				       (unsigned long long)(ld->gm->size / MiB));
+			return err_set(
+				ld->err, ENOMEM,
+				"no room for the %s of %llu KiB below %#llx in guest memory of %llu MiB; give the guest more with --memory",
+				what, (unsigned long long)((size + 1023) / 1024), (unsigned long long)limit,
+				(unsigned long long)(ld->gm->size / MiB));
 		at = PAGE_BASE(top - size);
 		in_the_way = overlapping(ld, at, size);
 		if (!in_the_way)
@@ -148,7 +151,8 @@ int layout_put_low(struct loader *ld, const void *data, u64 size, u64 align, con
 	if (r < 0)
 		return r;
 	if (!gm_write(ld->gm, *out, data, size))
-		return err_set(ld->err, ENOMEM, "%s: the %s at %#llx lies outside guest memory", ld->kernel.path, what, (unsigned long long)*out);
+		return err_set(ld->err, ENOMEM, "%s: the %s at %#llx lies outside guest memory", ld->kernel.path, what,
+			       (unsigned long long)*out);
 	return 0;
 }
 

@@ -51,7 +51,8 @@ struct loader {
 int file_open(struct boot_file *f, const char *path, const char *role, struct err *e) must_check;
 void file_close(struct boot_file *f);
 int file_read(const struct boot_file *f, u64 off, void *buf, u64 len, const char *what, struct err *e) must_check;
-int file_to_ram(const struct boot_file *f, u64 off, u64 len, struct guest_memory *gm, gpa_t gpa, const char *what, struct err *e) must_check;
+int file_to_ram(const struct boot_file *f, u64 off, u64 len, struct guest_memory *gm, gpa_t gpa, const char *what,
+		struct err *e) must_check;
 
 /* layout.c */
 void layout_init(struct loader *ld);

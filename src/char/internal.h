@@ -39,10 +39,10 @@ void out_write(struct out_queue *q, const u8 *bytes, size_t n);
 struct in_queue {
 	int fd; /* -1: no input */
 	bool fd_is_ours;
-	bool watched;	 /* in the loop's set */
+	bool watched;	   /* in the loop's set */
 	bool always_ready; /* a regular file: epoll does not take it */
-	bool escapes;	 /* a person types: Ctrl-a is ours */
-	bool in_escape;	 /* Ctrl-a was the last byte */
+	bool escapes;	   /* a person types: Ctrl-a is ours */
+	bool in_escape;	   /* Ctrl-a was the last byte */
 	u8 buf[IN_SIZE];
 	u32 start, len;
 	bool wanted; /* a delivery is posted; atomic */

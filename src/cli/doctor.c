@@ -47,8 +47,8 @@ static const struct cpu_feature {
 	const char *name;
 	u32 leaf, reg, bit; /* reg: 0 eax, 1 ebx, 2 ecx, 3 edx */
 } v3_features[] = {
-	{"sse4.2", 1, 2, 20}, {"fma", 1, 2, 12},  {"movbe", 1, 2, 22}, {"popcnt", 1, 2, 23}, {"osxsave", 1, 2, 27},	 {"avx", 1, 2, 28},
-	{"f16c", 1, 2, 29},   {"bmi1", 7, 1, 3}, {"avx2", 7, 1, 5},  {"bmi2", 7, 1, 8},    {"lzcnt", 0x80000001, 2, 5},
+	{"sse4.2", 1, 2, 20}, {"fma", 1, 2, 12}, {"movbe", 1, 2, 22}, {"popcnt", 1, 2, 23}, {"osxsave", 1, 2, 27},	 {"avx", 1, 2, 28},
+	{"f16c", 1, 2, 29},   {"bmi1", 7, 1, 3}, {"avx2", 7, 1, 5},   {"bmi2", 7, 1, 8},    {"lzcnt", 0x80000001, 2, 5},
 };
 
 static bool cpu_has(const struct cpu_feature *f)
@@ -94,7 +94,8 @@ static void check_kvm(struct finding *f)
 	if (engine_kvm.probe(&e) == 0)
 		found(f, GOOD, "works here%s", engine_kvm.vm_create ? "" : ", but this build has no KVM engine yet");
 	else
-		found(f, MISSING, "%s%s", e.msg, e.code == ENODEV && access("/dev/kvm", F_OK) == 0 ? " (there is a /dev/kvm, but no hardware behind it)" : "");
+		found(f, MISSING, "%s%s", e.msg,
+		      e.code == ENODEV && access("/dev/kvm", F_OK) == 0 ? " (there is a /dev/kvm, but no hardware behind it)" : "");
 }
 
 static void check_bt(struct finding *f)
@@ -144,7 +145,8 @@ static void check_address_space(struct finding *f)
 		munmap(p, RESERVE_SIZE);
 		found(f, GOOD, "16 TiB can be reserved");
 	} else if (lim.rlim_cur != RLIM_INFINITY) {
-		found(f, BAD, "16 TiB cannot be reserved: RLIMIT_AS is %llu MiB; raise it with ulimit -v unlimited", (unsigned long long)(lim.rlim_cur / MiB));
+		found(f, BAD, "16 TiB cannot be reserved: RLIMIT_AS is %llu MiB; raise it with ulimit -v unlimited",
+		      (unsigned long long)(lim.rlim_cur / MiB));
 	} else if (overcommit_policy() == 2) {
 		found(f, BAD, "16 TiB cannot be reserved: vm.overcommit_memory is 2; set it to 0 or 1 (sysctl vm.overcommit_memory=0)");
 	} else {
@@ -234,9 +236,10 @@ static const struct check {
 	const char *name;
 	void (*look)(struct finding *f);
 } checks[] = {
-	{"CPU", check_cpu},	       {"host", check_memory},	   {"engine bt", check_bt},	   {"engine kvm", check_kvm},	{"engine used", check_choice},
-	{"address space", check_address_space}, {"memfd", check_memfd}, {"huge pages", check_huge_pages}, {"io_uring", check_uring},
-	{"/dev/net/tun", check_tun},   {"default guest", check_guest},
+	{"CPU", check_cpu},	     {"host", check_memory},	       {"engine bt", check_bt},
+	{"engine kvm", check_kvm},   {"engine used", check_choice},    {"address space", check_address_space},
+	{"memfd", check_memfd},	     {"huge pages", check_huge_pages}, {"io_uring", check_uring},
+	{"/dev/net/tun", check_tun}, {"default guest", check_guest},
 };
 
 static int doctor_main(int argc, char **argv)

@@ -63,7 +63,9 @@ int guest_files_find(struct guest_files *g, struct err *e)
 	if (dir && *dir) {
 		if (files_in(g, dir))
 			return 0;
-		return err_set(e, ENOENT, "no default guest in %s, which GUISE_GUEST_DIR names (vmlinuz and initrd.img); make one with: make guest", dir);
+		return err_set(e, ENOENT,
+			       "no default guest in %s, which GUISE_GUEST_DIR names (vmlinuz and initrd.img); make one with: make guest",
+			       dir);
 	}
 	if (beside_program(g) || files_in(g, "guest/out") || files_in(g, GUISE_DATADIR "/guest"))
 		return 0;

@@ -10,5 +10,6 @@ struct guest_files {
 	char kernel[PATH_MAX], initrd[PATH_MAX];
 };
 
-/* Looks in $GUISE_GUEST_DIR alone when it is set; else beside the program (a build tree, then an installation) and in the data directory. */
+/* Looks in $GUISE_GUEST_DIR alone when it is set; else beside the program (a build tree, then an installation) and in the data directory.
+ */
 int guest_files_find(struct guest_files *g, struct err *e) must_check;

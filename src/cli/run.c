@@ -17,7 +17,8 @@ static void warn_about_memory(u64 size)
 {
 	struct sysinfo si;
 
-	if (sysinfo(&si) == 0 && size > ((u64)si.freeram + si.bufferram + si.totalswap) * si.mem_unit && size > (u64)si.totalram * si.mem_unit / 2)
+	if (sysinfo(&si) == 0 && size > ((u64)si.freeram + si.bufferram + si.totalswap) * si.mem_unit &&
+	    size > (u64)si.totalram * si.mem_unit / 2)
 		log_msg(LOG_WARN, "guest memory of %llu MiB is more than half of the host's %llu MiB; the host may run short",
 			(unsigned long long)(size / MiB), (unsigned long long)((u64)si.totalram * si.mem_unit / MiB));
 }

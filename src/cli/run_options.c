@@ -235,7 +235,7 @@ static int unknown_option(const char *name, struct err *e)
 struct args {
 	int argc, at;
 	char **argv;
-	char name[64];	     /* of the option at hand, without dashes */
+	char name[64];	      /* of the option at hand, without dashes */
 	const char *attached; /* what followed '=' */
 };
 
@@ -366,6 +366,7 @@ void run_options_help(FILE *out)
 	for (u32 i = 0; i < n; i++)
 		if (classes[i]->option)
 			fprintf(out, "  --%-18s %s\n", classes[i]->option, classes[i]->summary);
-	fprintf(out, "\nexit status: 0 the guest powered off; 1 failed; 2 wrong usage; 124 --timeout ran out; 125 an error of Guise's own;\n"
-		     "(v << 1) | 1 the guest wrote v to the --exit-port; 128 + n ended by signal n\n");
+	fprintf(out,
+		"\nexit status: 0 the guest powered off; 1 failed; 2 wrong usage; 124 --timeout ran out; 125 an error of Guise's own;\n"
+		"(v << 1) | 1 the guest wrote v to the --exit-port; 128 + n ended by signal n\n");
 }

@@ -133,13 +133,16 @@ void gate_ask(struct vm *vm);	/* any thread: close the gate, do not wait */
 void gate_close(struct vm *vm); /* main thread: until every vCPU is parked */
 void gate_open(struct vm *vm);
 bool gate_pass(struct vcpu *v); /* vCPU thread: waits while closed; false: end the thread */
-static inline bool gate_is_closed(const struct vm *vm) { return __atomic_load_n(&vm->gate.closed, __ATOMIC_ACQUIRE); }
+static inline bool gate_is_closed(const struct vm *vm)
+{
+	return __atomic_load_n(&vm->gate.closed, __ATOMIC_ACQUIRE);
+}
 
 /* vcpu.c */
 int vcpu_start_all(struct vm *vm, struct err *e) must_check; /* threads exist and are parked afterwards */
 void vcpu_stop_all(struct vm *vm);
-void vcpu_wake(struct vcpu *v);			 /* out of HLT or out of guest code, to look at events and the gate */
-void vcpu_post(struct vcpu *v, u32 events);	 /* any thread */
+void vcpu_wake(struct vcpu *v);		    /* out of HLT or out of guest code, to look at events and the gate */
+void vcpu_post(struct vcpu *v, u32 events); /* any thread */
 void vcpu_post_init(struct vcpu *v);
 void vcpu_nmi(struct vcpu *v);
 void vcpu_irq_hint(struct vcpu *v); /* its local APIC may have something */

@@ -27,7 +27,8 @@ static void futex_wait(u32 *word, u32 expected)
 	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }
 
-/* End a sleep; false when the thread was not asleep. Pairs with sleep_until_event: the reason to wake is visible before `sleeping` is read. */
+/* End a sleep; false when the thread was not asleep. Pairs with sleep_until_event: the reason to wake is visible before `sleeping` is read.
+ */
 static bool end_sleep(struct vcpu *v)
 {
 	if (__atomic_exchange_n(&v->sleeping, 0, __ATOMIC_SEQ_CST) == 0)

@@ -181,8 +181,7 @@ static u64 on_tsc(void *opaque, u32 cpu)
 
 void vcpu_lapic_ops(struct vm *vm)
 {
-	const struct lapic_vcpu_ops ops = {
-		.opaque = vm, .irq = on_irq, .nmi = on_nmi, .init = on_init, .sipi = on_sipi, .tsc = on_tsc};
+	const struct lapic_vcpu_ops ops = {.opaque = vm, .irq = on_irq, .nmi = on_nmi, .init = on_init, .sipi = on_sipi, .tsc = on_tsc};
 
 	lapic_set_vcpu_ops(vm->lapic, &ops);
 }

@@ -56,8 +56,8 @@ static bool copy_string(char **to, const char *from)
 
 static int copy_config(struct vm *vm, const struct vm_config *c, struct err *e)
 {
-	if (!copy_string(&vm->name, c->name ? c->name : "guest") || !copy_string(&vm->kernel, c->kernel) || !copy_string(&vm->initrd, c->initrd) ||
-	    !copy_string(&vm->cmdline, c->cmdline ? c->cmdline : ""))
+	if (!copy_string(&vm->name, c->name ? c->name : "guest") || !copy_string(&vm->kernel, c->kernel) ||
+	    !copy_string(&vm->initrd, c->initrd) || !copy_string(&vm->cmdline, c->cmdline ? c->cmdline : ""))
 		return err_sys(e, ENOMEM, "VM");
 	vm->ncpus = c->cpus;
 	vm->no_reboot = c->no_reboot;
@@ -67,8 +67,7 @@ static int copy_config(struct vm *vm, const struct vm_config *c, struct err *e)
 
 static void build_cpuid(struct vm *vm)
 {
-	const struct x86_cpuid_config cfg = {
-		.ncpus = vm->ncpus, .tsc_hz = vm->tsc_hz, .engine_bt = strcmp(vm->ops->name, "kvm") != 0};
+	const struct x86_cpuid_config cfg = {.ncpus = vm->ncpus, .tsc_hz = vm->tsc_hz, .engine_bt = strcmp(vm->ops->name, "kvm") != 0};
 
 	x86_cpuid_build(&vm->cpuid, &cfg);
 }
@@ -213,9 +212,11 @@ const char *vm_engine_line(const struct vm *vm)
 
 u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max)
 {
-	static const char *const exit_names[] = {
-		[EXIT_KICKED] = "exits_kicked", [EXIT_HALTED] = "exits_halted", [EXIT_SHUTDOWN] = "exits_shutdown",
-		[EXIT_DEBUG] = "exits_debug", [EXIT_ERROR] = "exits_error"};
+	static const char *const exit_names[] = {[EXIT_KICKED] = "exits_kicked",
+						 [EXIT_HALTED] = "exits_halted",
+						 [EXIT_SHUTDOWN] = "exits_shutdown",
+						 [EXIT_DEBUG] = "exits_debug",
+						 [EXIT_ERROR] = "exits_error"};
 	u32 n = vm->ops->stats ? vm->ops->stats(vm->engine, items, max) : 0;
 	u64 sleeps = 0;
 

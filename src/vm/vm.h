@@ -64,8 +64,8 @@ int vm_create_with_engine(struct vm **out, const struct vm_config *c, const stru
 int vm_run(struct vm *vm, struct vm_result *r, struct err *e) must_check;
 void vm_destroy(struct vm *vm); /* NULL is allowed */
 
-void vm_press_power_button(struct vm *vm); /* async-signal-safe */
-void vm_quit(struct vm *vm);		   /* end now; async-signal-safe */
+void vm_press_power_button(struct vm *vm);	 /* async-signal-safe */
+void vm_quit(struct vm *vm);			 /* end now; async-signal-safe */
 const char *vm_engine_line(const struct vm *vm); /* "engine bt: ..." one line: which engine and why */
 /* Counters of the engine and the machine; after vm_run. Returns how many. */
 u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max);

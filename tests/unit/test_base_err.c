@@ -126,8 +126,11 @@ static void clock_stands_still_while_paused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(records_message_and_code), cmocka_unit_test(long_messages_are_cut), cmocka_unit_test(nearest_word),
-		cmocka_unit_test(log_lines),		    cmocka_unit_test(clock_stands_still_while_paused),
+		cmocka_unit_test(records_message_and_code),
+		cmocka_unit_test(long_messages_are_cut),
+		cmocka_unit_test(nearest_word),
+		cmocka_unit_test(log_lines),
+		cmocka_unit_test(clock_stands_still_while_paused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -221,12 +221,9 @@ static void bad_descriptors_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(timers_fire_in_order),
-		cmocka_unit_test(a_busy_timer_does_not_starve_descriptors),
-		cmocka_unit_test(posts_from_threads_all_arrive),
-		cmocka_unit_test(a_timer_armed_elsewhere_wakes_the_loop),
-		cmocka_unit_test(prepare_limits_the_wait),
-		cmocka_unit_test(bad_descriptors_are_refused),
+		cmocka_unit_test(timers_fire_in_order),		 cmocka_unit_test(a_busy_timer_does_not_starve_descriptors),
+		cmocka_unit_test(posts_from_threads_all_arrive), cmocka_unit_test(a_timer_armed_elsewhere_wakes_the_loop),
+		cmocka_unit_test(prepare_limits_the_wait),	 cmocka_unit_test(bad_descriptors_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

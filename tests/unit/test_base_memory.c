@@ -58,8 +58,9 @@ static void refuses_what_is_outside(void **state)
 		gpa_t gpa;
 		u64 len;
 	} bad[] = {
-		{MiB, 1},	       {MiB - 1, 2},		 {0, MiB + 1},		   {~0ull, 1},	      {~0ull, 2},
-		{MiB - 8, ~0ull - 4}, {8, ~0ull - 7},	 {1ull << 63, 1ull << 63}, {0, ~0ull},
+		{MiB, 1},   {MiB - 1, 2},	  {0, MiB + 1},	  {~0ull, 1},
+		{~0ull, 2}, {MiB - 8, ~0ull - 4}, {8, ~0ull - 7}, {1ull << 63, 1ull << 63},
+		{0, ~0ull},
 	};
 	struct guest_memory gm = make(MiB);
 	struct iovec iov[2];
@@ -121,8 +122,8 @@ static void rom_is_not_written(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sizes_are_checked),	     cmocka_unit_test(layout_around_the_hole),
-		cmocka_unit_test(refuses_what_is_outside),   cmocka_unit_test(copies_and_tells_the_observer),
+		cmocka_unit_test(sizes_are_checked),	   cmocka_unit_test(layout_around_the_hole),
+		cmocka_unit_test(refuses_what_is_outside), cmocka_unit_test(copies_and_tells_the_observer),
 		cmocka_unit_test(rom_is_not_written),
 	};
 

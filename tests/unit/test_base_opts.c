@@ -103,8 +103,11 @@ static void sizes(void **state)
 	static const struct {
 		const char *text;
 		u64 value;
-	} good[] = {{"64K", 64 * KiB}, {"512M", 512 * MiB}, {"1g", GiB}, {"2T", 2048 * GiB}, {"1GiB", GiB}, {"1GB", GiB}, {"0x10M", 16 * MiB}};
-	static const char *const bad[] = {"", "M", "-1G", "1.5G", " 1G", "1G ", "1GG", "1Gi", "nan", "inf", "1e3M", "16777216T", "99999999999999999999M", "+1G", "0x", "0xG"};
+	} good[] = {{"64K", 64 * KiB}, {"512M", 512 * MiB}, {"1g", GiB},	{"2T", 2048 * GiB},
+		    {"1GiB", GiB},     {"1GB", GiB},	    {"0x10M", 16 * MiB}};
+	static const char *const bad[] = {
+		"",    "M",  "-1G", "1.5G", " 1G", "1G ", "1GG", "1Gi", "nan", "inf", "1e3M", "16777216T", "99999999999999999999M",
+		"+1G", "0x", "0xG"};
 	struct err e = {0};
 	u64 v;
 
@@ -139,9 +142,12 @@ static void numbers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(parses_every_type), cmocka_unit_test(defaults_apply),
-		cmocka_unit_test(first_piece_with_a_known_key_is_that_key), cmocka_unit_test(refuses),
-		cmocka_unit_test(sizes), cmocka_unit_test(numbers),
+		cmocka_unit_test(parses_every_type),
+		cmocka_unit_test(defaults_apply),
+		cmocka_unit_test(first_piece_with_a_known_key_is_that_key),
+		cmocka_unit_test(refuses),
+		cmocka_unit_test(sizes),
+		cmocka_unit_test(numbers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,11 +134,11 @@ static void places_the_initrd(void **state)
 
 static void refuses_header_fields(void **state)
 {
-#define POKE(field_, value_, says_)                                   \
-	do {                                                          \
-		struct image im = good();                             \
-		header(&im)->field_ = value_;                         \
-		refused(&im, sizeof(im), "hello", says_);             \
+#define POKE(field_, value_, says_)                                                                                                        \
+	do {                                                                                                                               \
+		struct image im = good();                                                                                                  \
+		header(&im)->field_ = value_;                                                                                              \
+		refused(&im, sizeof(im), "hello", says_);                                                                                  \
 	} while (0)
 	POKE(setup_sects, 255, "setup_sects");
 	POKE(syssize, 0, "syssize");
@@ -195,8 +195,16 @@ static void refuses_other_files_by_name(void **state)
 		u32 len;
 		const char *says;
 	} kind[] = {
-		{"\x1f\x8b\x08", 3, "gunzip"},	     {"\x28\xb5\x2f\xfd", 4, "unzstd"}, {"\xfd" "7zXZ\0", 6, "unxz"}, {"BZh9", 4, "bunzip2"},
-		{"070701000", 9, "cpio"},	     {"MZ\0\0", 4, "EFI"},		{"hello", 5, "no known kind"},	{"x", 1, "no known kind"},
+		{"\x1f\x8b\x08", 3, "gunzip"},
+		{"\x28\xb5\x2f\xfd", 4, "unzstd"},
+		{"\xfd"
+		 "7zXZ\0",
+		 6, "unxz"},
+		{"BZh9", 4, "bunzip2"},
+		{"070701000", 9, "cpio"},
+		{"MZ\0\0", 4, "EFI"},
+		{"hello", 5, "no known kind"},
+		{"x", 1, "no known kind"},
 	};
 	static const struct {
 		const char *path, *says;
@@ -240,14 +248,10 @@ static void works_in_every_memory_size_or_says_why(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(enters_64_bit_protocol),
-		cmocka_unit_test(enters_32_bit_protocol),
-		cmocka_unit_test(places_the_initrd),
-		cmocka_unit_test(refuses_header_fields),
-		cmocka_unit_test(setup_sects_zero_means_four),
-		cmocka_unit_test(survives_cuts_and_pokes),
-		cmocka_unit_test(refuses_other_files_by_name),
-		cmocka_unit_test(works_in_every_memory_size_or_says_why),
+		cmocka_unit_test(enters_64_bit_protocol),      cmocka_unit_test(enters_32_bit_protocol),
+		cmocka_unit_test(places_the_initrd),	       cmocka_unit_test(refuses_header_fields),
+		cmocka_unit_test(setup_sects_zero_means_four), cmocka_unit_test(survives_cuts_and_pokes),
+		cmocka_unit_test(refuses_other_files_by_name), cmocka_unit_test(works_in_every_memory_size_or_says_why),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,12 @@ static struct image64 good64(void)
 		       .e_phoff = sizeof(Elf64_Ehdr),
 		       .e_phentsize = sizeof(Elf64_Phdr),
 		       .e_phnum = 3},
-		.ph = {{.p_type = PT_LOAD, .p_offset = CODE_OFF, .p_vaddr = 0xffffffff80200000, .p_paddr = PADDR, .p_filesz = CODE_SIZE, .p_memsz = 0x3000},
+		.ph = {{.p_type = PT_LOAD,
+			.p_offset = CODE_OFF,
+			.p_vaddr = 0xffffffff80200000,
+			.p_paddr = PADDR,
+			.p_filesz = CODE_SIZE,
+			.p_memsz = 0x3000},
 		       {.p_type = PT_LOAD, .p_offset = CODE_OFF, .p_paddr = 0x400000, .p_filesz = 0, .p_memsz = 0x1000},
 		       {.p_type = PT_NOTE, .p_offset = offsetof(struct image64, notes), .p_filesz = 2 * sizeof(struct note)}},
 		.notes = {{{4, 4, 17}, "Xen", 5}, entry_note},
@@ -63,7 +68,12 @@ static struct image32 good32(void)
 		       .e_phoff = sizeof(Elf32_Ehdr),
 		       .e_phentsize = sizeof(Elf32_Phdr),
 		       .e_phnum = 2},
-		.ph = {{.p_type = PT_LOAD, .p_offset = CODE_OFF, .p_vaddr = PADDR, .p_paddr = PADDR, .p_filesz = CODE_SIZE, .p_memsz = CODE_SIZE},
+		.ph = {{.p_type = PT_LOAD,
+			.p_offset = CODE_OFF,
+			.p_vaddr = PADDR,
+			.p_paddr = PADDR,
+			.p_filesz = CODE_SIZE,
+			.p_memsz = CODE_SIZE},
 		       {.p_type = PT_NOTE, .p_offset = offsetof(struct image32, note), .p_filesz = sizeof(struct note)}},
 		.note = entry_note,
 	};
@@ -124,11 +134,11 @@ static void enters_pvh_32(void **state)
 
 static void refuses_what_lies(void **state)
 {
-#define POKE(field_, value_, says_)                     \
-	do {                                            \
-		struct image64 im = good64();           \
-		im.field_ = value_;                     \
-		refused(&im, sizeof(im), "", says_);    \
+#define POKE(field_, value_, says_)                                                                                                        \
+	do {                                                                                                                               \
+		struct image64 im = good64();                                                                                              \
+		im.field_ = value_;                                                                                                        \
+		refused(&im, sizeof(im), "", says_);                                                                                       \
 	} while (0)
 	POKE(eh.e_ident[EI_CLASS], 3, "class");
 	POKE(eh.e_ident[EI_DATA], ELFDATA2MSB, "little-endian");
@@ -191,8 +201,10 @@ static void survives_cuts_and_pokes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(enters_pvh),		       cmocka_unit_test(enters_pvh_32),
-		cmocka_unit_test(refuses_what_lies),	       cmocka_unit_test(caps_the_number_of_segments),
+		cmocka_unit_test(enters_pvh),
+		cmocka_unit_test(enters_pvh_32),
+		cmocka_unit_test(refuses_what_lies),
+		cmocka_unit_test(caps_the_number_of_segments),
 		cmocka_unit_test(survives_cuts_and_pokes),
 	};
 

@@ -48,7 +48,12 @@ static struct image elf(void)
 		       .e_phentsize = sizeof(Elf32_Phdr),
 		       .e_phnum = 1},
 		.mb = {.magic = MAGIC, .flags = 3},
-		.ph = {{.p_type = PT_LOAD, .p_offset = 0x1000, .p_vaddr = 0xc0000000, .p_paddr = LOAD, .p_filesz = 0x1000, .p_memsz = 0x1000}},
+		.ph = {{.p_type = PT_LOAD,
+			.p_offset = 0x1000,
+			.p_vaddr = 0xc0000000,
+			.p_paddr = LOAD,
+			.p_filesz = 0x1000,
+			.p_memsz = 0x1000}},
 	};
 
 	sum(&im);
@@ -121,12 +126,12 @@ static void loads_modules(void **state)
 
 static void refuses_what_lies(void **state)
 {
-#define POKE(field_, value_, says_)                     \
-	do {                                            \
-		struct image im = kludge();             \
-		im.mb.field_ = value_;                  \
-		sum(&im);                               \
-		refused(&im, sizeof(im), "", says_);    \
+#define POKE(field_, value_, says_)                                                                                                        \
+	do {                                                                                                                               \
+		struct image im = kludge();                                                                                                \
+		im.mb.field_ = value_;                                                                                                     \
+		sum(&im);                                                                                                                  \
+		refused(&im, sizeof(im), "", says_);                                                                                       \
 	} while (0)
 	POKE(flags, 0x10004, "video");
 	POKE(flags, 0x10010, "specification");

@@ -359,7 +359,11 @@ static void a_terminal_is_raw_and_has_escapes(void **state)
 	if (child == 0)
 		_exit(on_a_terminal(open(ptsname(master), O_RDWR | O_NOCTTY)));
 	wait_for_text(master, "ready");
-	assert_int_equal(write(master, "k\x01" "a\x03z", 5), 5);
+	assert_int_equal(write(master,
+			       "k\x01"
+			       "a\x03z",
+			       5),
+			 5);
 	usleep(50000);
 	assert_int_equal(write(master, "\x01hjunk\x01x", 8), 8);
 	wait_for_text(master, "power button");
