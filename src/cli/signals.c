@@ -39,11 +39,14 @@ static void on_request(int sig)
 	vm_quit(vm);
 }
 
-/* The default action follows: SA_RESETHAND has restored it, and returning runs into the cause again or, if sent, it is raised. */
-static void on_crash(int sig)
+/* The default action follows: a fault happens again on return, so that the core dump shows where; a signal that was sent is sent again. The
+ * handler is removed by hand, because an engine's handler may stand in front of this one. */
+static void on_crash(int sig, siginfo_t *info, void *context)
 {
 	char_restore_terminal();
-	raise(sig);
+	signal(sig, SIG_DFL);
+	if (info->si_code <= 0)
+		raise(sig);
 }
 
 void signals_install(void)
@@ -51,7 +54,7 @@ void signals_install(void)
 	static const int asking[] = {SIGTERM, SIGINT, SIGHUP};
 	static const int crashing[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGSYS};
 	struct sigaction request = {.sa_handler = on_request, .sa_flags = SA_RESTART | SA_ONSTACK};
-	struct sigaction crash = {.sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND | SA_ONSTACK | SA_NODEFER};
+	struct sigaction crash = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 
 	for (u32 i = 0; i < ARRAY_SIZE(asking); i++)
 		sigaction(asking[i], &request, NULL);
