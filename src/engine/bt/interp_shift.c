@@ -105,7 +105,8 @@ static u64 rotate_carry(struct interp_alu *x, bool left)
 static u64 alu_rcl(struct interp_alu *x) { return rotate_carry(x, true); }
 static u64 alu_rcr(struct interp_alu *x) { return rotate_carry(x, false); }
 
-/* SHLD: a is shifted left, bits of c come in; counts above a 16-bit operand's width rotate the pair on, as CPUs do. */
+/* SHLD: a is shifted left, bits of c come in. Counts above a 16-bit operand's width are undefined; here, as on Zen, c comes in again, CF is
+ * clear, and the OF of SHLD no longer sees the result. */
 static u64 alu_shld(struct interp_alu *x)
 {
 	u32 n = masked_count(x);
@@ -113,16 +114,12 @@ static u64 alu_shld(struct interp_alu *x)
 
 	if (!n)
 		return x->a;
-	if (x->bits == 16) {
-		u64 w = x->a << 32 | x->c << 16 | x->a;
-
-		r = (w << n >> 32) & 0xffff;
-		cf = w >> (48 - n) & 1;
-	} else {
+	cf = n <= x->bits ? x->a >> (x->bits - n) & 1 : 0;
+	if (x->bits == 16)
+		r = (x->a << 32 | x->c << 16 | x->c) << n >> 32 & 0xffff;
+	else
 		r = ((x->a << n) | (x->c >> (x->bits - n))) & interp_mask(x->bits);
-		cf = x->a >> (x->bits - n) & 1;
-	}
-	return set_shift_flags(x, r, cf, msb(x, r) ^ cf);
+	return set_shift_flags(x, r, cf, cf ^ (n < x->bits ? msb(x, r) : 0));
 }
 
 static u64 alu_shrd(struct interp_alu *x)
@@ -132,15 +129,11 @@ static u64 alu_shrd(struct interp_alu *x)
 
 	if (!n)
 		return x->a;
-	if (x->bits == 16) {
-		u64 w = x->a << 32 | x->c << 16 | x->a;
-
-		r = (w >> n) & 0xffff;
-		cf = w >> (n - 1);
-	} else {
+	cf = n <= x->bits ? x->a >> (n - 1) & 1 : 0;
+	if (x->bits == 16)
+		r = (x->c << 32 | x->c << 16 | x->a) >> n & 0xffff;
+	else
 		r = ((x->a >> n) | (x->c << (x->bits - n))) & interp_mask(x->bits);
-		cf = x->a >> (n - 1);
-	}
 	return set_shift_flags(x, r, cf, msb(x, r) ^ msb(x, r << 1));
 }
 
