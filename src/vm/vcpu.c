@@ -286,8 +286,7 @@ int vcpu_start_all(struct vm *vm, struct err *e)
 
 void vcpu_stop_all(struct vm *vm)
 {
-	if (vm->nthreads)
-		gate_close(vm);
+	gate_close(vm);
 	pthread_mutex_lock(&vm->gate.lock);
 	vm->gate.quit = true;
 	pthread_cond_broadcast(&vm->gate.go);

@@ -184,8 +184,10 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
-	vcpu_stop_all(vm);
+	/* Devices go while parked vCPUs still exist: an I/O worker may be about to interrupt one. */
+	gate_close(vm);
 	assembly_destroy_devices(vm);
+	vcpu_stop_all(vm);
 	vm->mem.written = NULL;
 	if (vm->engine)
 		vm->ops->vm_destroy(vm->engine);
