@@ -105,8 +105,8 @@ cov: ## build-cov: line and branch coverage of unit, cpu, guest and linux tests,
 .PHONY: fuzz
 fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
 	tools/deps.sh build dev
-	[ -e build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true
-	ninja -C build-fuzz -j$(JOBS)
+	[ -e build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link
+	ninja -C build-fuzz -j$(JOBS) fuzz-targets
 	tools/run-fuzz.sh build-fuzz $(or $(FUZZ_SECONDS),60)
 
 C_FILES = git ls-files -z '*.c' '*.h'

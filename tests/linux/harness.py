@@ -166,7 +166,10 @@ def _run_one(name, options):
             outcome, detail = "failed", _describe(test_, error)
     finally:
         seconds = time.monotonic() - begin
-        test_.close()
+        try:
+            test_.close()
+        except Exception as error:  # pylint: disable=broad-except
+            outcome, detail = "failed", detail + f"\n    in the end: {error!r}"
     return name, outcome, seconds, detail
 
 
