@@ -142,16 +142,12 @@ static void segment_not_present(void)
 	idt[0x55].type = 0x0e; /* gate not present */
 	trap_clear();
 	__asm__ volatile(TRY("int $0x55"));
-	TRIED(NP, 0x55 * 8 + 2);
+	TRIED(NP, gate_error(0x55));
 	idt[0x55].type = 0x8e;
 }
 
-static void invalid_tss(void)
+static void task_register(void)
 {
-	/* IRET to a null stack segment in ring 3 is #GP; an interrupt that must switch to a non-canonical stack is #SS. */
-	u64 rsp0 = tss.rsp[0];
-
-	CHECK_EQ(rsp0 & 15, 0);
 	trap_clear();
 	__asm__ volatile(TRY("ltr %w0") ::"r"(SEL_TSS)); /* busy */
 	TRIED(GP, SEL_TSS);
@@ -284,9 +280,9 @@ UTEXT static u64 user_software_interrupt(u64 which)
 static void software_interrupts_in_ring3(void)
 {
 	user_call(user_software_interrupt, 0);
-	TRIED(GP, 0x0d * 8 + 2);
+	TRIED(GP, gate_error(0x0d));
 	user_call(user_software_interrupt, 1);
-	TRIED(GP, 0x20 * 8 + 2);
+	TRIED(GP, gate_error(0x20));
 	user_call(user_software_interrupt, 2);
 	TRIED(BP, 0);
 }
@@ -298,12 +294,16 @@ void guest_main(void)
 	LOOP(invalid_opcode);
 	LOOP(device_not_available);
 	LOOP(general_protection);
-	LOOP(stack_fault);
+	if (!on_qemu_tcg()) /* which raises #GP for these */
+		LOOP(stack_fault);
 	LOOP(segment_not_present);
-	LOOP(invalid_tss);
+	if (!on_qemu_tcg()) /* which loads a busy TSS */
+		LOOP(task_register);
 	LOOP(x87_error);
-	LOOP(simd_error);
-	LOOP(alignment_check);
+	if (!on_qemu_tcg()) /* whose SSE raises no exceptions */
+		LOOP(simd_error);
+	if (!on_qemu_tcg()) /* which has no #AC */
+		LOOP(alignment_check);
 	LOOP(privileged_in_ring3);
 	LOOP(software_interrupts_in_ring3);
 }

@@ -213,6 +213,7 @@ extern struct idt_gate idt[256];
 extern struct tss tss;
 void idt_set(u32 vector, const void *handler, u32 type_dpl, u32 ist); /* type_dpl: 0x8e interrupt gate, 0x8f trap gate, 0xee for ring 3 */
 void desc_load(void);
+u64 gate_error(u32 vector); /* the error code of a fault that names an IDT entry (by INT n) */
 
 /* ---- paging (paging.c) ---- */
 

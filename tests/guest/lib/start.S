@@ -22,6 +22,8 @@ sysenter_stack_top:
 
 	.section .data
 	.balign 8
+	.globl boot_info
+boot_info:	.quad 0		/* the multiboot information structure */
 boot_gdt:
 	.quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
 boot_gdtr:
@@ -35,6 +37,7 @@ start32:
 	cli
 	cld
 	mov $main_stack_top, %esp
+	mov %ebx, boot_info
 	mov $boot_pdpt + 7, %eax
 	mov %eax, boot_pml4
 	mov $boot_pd + 7, %eax
