@@ -58,7 +58,7 @@ static inline u64 im_hypercall(void *opaque, struct x86_cpu *c)
 
 static inline void im_open(struct im *t)
 {
-	struct sigaction sa = { .sa_sigaction = im_signal, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	struct sigaction sa = {.sa_sigaction = im_signal, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct err e;
 
 	assert_int_equal(interp_new(&t->in, &e), 0);
@@ -109,7 +109,7 @@ static inline struct im *im_real(void)
 	t->m.c.seg[SEG_CS].sel = 0;
 	t->m.c.seg[SEG_CS].base = 0;
 	t->m.c.rip = CODE;
-	t->m.c.idt = (struct x86_dtr){ .base = 0, .limit = 0x3ff };
+	t->m.c.idt = (struct x86_dtr){.base = 0, .limit = 0x3ff};
 	t->m.c.gpr[R_RSP] = 0x7000;
 	return t;
 }
@@ -141,12 +141,12 @@ static inline enum interp_result im_run(struct im *t, const char *hex)
 }
 
 #define RUN(t, hex) assert_int_equal(im_run(t, hex), INTERP_OK)
-#define FAULTS(t, hex, vec, err)                                 \
-	do {                                                     \
-		u64 rip_ = (t)->m.c.rip;                         \
-		assert_int_equal(im_run(t, hex), INTERP_FAULT);  \
-		assert_fault(&(t)->m, vec, err);                 \
-		assert_int_equal((t)->m.c.rip, rip_);            \
+#define FAULTS(t, hex, vec, err)                                                                                                           \
+	do {                                                                                                                               \
+		u64 rip_ = (t)->m.c.rip;                                                                                                   \
+		assert_int_equal(im_run(t, hex), INTERP_FAULT);                                                                            \
+		assert_fault(&(t)->m, vec, err);                                                                                           \
+		assert_int_equal((t)->m.c.rip, rip_);                                                                                      \
 	} while (0)
 #define REG(t, r) ((t)->m.c.gpr[R_##r])
 #define FLAGS(t) ((t)->m.c.rflags & FL_ARITH)

@@ -136,12 +136,12 @@ static void a_fault_changes_nothing(void **state)
 	REG(t, RSP) = 0x7008;
 	FAULTS(t, "50", VEC_PF, 2);
 	assert_int_equal(REG(t, RSP), 0x7008);
-	FAULTS(t, "5b", VEC_PF, 0); /* pop */
+	FAULTS(t, "5b", VEC_PF, 0);	     /* pop */
 	FAULTS(t, "c8 10 00 03", VEC_PF, 2); /* enter 16, 3 */
 	assert_int_equal(REG(t, RSP), 0x7008);
 	REG(t, RDI) = 0x7000;
 	FAULTS(t, "48 83 07 01", VEC_PF, 2); /* add [rdi], 1 is a store to begin with */
-	FAULTS(t, "ff 17", VEC_PF, 0);	      /* call [rdi] */
+	FAULTS(t, "ff 17", VEC_PF, 0);	     /* call [rdi] */
 	REG(t, RDI) = 0x800000000000;
 	FAULTS(t, "8b 07", VEC_GP, 0);
 	REG(t, RBP) = 0x800000000000;
@@ -352,13 +352,20 @@ static void stack_frames(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(arithmetic_flags),	  cmocka_unit_test(shifts),
-		cmocka_unit_test(multiply_and_divide),	  cmocka_unit_test(bits),
-		cmocka_unit_test(compare_exchange),	  cmocka_unit_test(a_fault_changes_nothing),
-		cmocka_unit_test(strings),		  cmocka_unit_test(string_fault_in_the_middle),
-		cmocka_unit_test(strings_are_interruptible), cmocka_unit_test(bulk_copies_match),
-		cmocka_unit_test(decoding_limits),	  cmocka_unit_test(changed_code_is_seen),
-		cmocka_unit_test(sib_without_base),	  cmocka_unit_test(decimal),
+		cmocka_unit_test(arithmetic_flags),
+		cmocka_unit_test(shifts),
+		cmocka_unit_test(multiply_and_divide),
+		cmocka_unit_test(bits),
+		cmocka_unit_test(compare_exchange),
+		cmocka_unit_test(a_fault_changes_nothing),
+		cmocka_unit_test(strings),
+		cmocka_unit_test(string_fault_in_the_middle),
+		cmocka_unit_test(strings_are_interruptible),
+		cmocka_unit_test(bulk_copies_match),
+		cmocka_unit_test(decoding_limits),
+		cmocka_unit_test(changed_code_is_seen),
+		cmocka_unit_test(sib_without_base),
+		cmocka_unit_test(decimal),
 		cmocka_unit_test(stack_frames),
 	};
 

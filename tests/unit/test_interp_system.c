@@ -254,11 +254,11 @@ static void real_mode(void **state)
 	assert_int_equal(t->m.c.rip, CODE + 2);
 	assert_int_equal(t->m.c.seg[SEG_CS].sel, 0);
 	REG(t, RAX) = 0xffffffff12340100;
-	RUN(t, "8e d8"); /* mov ds, ax */
+	RUN(t, "8e d8");    /* mov ds, ax */
 	RUN(t, "c6 07 5a"); /* mov [bx], 0x5a */
 	assert_int_equal(t->m.ram[0x01000], 0x5a);
 	REG(t, RBX) = 0xffff;
-	FAULTS(t, "89 07", VEC_GP, 0); /* a word at the end of the segment */
+	FAULTS(t, "89 07", VEC_GP, 0);	  /* a word at the end of the segment */
 	FAULTS(t, "0f 00 c0", VEC_UD, 0); /* sldt */
 	FAULTS(t, "c4 e2 78 f2 c0", VEC_UD, 0);
 	REG(t, RSP) = 0xaaaa0002;

@@ -24,7 +24,10 @@ static u64 low(struct im *t, u32 r)
 	return v;
 }
 
-static void set_double(struct im *t, gpa_t at, double d) { memcpy(t->m.ram + at, &d, 8); }
+static void set_double(struct im *t, gpa_t at, double d)
+{
+	memcpy(t->m.ram + at, &d, 8);
+}
 static double get_double(struct im *t, gpa_t at)
 {
 	double d;
@@ -75,19 +78,19 @@ static void arithmetic(void **state)
 	set_double(t, DATA, 1.5);
 	set_double(t, DATA + 8, 2.25);
 	REG(t, RDI) = DATA;
-	RUN(t, "f2 0f 10 07");	     /* movsd xmm0, [rdi] */
-	RUN(t, "f2 0f 58 47 08");    /* addsd xmm0, [rdi+8] */
-	RUN(t, "f2 0f 11 47 10");    /* movsd [rdi+16], xmm0 */
+	RUN(t, "f2 0f 10 07");	  /* movsd xmm0, [rdi] */
+	RUN(t, "f2 0f 58 47 08"); /* addsd xmm0, [rdi+8] */
+	RUN(t, "f2 0f 11 47 10"); /* movsd [rdi+16], xmm0 */
 	assert_true(get_double(t, DATA + 16) == 3.75);
-	RUN(t, "dd 07");	     /* fld qword [rdi] */
-	RUN(t, "dc 4f 08");	     /* fmul */
-	RUN(t, "dd 5f 18");	     /* fstp */
+	RUN(t, "dd 07");    /* fld qword [rdi] */
+	RUN(t, "dc 4f 08"); /* fmul */
+	RUN(t, "dd 5f 18"); /* fstp */
 	assert_true(get_double(t, DATA + 24) == 3.375);
 	REG(t, RSP) = 0x123456789;
-	RUN(t, "f2 48 0f 2a cc");    /* cvtsi2sd xmm1, rsp */
-	RUN(t, "f2 48 0f 2d e1");    /* cvtsd2si rsp, xmm1 */
+	RUN(t, "f2 48 0f 2a cc"); /* cvtsi2sd xmm1, rsp */
+	RUN(t, "f2 48 0f 2d e1"); /* cvtsd2si rsp, xmm1 */
 	assert_int_equal(REG(t, RSP), 0x123456789);
-	RUN(t, "66 0f 2e c8");	     /* ucomisd xmm1, xmm0 */
+	RUN(t, "66 0f 2e c8"); /* ucomisd xmm1, xmm0 */
 	assert_int_equal(FLAGS(t), 0);
 	RUN(t, "66 0f 3a 16 c0 01"); /* pextrd eax, xmm0, 1 */
 	assert_int_equal(REG(t, RAX), 0x400e0000);
@@ -153,7 +156,7 @@ static void pointers_are_the_guests(void **state)
 	REG(t, RDI) = DATA;
 	REG(t, RSI) = DATA + 0x200;
 	set_double(t, DATA, 3.0);
-	RUN(t, "dd 07"); /* fld qword [rdi] */
+	RUN(t, "dd 07");       /* fld qword [rdi] */
 	RUN(t, "48 0f ae 06"); /* fxsave64 [rsi] */
 	assert_int_equal(m_peek(&t->m, DATA + 0x208), CODE + 2);
 	assert_int_equal(m_peek(&t->m, DATA + 0x210), DATA);
@@ -188,7 +191,7 @@ static void x87_environment(void **state)
 static void images(void **state)
 {
 	struct im *t = long_with_x87();
-	u64 hi[2] = { 0x1111, 0x2222 };
+	u64 hi[2] = {0x1111, 0x2222};
 
 	REG(t, RDI) = DATA;
 	REG(t, RSI) = DATA + 0x800;
@@ -200,7 +203,7 @@ static void images(void **state)
 	assert_int_equal(m_peek(&t->m, DATA + 512), 6);
 	assert_int_equal(m_peek(&t->m, DATA + 160 + 16), 0x1111);
 	assert_int_equal(m_peek(&t->m, DATA + 576 + 16 + 8), 0x2222);
-	RUN(t, "c5 fc 77"); /* vzeroall */
+	RUN(t, "c5 fc 77");    /* vzeroall */
 	RUN(t, "48 0f ae 2f"); /* xrstor64 */
 	assert_int_equal(low(t, 1), 0x1111);
 	/* A component that is missing from the image is initialised. */
@@ -223,7 +226,7 @@ static void images(void **state)
 static void compacted_images(void **state)
 {
 	struct im *t = long_with_x87();
-	u64 hi[2] = { 0x3333, 0x4444 };
+	u64 hi[2] = {0x3333, 0x4444};
 
 	if (!x86_cpuid_has(&t->m.cpuid, 0xd, 1, 0, 1))
 		skip();
@@ -250,7 +253,7 @@ static void compacted_images(void **state)
 static void masked_accesses(void **state)
 {
 	struct im *t = im_long();
-	u32 mask[4] = { 1u << 31, 1u << 31, 0, 0 };
+	u32 mask[4] = {1u << 31, 1u << 31, 0, 0};
 
 	memcpy(t->m.ram + DATA, mask, 16);
 	REG(t, RSI) = DATA;
@@ -265,11 +268,11 @@ static void masked_accesses(void **state)
 	FAULTS(t, "c4 e2 71 2c 07", VEC_PF, 0);
 	if (HAVE_AVX512(t)) {
 		REG(t, RAX) = 3;
-		RUN(t, "c5 f8 92 c8");	      /* kmovw k1, eax */
-		RUN(t, "62 f1 7c c9 10 17");  /* vmovups zmm2{k1}{z}, [rdi] */
+		RUN(t, "c5 f8 92 c8");	     /* kmovw k1, eax */
+		RUN(t, "62 f1 7c c9 10 17"); /* vmovups zmm2{k1}{z}, [rdi] */
 		assert_int_equal(low(t, 2), 0x0000000200000001);
 		m_poke(&t->m, DATA + 0xff8, 0);
-		RUN(t, "62 f1 7c 49 11 17");  /* vmovups [rdi]{k1}, zmm2 */
+		RUN(t, "62 f1 7c 49 11 17"); /* vmovups [rdi]{k1}, zmm2 */
 		assert_int_equal(m_peek(&t->m, DATA + 0xff8), 0x0000000200000001);
 		REG(t, RAX) = 7;
 		RUN(t, "c5 f8 92 c8");
@@ -283,16 +286,16 @@ static void masked_accesses(void **state)
 static void gathers_restart(void **state)
 {
 	struct im *t = im_long();
-	u32 index[4] = { 0, 1, 1024, 2 };
+	u32 index[4] = {0, 1, 1024, 2};
 
 	memcpy(t->m.ram + DATA, index, 16);
 	for (u32 k = 0; k < 4; k++)
 		t->m.ram[DATA + 0x100 + k * 4] = (u8)(k + 1);
 	REG(t, RSI) = DATA;
 	REG(t, RDI) = DATA + 0x100;
-	RUN(t, "c5 f8 10 16");	  /* vmovups xmm2, [rsi] */
-	RUN(t, "c5 f1 76 c9");	  /* vpcmpeqd xmm1, xmm1, xmm1 */
-	RUN(t, "c5 f8 57 c0");	  /* vxorps xmm0, xmm0, xmm0 */
+	RUN(t, "c5 f8 10 16");			   /* vmovups xmm2, [rsi] */
+	RUN(t, "c5 f1 76 c9");			   /* vpcmpeqd xmm1, xmm1, xmm1 */
+	RUN(t, "c5 f8 57 c0");			   /* vxorps xmm0, xmm0, xmm0 */
 	FAULTS(t, "c4 e2 71 90 04 97", VEC_PF, 0); /* vpgatherdd xmm0, [rdi+xmm2*4], xmm1 */
 	assert_int_equal(low(t, 0), 0x0000000200000001);
 	assert_int_equal(low(t, 1), 0); /* two elements are done */
@@ -309,13 +312,13 @@ static void gathers_restart(void **state)
 static void vectors_in_32_bit_code(void **state)
 {
 	struct im *t = im_prot32();
-	float f[4] = { 1, 2, 3, 4 };
+	float f[4] = {1, 2, 3, 4};
 
 	memcpy(t->m.ram + DATA, f, 16);
 	REG(t, RBX) = DATA - 0x10;
 	REG(t, RSI) = 4;
-	RUN(t, "c5 f8 10 4c 73 08");	/* vmovups xmm1, [ebx+esi*2+8] */
-	RUN(t, "c4 c1 70 58 c9");	/* vaddps: VEX.B counts for nothing here */
+	RUN(t, "c5 f8 10 4c 73 08"); /* vmovups xmm1, [ebx+esi*2+8] */
+	RUN(t, "c4 c1 70 58 c9");    /* vaddps: VEX.B counts for nothing here */
 	memcpy(f, XMM(t, 1), 16);
 	assert_true(f[0] == 2 && f[3] == 8);
 	RUN(t, "66 0f 7e cc"); /* movd esp, xmm1 */
@@ -366,12 +369,18 @@ static void slots_are_checked(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(gates),		   cmocka_unit_test(arithmetic),
-		cmocka_unit_test(alignment),		   cmocka_unit_test(numeric_exceptions),
-		cmocka_unit_test(pointers_are_the_guests), cmocka_unit_test(x87_environment),
-		cmocka_unit_test(images),		   cmocka_unit_test(compacted_images),
-		cmocka_unit_test(masked_accesses),	   cmocka_unit_test(gathers_restart),
-		cmocka_unit_test(vectors_in_32_bit_code),  cmocka_unit_test(upper_halves),
+		cmocka_unit_test(gates),
+		cmocka_unit_test(arithmetic),
+		cmocka_unit_test(alignment),
+		cmocka_unit_test(numeric_exceptions),
+		cmocka_unit_test(pointers_are_the_guests),
+		cmocka_unit_test(x87_environment),
+		cmocka_unit_test(images),
+		cmocka_unit_test(compacted_images),
+		cmocka_unit_test(masked_accesses),
+		cmocka_unit_test(gathers_restart),
+		cmocka_unit_test(vectors_in_32_bit_code),
+		cmocka_unit_test(upper_halves),
 		cmocka_unit_test(slots_are_checked),
 	};
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 static const struct interp_rows *const families[] = {
-	&interp_rows_alu,   &interp_rows_bits,	 &interp_rows_shift,  &interp_rows_muldiv, &interp_rows_string, &interp_rows_stack,
+	&interp_rows_alu,    &interp_rows_bits,	  &interp_rows_shift, &interp_rows_muldiv, &interp_rows_string, &interp_rows_stack,
 	&interp_rows_branch, &interp_rows_system, &interp_rows_io,    &interp_rows_fpu,	   &interp_rows_xsave,	&interp_rows_vecmem,
 };
 
@@ -51,7 +51,10 @@ void interp_free(struct interp *in)
 	free(in);
 }
 
-u64 interp_unknown_count(const struct interp *in) { return in->unknown; }
+u64 interp_unknown_count(const struct interp *in)
+{
+	return in->unknown;
+}
 
 void interp_cache_translations(struct interp *in, bool on)
 {
@@ -59,10 +62,16 @@ void interp_cache_translations(struct interp *in, bool on)
 	in->tlb_gen++;
 }
 
-void interp_forget_translations(struct interp *in) { in->tlb_gen++; }
+void interp_forget_translations(struct interp *in)
+{
+	in->tlb_gen++;
+}
 
-static bool op_ud(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return x86_raise(c, VEC_UD); }
-const struct interp_row interp_row_ud = { .run = op_ud };
+static bool op_ud(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return x86_raise(c, VEC_UD);
+}
+const struct interp_row interp_row_ud = {.run = op_ud};
 
 static bool check_row(struct x86_cpu *c, const struct interp_insn *i)
 {

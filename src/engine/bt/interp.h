@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The C interpreter: one guest instruction at a time, every mode (16, 32, 64 bit), every instruction that the announced CPUID allows. It runs
- * what the translator leaves alone, and it is the oracle for translated code, next to the real CPU.
+ * The C interpreter: one guest instruction at a time, every mode (16, 32, 64 bit), every instruction that the announced CPUID allows. It
+ * runs what the translator leaves alone, and it is the oracle for translated code, next to the real CPU.
  *
- * Integer and system instructions are C. x87, MMX, SSE, AVX and AVX-512 instructions run on the host's own unit: the instruction is re-encoded
- * with its memory operand replaced by a bounce buffer and its general registers loaded from the guest's, and executed with the guest's vector
- * state (c->fpu) loaded; host faults in it (#XM, #MF) become the guest's.
+ * Integer and system instructions are C. x87, MMX, SSE, AVX and AVX-512 instructions run on the host's own unit: the instruction is
+ * re-encoded with its memory operand replaced by a bounce buffer and its general registers loaded from the guest's, and executed with the
+ * guest's vector state (c->fpu) loaded; host faults in it (#XM, #MF) become the guest's.
  *
- * Contract: c->fpu is in memory and complete when interp_step is called and when it returns. rip, registers and memory are as the CPU would leave
- * them; on a fault they are as before the instruction (REP: as before the failing iteration).
- * Threading: one `struct interp` per vCPU, on its thread.
+ * Contract: c->fpu is in memory and complete when interp_step is called and when it returns. rip, registers and memory are as the CPU would
+ * leave them; on a fault they are as before the instruction (REP: as before the failing iteration). Threading: one `struct interp` per
+ * vCPU, on its thread.
  */
 #pragma once
 
@@ -27,8 +27,8 @@ enum interp_result {
 int interp_new(struct interp **out, struct err *e) must_check;
 void interp_free(struct interp *in);
 
-/* Traps (single step, data breakpoints, INT n, INT3) are delivered inside, so that rip is then the handler's. irq_shadow and debug_shadow are
- * maintained. Does not look at interrupts. */
+/* Traps (single step, data breakpoints, INT n, INT3) are delivered inside, so that rip is then the handler's. irq_shadow and debug_shadow
+ * are maintained. Does not look at interrupts. */
 enum interp_result interp_step(struct interp *in, struct x86_cpu *c);
 
 /* Keep translations (host addresses of guest pages) between steps, which makes the interpreter several times faster. The caller promises to

@@ -41,15 +41,42 @@ static u64 logic(struct interp_alu *x, u64 r)
 	return r;
 }
 
-static u64 alu_add(struct interp_alu *x) { return add_with(x, 0); }
-static u64 alu_adc(struct interp_alu *x) { return add_with(x, x->flags & FL_CF); }
-u64 interp_alu_sub(struct interp_alu *x) { return sub_with(x, 0); }
-static u64 alu_sbb(struct interp_alu *x) { return sub_with(x, x->flags & FL_CF); }
-static u64 alu_and(struct interp_alu *x) { return logic(x, x->a & x->b); }
-static u64 alu_or(struct interp_alu *x) { return logic(x, x->a | x->b); }
-static u64 alu_xor(struct interp_alu *x) { return logic(x, x->a ^ x->b); }
-static u64 alu_not(struct interp_alu *x) { return ~x->a; }
-static u64 alu_xchg(struct interp_alu *x) { return x->b; }
+static u64 alu_add(struct interp_alu *x)
+{
+	return add_with(x, 0);
+}
+static u64 alu_adc(struct interp_alu *x)
+{
+	return add_with(x, x->flags & FL_CF);
+}
+u64 interp_alu_sub(struct interp_alu *x)
+{
+	return sub_with(x, 0);
+}
+static u64 alu_sbb(struct interp_alu *x)
+{
+	return sub_with(x, x->flags & FL_CF);
+}
+static u64 alu_and(struct interp_alu *x)
+{
+	return logic(x, x->a & x->b);
+}
+static u64 alu_or(struct interp_alu *x)
+{
+	return logic(x, x->a | x->b);
+}
+static u64 alu_xor(struct interp_alu *x)
+{
+	return logic(x, x->a ^ x->b);
+}
+static u64 alu_not(struct interp_alu *x)
+{
+	return ~x->a;
+}
+static u64 alu_xchg(struct interp_alu *x)
+{
+	return x->b;
+}
 
 static u64 alu_inc(struct interp_alu *x)
 {
@@ -85,7 +112,7 @@ static u64 alu_neg(struct interp_alu *x)
 /* a: memory, b: new value, c: accumulator. */
 static u64 alu_cmpxchg(struct interp_alu *x)
 {
-	struct interp_alu cmp = { .a = x->c & interp_mask(x->bits), .b = x->a, .flags = x->flags, .bits = x->bits };
+	struct interp_alu cmp = {.a = x->c & interp_mask(x->bits), .b = x->a, .flags = x->flags, .bits = x->bits};
 
 	sub_with(&cmp, 0);
 	x->flags = cmp.flags;
@@ -102,7 +129,7 @@ static bool op_binary(struct interp *in, struct x86_cpu *c, const struct interp_
 
 static bool op_unary(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { 0 };
+	struct interp_alu x = {0};
 
 	return interp_modify(in, c, i, &x, i->row->alu, false);
 }
@@ -110,7 +137,7 @@ static bool op_unary(struct interp *in, struct x86_cpu *c, const struct interp_i
 /* CMP and TEST: flags only. */
 static bool op_compare(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .bits = i->op[0].size * 8u, .flags = c->rflags };
+	struct interp_alu x = {.bits = i->op[0].size * 8u, .flags = c->rflags};
 
 	if (!interp_get(in, c, i, 0, &x.a) || !interp_get(in, c, i, 1, &x.b))
 		return false;
@@ -236,7 +263,7 @@ static bool cmpxchg_register(struct x86_cpu *c, const struct interp_insn *i, str
 static bool op_cmpxchg(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 size = i->op[0].size;
-	struct interp_alu x = { .b = interp_get_gpr(c, &i->op[1]), .c = c->gpr[R_RAX] };
+	struct interp_alu x = {.b = interp_get_gpr(c, &i->op[1]), .c = c->gpr[R_RAX]};
 
 	if (i->op[0].kind == IOP_GPR)
 		return cmpxchg_register(c, i, &x);
@@ -263,7 +290,7 @@ static bool cmpxchg8b(struct x86_cpu *c, gva_t lin, bool *equal)
 
 static bool cmpxchg16b(struct x86_cpu *c, gva_t lin, bool *equal)
 {
-	u64 expect[2] = { c->gpr[R_RAX], c->gpr[R_RDX] }, newval[2] = { c->gpr[R_RBX], c->gpr[R_RCX] }, old[2];
+	u64 expect[2] = {c->gpr[R_RAX], c->gpr[R_RDX]}, newval[2] = {c->gpr[R_RBX], c->gpr[R_RCX]}, old[2];
 
 	if (!x86_cmpxchg16(c, lin, expect, newval, old, equal, x86_acc(c, ACC_WRITE)))
 		return false;
@@ -381,79 +408,79 @@ static bool op_movbe(struct interp *in, struct x86_cpu *c, const struct interp_i
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(ADD), .run = op_binary, .alu = alu_add },
-	{ .mnemonic = M(ADC), .run = op_binary, .alu = alu_adc },
-	{ .mnemonic = M(SUB), .run = op_binary, .alu = interp_alu_sub },
-	{ .mnemonic = M(SBB), .run = op_binary, .alu = alu_sbb },
-	{ .mnemonic = M(AND), .run = op_binary, .alu = alu_and },
-	{ .mnemonic = M(OR), .run = op_binary, .alu = alu_or },
-	{ .mnemonic = M(XOR), .run = op_binary, .alu = alu_xor },
-	{ .mnemonic = M(CMP), .run = op_compare, .alu = interp_alu_sub },
-	{ .mnemonic = M(TEST), .run = op_compare, .alu = alu_and },
-	{ .mnemonic = M(INC), .run = op_unary, .alu = alu_inc },
-	{ .mnemonic = M(DEC), .run = op_unary, .alu = alu_dec },
-	{ .mnemonic = M(NEG), .run = op_unary, .alu = alu_neg },
-	{ .mnemonic = M(NOT), .run = op_unary, .alu = alu_not },
-	{ .mnemonic = M(MOV), .run = op_mov },
-	{ .mnemonic = M(MOVNTI), .run = op_mov },
-	{ .mnemonic = M(MOVDIRI), .run = op_mov },
-	{ .mnemonic = M(MOVZX), .run = op_mov },
-	{ .mnemonic = M(MOVSX), .run = op_movsx },
-	{ .mnemonic = M(MOVSXD), .run = op_movsx },
-	{ .mnemonic = M(MOVBE), .run = op_movbe },
-	{ .mnemonic = M(LEA), .run = op_lea },
-	{ .mnemonic = M(XCHG), .run = op_xchg },
-	{ .mnemonic = M(XADD), .run = op_xadd },
-	{ .mnemonic = M(CMPXCHG), .run = op_cmpxchg },
-	{ .mnemonic = M(CMPXCHG8B), .run = op_cmpxchg_wide, .arg = 8 },
-	{ .mnemonic = M(CMPXCHG16B), .run = op_cmpxchg_wide, .arg = 16 },
-	{ .mnemonic = M(SETO), .run = op_setcc, .arg = 0 },
-	{ .mnemonic = M(SETNO), .run = op_setcc, .arg = 1 },
-	{ .mnemonic = M(SETB), .run = op_setcc, .arg = 2 },
-	{ .mnemonic = M(SETNB), .run = op_setcc, .arg = 3 },
-	{ .mnemonic = M(SETZ), .run = op_setcc, .arg = 4 },
-	{ .mnemonic = M(SETNZ), .run = op_setcc, .arg = 5 },
-	{ .mnemonic = M(SETBE), .run = op_setcc, .arg = 6 },
-	{ .mnemonic = M(SETNBE), .run = op_setcc, .arg = 7 },
-	{ .mnemonic = M(SETS), .run = op_setcc, .arg = 8 },
-	{ .mnemonic = M(SETNS), .run = op_setcc, .arg = 9 },
-	{ .mnemonic = M(SETP), .run = op_setcc, .arg = 10 },
-	{ .mnemonic = M(SETNP), .run = op_setcc, .arg = 11 },
-	{ .mnemonic = M(SETL), .run = op_setcc, .arg = 12 },
-	{ .mnemonic = M(SETNL), .run = op_setcc, .arg = 13 },
-	{ .mnemonic = M(SETLE), .run = op_setcc, .arg = 14 },
-	{ .mnemonic = M(SETNLE), .run = op_setcc, .arg = 15 },
-	{ .mnemonic = M(CMOVO), .run = op_cmovcc, .arg = 0 },
-	{ .mnemonic = M(CMOVNO), .run = op_cmovcc, .arg = 1 },
-	{ .mnemonic = M(CMOVB), .run = op_cmovcc, .arg = 2 },
-	{ .mnemonic = M(CMOVNB), .run = op_cmovcc, .arg = 3 },
-	{ .mnemonic = M(CMOVZ), .run = op_cmovcc, .arg = 4 },
-	{ .mnemonic = M(CMOVNZ), .run = op_cmovcc, .arg = 5 },
-	{ .mnemonic = M(CMOVBE), .run = op_cmovcc, .arg = 6 },
-	{ .mnemonic = M(CMOVNBE), .run = op_cmovcc, .arg = 7 },
-	{ .mnemonic = M(CMOVS), .run = op_cmovcc, .arg = 8 },
-	{ .mnemonic = M(CMOVNS), .run = op_cmovcc, .arg = 9 },
-	{ .mnemonic = M(CMOVP), .run = op_cmovcc, .arg = 10 },
-	{ .mnemonic = M(CMOVNP), .run = op_cmovcc, .arg = 11 },
-	{ .mnemonic = M(CMOVL), .run = op_cmovcc, .arg = 12 },
-	{ .mnemonic = M(CMOVNL), .run = op_cmovcc, .arg = 13 },
-	{ .mnemonic = M(CMOVLE), .run = op_cmovcc, .arg = 14 },
-	{ .mnemonic = M(CMOVNLE), .run = op_cmovcc, .arg = 15 },
-	{ .mnemonic = M(CBW), .run = op_cbw, .arg = 1 },
-	{ .mnemonic = M(CWDE), .run = op_cbw, .arg = 2 },
-	{ .mnemonic = M(CDQE), .run = op_cbw, .arg = 4 },
-	{ .mnemonic = M(CWD), .run = op_cwd, .arg = 2 },
-	{ .mnemonic = M(CDQ), .run = op_cwd, .arg = 4 },
-	{ .mnemonic = M(CQO), .run = op_cwd, .arg = 8 },
-	{ .mnemonic = M(CLC), .run = op_flag, .arg = 0 },
-	{ .mnemonic = M(STC), .run = op_flag, .arg = 1 },
-	{ .mnemonic = M(CMC), .run = op_flag, .arg = 2 },
-	{ .mnemonic = M(CLD), .run = op_flag, .arg = 4 },
-	{ .mnemonic = M(STD), .run = op_flag, .arg = 5 },
-	{ .mnemonic = M(LAHF), .run = op_lahf },
-	{ .mnemonic = M(SAHF), .run = op_sahf },
-	{ .mnemonic = M(SALC), .run = op_salc },
-	{ .mnemonic = M(XLAT), .run = op_xlat },
+	{.mnemonic = M(ADD), .run = op_binary, .alu = alu_add},
+	{.mnemonic = M(ADC), .run = op_binary, .alu = alu_adc},
+	{.mnemonic = M(SUB), .run = op_binary, .alu = interp_alu_sub},
+	{.mnemonic = M(SBB), .run = op_binary, .alu = alu_sbb},
+	{.mnemonic = M(AND), .run = op_binary, .alu = alu_and},
+	{.mnemonic = M(OR), .run = op_binary, .alu = alu_or},
+	{.mnemonic = M(XOR), .run = op_binary, .alu = alu_xor},
+	{.mnemonic = M(CMP), .run = op_compare, .alu = interp_alu_sub},
+	{.mnemonic = M(TEST), .run = op_compare, .alu = alu_and},
+	{.mnemonic = M(INC), .run = op_unary, .alu = alu_inc},
+	{.mnemonic = M(DEC), .run = op_unary, .alu = alu_dec},
+	{.mnemonic = M(NEG), .run = op_unary, .alu = alu_neg},
+	{.mnemonic = M(NOT), .run = op_unary, .alu = alu_not},
+	{.mnemonic = M(MOV), .run = op_mov},
+	{.mnemonic = M(MOVNTI), .run = op_mov},
+	{.mnemonic = M(MOVDIRI), .run = op_mov},
+	{.mnemonic = M(MOVZX), .run = op_mov},
+	{.mnemonic = M(MOVSX), .run = op_movsx},
+	{.mnemonic = M(MOVSXD), .run = op_movsx},
+	{.mnemonic = M(MOVBE), .run = op_movbe},
+	{.mnemonic = M(LEA), .run = op_lea},
+	{.mnemonic = M(XCHG), .run = op_xchg},
+	{.mnemonic = M(XADD), .run = op_xadd},
+	{.mnemonic = M(CMPXCHG), .run = op_cmpxchg},
+	{.mnemonic = M(CMPXCHG8B), .run = op_cmpxchg_wide, .arg = 8},
+	{.mnemonic = M(CMPXCHG16B), .run = op_cmpxchg_wide, .arg = 16},
+	{.mnemonic = M(SETO), .run = op_setcc, .arg = 0},
+	{.mnemonic = M(SETNO), .run = op_setcc, .arg = 1},
+	{.mnemonic = M(SETB), .run = op_setcc, .arg = 2},
+	{.mnemonic = M(SETNB), .run = op_setcc, .arg = 3},
+	{.mnemonic = M(SETZ), .run = op_setcc, .arg = 4},
+	{.mnemonic = M(SETNZ), .run = op_setcc, .arg = 5},
+	{.mnemonic = M(SETBE), .run = op_setcc, .arg = 6},
+	{.mnemonic = M(SETNBE), .run = op_setcc, .arg = 7},
+	{.mnemonic = M(SETS), .run = op_setcc, .arg = 8},
+	{.mnemonic = M(SETNS), .run = op_setcc, .arg = 9},
+	{.mnemonic = M(SETP), .run = op_setcc, .arg = 10},
+	{.mnemonic = M(SETNP), .run = op_setcc, .arg = 11},
+	{.mnemonic = M(SETL), .run = op_setcc, .arg = 12},
+	{.mnemonic = M(SETNL), .run = op_setcc, .arg = 13},
+	{.mnemonic = M(SETLE), .run = op_setcc, .arg = 14},
+	{.mnemonic = M(SETNLE), .run = op_setcc, .arg = 15},
+	{.mnemonic = M(CMOVO), .run = op_cmovcc, .arg = 0},
+	{.mnemonic = M(CMOVNO), .run = op_cmovcc, .arg = 1},
+	{.mnemonic = M(CMOVB), .run = op_cmovcc, .arg = 2},
+	{.mnemonic = M(CMOVNB), .run = op_cmovcc, .arg = 3},
+	{.mnemonic = M(CMOVZ), .run = op_cmovcc, .arg = 4},
+	{.mnemonic = M(CMOVNZ), .run = op_cmovcc, .arg = 5},
+	{.mnemonic = M(CMOVBE), .run = op_cmovcc, .arg = 6},
+	{.mnemonic = M(CMOVNBE), .run = op_cmovcc, .arg = 7},
+	{.mnemonic = M(CMOVS), .run = op_cmovcc, .arg = 8},
+	{.mnemonic = M(CMOVNS), .run = op_cmovcc, .arg = 9},
+	{.mnemonic = M(CMOVP), .run = op_cmovcc, .arg = 10},
+	{.mnemonic = M(CMOVNP), .run = op_cmovcc, .arg = 11},
+	{.mnemonic = M(CMOVL), .run = op_cmovcc, .arg = 12},
+	{.mnemonic = M(CMOVNL), .run = op_cmovcc, .arg = 13},
+	{.mnemonic = M(CMOVLE), .run = op_cmovcc, .arg = 14},
+	{.mnemonic = M(CMOVNLE), .run = op_cmovcc, .arg = 15},
+	{.mnemonic = M(CBW), .run = op_cbw, .arg = 1},
+	{.mnemonic = M(CWDE), .run = op_cbw, .arg = 2},
+	{.mnemonic = M(CDQE), .run = op_cbw, .arg = 4},
+	{.mnemonic = M(CWD), .run = op_cwd, .arg = 2},
+	{.mnemonic = M(CDQ), .run = op_cwd, .arg = 4},
+	{.mnemonic = M(CQO), .run = op_cwd, .arg = 8},
+	{.mnemonic = M(CLC), .run = op_flag, .arg = 0},
+	{.mnemonic = M(STC), .run = op_flag, .arg = 1},
+	{.mnemonic = M(CMC), .run = op_flag, .arg = 2},
+	{.mnemonic = M(CLD), .run = op_flag, .arg = 4},
+	{.mnemonic = M(STD), .run = op_flag, .arg = 5},
+	{.mnemonic = M(LAHF), .run = op_lahf},
+	{.mnemonic = M(SAHF), .run = op_sahf},
+	{.mnemonic = M(SALC), .run = op_salc},
+	{.mnemonic = M(XLAT), .run = op_xlat},
 };
 
-const struct interp_rows interp_rows_alu = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_alu = {rows, ARRAY_SIZE(rows)};

@@ -14,7 +14,10 @@ static void test_bit(struct interp_alu *x)
 	x->flags = (x->flags & ~(u64)FL_CF) | ((x->a >> (x->b & (x->bits - 1))) & 1);
 }
 
-static u64 bit_of(const struct interp_alu *x) { return 1ull << (x->b & (x->bits - 1)); }
+static u64 bit_of(const struct interp_alu *x)
+{
+	return 1ull << (x->b & (x->bits - 1));
+}
 
 static u64 alu_bts(struct interp_alu *x)
 {
@@ -50,7 +53,7 @@ static u64 bit_string_address(const struct interp *in, const struct x86_cpu *c, 
 
 static bool op_bt(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .bits = i->op[0].size * 8u, .flags = c->rflags };
+	struct interp_alu x = {.bits = i->op[0].size * 8u, .flags = c->rflags};
 
 	if (!interp_get(in, c, i, 1, &x.b))
 		return false;
@@ -65,7 +68,7 @@ static bool op_bt(struct interp *in, struct x86_cpu *c, const struct interp_insn
 
 static bool op_bt_modify(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { 0 };
+	struct interp_alu x = {0};
 
 	if (!interp_get(in, c, i, 1, &x.b))
 		return false;
@@ -89,8 +92,14 @@ static bool op_bit_scan(struct interp *in, struct x86_cpu *c, const struct inter
 	return true;
 }
 
-static u64 count_leading(u64 v, u32 bits) { return v ? (u64)__builtin_clzll(v) - (64 - bits) : bits; }
-static u64 count_trailing(u64 v, u32 bits) { return v ? (u64)__builtin_ctzll(v) : bits; }
+static u64 count_leading(u64 v, u32 bits)
+{
+	return v ? (u64)__builtin_clzll(v) - (64 - bits) : bits;
+}
+static u64 count_trailing(u64 v, u32 bits)
+{
+	return v ? (u64)__builtin_ctzll(v) : bits;
+}
 
 /* LZCNT, TZCNT */
 static bool op_count_zeros(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -161,9 +170,18 @@ static u64 set_bmi_flags(struct interp_alu *x, u64 r, bool cf)
 	return r;
 }
 
-static u64 alu_andn(struct interp_alu *x) { return set_bmi_flags(x, ~x->a & x->b & interp_mask(x->bits), false); }
-static u64 alu_blsi(struct interp_alu *x) { return set_bmi_flags(x, x->a & -x->a, x->a != 0); }
-static u64 alu_blsr(struct interp_alu *x) { return set_bmi_flags(x, x->a & (x->a - 1), x->a == 0); }
+static u64 alu_andn(struct interp_alu *x)
+{
+	return set_bmi_flags(x, ~x->a & x->b & interp_mask(x->bits), false);
+}
+static u64 alu_blsi(struct interp_alu *x)
+{
+	return set_bmi_flags(x, x->a & -x->a, x->a != 0);
+}
+static u64 alu_blsr(struct interp_alu *x)
+{
+	return set_bmi_flags(x, x->a & (x->a - 1), x->a == 0);
+}
 
 static u64 alu_blsmsk(struct interp_alu *x)
 {
@@ -189,13 +207,19 @@ static u64 alu_bextr(struct interp_alu *x)
 	return r;
 }
 
-__attribute__((target("bmi2"))) static u64 alu_pdep(struct interp_alu *x) { return __builtin_ia32_pdep_di(x->a, x->b); }
-__attribute__((target("bmi2"))) static u64 alu_pext(struct interp_alu *x) { return __builtin_ia32_pext_di(x->a, x->b); }
+__attribute__((target("bmi2"))) static u64 alu_pdep(struct interp_alu *x)
+{
+	return __builtin_ia32_pdep_di(x->a, x->b);
+}
+__attribute__((target("bmi2"))) static u64 alu_pext(struct interp_alu *x)
+{
+	return __builtin_ia32_pext_di(x->a, x->b);
+}
 
 /* op0 = f(op1, op2) */
 static bool op_bmi3(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .bits = i->op[0].size * 8u, .flags = c->rflags };
+	struct interp_alu x = {.bits = i->op[0].size * 8u, .flags = c->rflags};
 
 	if (!interp_get(in, c, i, 1, &x.a) || !interp_get(in, c, i, 2, &x.b))
 		return false;
@@ -207,7 +231,7 @@ static bool op_bmi3(struct interp *in, struct x86_cpu *c, const struct interp_in
 /* op0 = f(op1) */
 static bool op_bmi2(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .bits = i->op[0].size * 8u, .flags = c->rflags };
+	struct interp_alu x = {.bits = i->op[0].size * 8u, .flags = c->rflags};
 
 	if (!interp_get(in, c, i, 1, &x.a))
 		return false;
@@ -263,29 +287,29 @@ static bool op_random(struct interp *in, struct x86_cpu *c, const struct interp_
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(BT), .run = op_bt },
-	{ .mnemonic = M(BTS), .run = op_bt_modify, .alu = alu_bts },
-	{ .mnemonic = M(BTR), .run = op_bt_modify, .alu = alu_btr },
-	{ .mnemonic = M(BTC), .run = op_bt_modify, .alu = alu_btc },
-	{ .mnemonic = M(BSF), .run = op_bit_scan, .arg = 0 },
-	{ .mnemonic = M(BSR), .run = op_bit_scan, .arg = 1 },
-	{ .mnemonic = M(TZCNT), .run = op_count_zeros, .arg = 0 },
-	{ .mnemonic = M(LZCNT), .run = op_count_zeros, .arg = 1 },
-	{ .mnemonic = M(POPCNT), .run = op_popcnt },
-	{ .mnemonic = M(BSWAP), .run = op_bswap },
-	{ .mnemonic = M(CRC32), .run = op_crc32 },
-	{ .mnemonic = M(ANDN), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_andn },
-	{ .mnemonic = M(BEXTR), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_bextr },
-	{ .mnemonic = M(BZHI), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_bzhi },
-	{ .mnemonic = M(PDEP), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_pdep },
-	{ .mnemonic = M(PEXT), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_pext },
-	{ .mnemonic = M(BLSI), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsi },
-	{ .mnemonic = M(BLSR), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsr },
-	{ .mnemonic = M(BLSMSK), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsmsk },
-	{ .mnemonic = M(ADCX), .run = op_adx, .arg = 0 },
-	{ .mnemonic = M(ADOX), .run = op_adx, .arg = 11 },
-	{ .mnemonic = M(RDRAND), .run = op_random, .arg = 0 },
-	{ .mnemonic = M(RDSEED), .run = op_random, .arg = 1 },
+	{.mnemonic = M(BT), .run = op_bt},
+	{.mnemonic = M(BTS), .run = op_bt_modify, .alu = alu_bts},
+	{.mnemonic = M(BTR), .run = op_bt_modify, .alu = alu_btr},
+	{.mnemonic = M(BTC), .run = op_bt_modify, .alu = alu_btc},
+	{.mnemonic = M(BSF), .run = op_bit_scan, .arg = 0},
+	{.mnemonic = M(BSR), .run = op_bit_scan, .arg = 1},
+	{.mnemonic = M(TZCNT), .run = op_count_zeros, .arg = 0},
+	{.mnemonic = M(LZCNT), .run = op_count_zeros, .arg = 1},
+	{.mnemonic = M(POPCNT), .run = op_popcnt},
+	{.mnemonic = M(BSWAP), .run = op_bswap},
+	{.mnemonic = M(CRC32), .run = op_crc32},
+	{.mnemonic = M(ANDN), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_andn},
+	{.mnemonic = M(BEXTR), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_bextr},
+	{.mnemonic = M(BZHI), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_bzhi},
+	{.mnemonic = M(PDEP), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_pdep},
+	{.mnemonic = M(PEXT), .run = op_bmi3, .attrs = ROW_PROT, .alu = alu_pext},
+	{.mnemonic = M(BLSI), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsi},
+	{.mnemonic = M(BLSR), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsr},
+	{.mnemonic = M(BLSMSK), .run = op_bmi2, .attrs = ROW_PROT, .alu = alu_blsmsk},
+	{.mnemonic = M(ADCX), .run = op_adx, .arg = 0},
+	{.mnemonic = M(ADOX), .run = op_adx, .arg = 11},
+	{.mnemonic = M(RDRAND), .run = op_random, .arg = 0},
+	{.mnemonic = M(RDSEED), .run = op_random, .arg = 1},
 };
 
-const struct interp_rows interp_rows_bits = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_bits = {rows, ARRAY_SIZE(rows)};

@@ -177,7 +177,10 @@ static bool op_int(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	return soft_interrupt(in, c, (u8)i->op[0].imm);
 }
 
-static bool op_int3(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return soft_interrupt(in, c, VEC_BP); }
+static bool op_int3(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return soft_interrupt(in, c, VEC_BP);
+}
 
 static bool op_into(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -209,39 +212,39 @@ static bool op_bound(struct interp *in, struct x86_cpu *c, const struct interp_i
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(JO), .run = op_jcc, .arg = 0 },
-	{ .mnemonic = M(JNO), .run = op_jcc, .arg = 1 },
-	{ .mnemonic = M(JB), .run = op_jcc, .arg = 2 },
-	{ .mnemonic = M(JNB), .run = op_jcc, .arg = 3 },
-	{ .mnemonic = M(JZ), .run = op_jcc, .arg = 4 },
-	{ .mnemonic = M(JNZ), .run = op_jcc, .arg = 5 },
-	{ .mnemonic = M(JBE), .run = op_jcc, .arg = 6 },
-	{ .mnemonic = M(JNBE), .run = op_jcc, .arg = 7 },
-	{ .mnemonic = M(JS), .run = op_jcc, .arg = 8 },
-	{ .mnemonic = M(JNS), .run = op_jcc, .arg = 9 },
-	{ .mnemonic = M(JP), .run = op_jcc, .arg = 10 },
-	{ .mnemonic = M(JNP), .run = op_jcc, .arg = 11 },
-	{ .mnemonic = M(JL), .run = op_jcc, .arg = 12 },
-	{ .mnemonic = M(JNL), .run = op_jcc, .arg = 13 },
-	{ .mnemonic = M(JLE), .run = op_jcc, .arg = 14 },
-	{ .mnemonic = M(JNLE), .run = op_jcc, .arg = 15 },
-	{ .mnemonic = M(JCXZ), .run = op_jcxz },
-	{ .mnemonic = M(JECXZ), .run = op_jcxz },
-	{ .mnemonic = M(JRCXZ), .run = op_jcxz },
-	{ .mnemonic = M(LOOP), .run = op_loop, .arg = 0 },
-	{ .mnemonic = M(LOOPE), .run = op_loop, .arg = 1 },
-	{ .mnemonic = M(LOOPNE), .run = op_loop, .arg = 2 },
-	{ .mnemonic = M(JMP), .run = op_jmp },
-	{ .mnemonic = M(CALL), .run = op_call },
-	{ .mnemonic = M(RET), .run = op_ret },
-	{ .mnemonic = M(IRET), .run = op_iret, .attrs = ROW_KEEP_RF },
-	{ .mnemonic = M(IRETD), .run = op_iret, .attrs = ROW_KEEP_RF },
-	{ .mnemonic = M(IRETQ), .run = op_iret, .attrs = ROW_KEEP_RF },
-	{ .mnemonic = M(INT), .run = op_int },
-	{ .mnemonic = M(INT3), .run = op_int3 },
-	{ .mnemonic = M(INTO), .run = op_into },
-	{ .mnemonic = M(INT1), .run = op_int1 },
-	{ .mnemonic = M(BOUND), .run = op_bound },
+	{.mnemonic = M(JO), .run = op_jcc, .arg = 0},
+	{.mnemonic = M(JNO), .run = op_jcc, .arg = 1},
+	{.mnemonic = M(JB), .run = op_jcc, .arg = 2},
+	{.mnemonic = M(JNB), .run = op_jcc, .arg = 3},
+	{.mnemonic = M(JZ), .run = op_jcc, .arg = 4},
+	{.mnemonic = M(JNZ), .run = op_jcc, .arg = 5},
+	{.mnemonic = M(JBE), .run = op_jcc, .arg = 6},
+	{.mnemonic = M(JNBE), .run = op_jcc, .arg = 7},
+	{.mnemonic = M(JS), .run = op_jcc, .arg = 8},
+	{.mnemonic = M(JNS), .run = op_jcc, .arg = 9},
+	{.mnemonic = M(JP), .run = op_jcc, .arg = 10},
+	{.mnemonic = M(JNP), .run = op_jcc, .arg = 11},
+	{.mnemonic = M(JL), .run = op_jcc, .arg = 12},
+	{.mnemonic = M(JNL), .run = op_jcc, .arg = 13},
+	{.mnemonic = M(JLE), .run = op_jcc, .arg = 14},
+	{.mnemonic = M(JNLE), .run = op_jcc, .arg = 15},
+	{.mnemonic = M(JCXZ), .run = op_jcxz},
+	{.mnemonic = M(JECXZ), .run = op_jcxz},
+	{.mnemonic = M(JRCXZ), .run = op_jcxz},
+	{.mnemonic = M(LOOP), .run = op_loop, .arg = 0},
+	{.mnemonic = M(LOOPE), .run = op_loop, .arg = 1},
+	{.mnemonic = M(LOOPNE), .run = op_loop, .arg = 2},
+	{.mnemonic = M(JMP), .run = op_jmp},
+	{.mnemonic = M(CALL), .run = op_call},
+	{.mnemonic = M(RET), .run = op_ret},
+	{.mnemonic = M(IRET), .run = op_iret, .attrs = ROW_KEEP_RF},
+	{.mnemonic = M(IRETD), .run = op_iret, .attrs = ROW_KEEP_RF},
+	{.mnemonic = M(IRETQ), .run = op_iret, .attrs = ROW_KEEP_RF},
+	{.mnemonic = M(INT), .run = op_int},
+	{.mnemonic = M(INT3), .run = op_int3},
+	{.mnemonic = M(INTO), .run = op_into},
+	{.mnemonic = M(INT1), .run = op_int1},
+	{.mnemonic = M(BOUND), .run = op_bound},
 };
 
-const struct interp_rows interp_rows_branch = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_branch = {rows, ARRAY_SIZE(rows)};

@@ -23,19 +23,20 @@ struct window {
 };
 
 static const ZydisMachineMode machine_mode[IMODE_COUNT] = {
-	[IMODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,	    [IMODE_32] = ZYDIS_MACHINE_MODE_LEGACY_32,
-	[IMODE_64] = ZYDIS_MACHINE_MODE_LONG_64,	    [IMODE_COMPAT16] = ZYDIS_MACHINE_MODE_LONG_COMPAT_16,
+	[IMODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,
+	[IMODE_32] = ZYDIS_MACHINE_MODE_LEGACY_32,
+	[IMODE_64] = ZYDIS_MACHINE_MODE_LONG_64,
+	[IMODE_COMPAT16] = ZYDIS_MACHINE_MODE_LONG_COMPAT_16,
 	[IMODE_COMPAT32] = ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
 };
 
 static const ZydisStackWidth stack_width[IMODE_COUNT] = {
-	[IMODE_16] = ZYDIS_STACK_WIDTH_16, [IMODE_32] = ZYDIS_STACK_WIDTH_32,	     [IMODE_64] = ZYDIS_STACK_WIDTH_64,
+	[IMODE_16] = ZYDIS_STACK_WIDTH_16,	 [IMODE_32] = ZYDIS_STACK_WIDTH_32,	  [IMODE_64] = ZYDIS_STACK_WIDTH_64,
 	[IMODE_COMPAT16] = ZYDIS_STACK_WIDTH_16, [IMODE_COMPAT32] = ZYDIS_STACK_WIDTH_32,
 };
 
 /* Extensions that reuse encodings which are no-ops without them, and that no guest is offered. */
-static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_KNC,
-					ZYDIS_DECODER_MODE_CLDEMOTE };
+static const ZydisDecoderMode off[] = {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_KNC, ZYDIS_DECODER_MODE_CLDEMOTE};
 
 static bool policy_is_amd(const struct x86_cpuid *p)
 {
@@ -142,9 +143,9 @@ static bool open_window(struct interp *in, struct x86_cpu *c, struct window *w, 
 static void reg_operand(struct interp_opnd *d, ZydisRegister r)
 {
 	static const u8 kind_of[ZYDIS_REGCLASS_MAX_VALUE + 1] = {
-		[ZYDIS_REGCLASS_GPR8] = IOP_GPR,   [ZYDIS_REGCLASS_GPR16] = IOP_GPR,  [ZYDIS_REGCLASS_GPR32] = IOP_GPR,
-		[ZYDIS_REGCLASS_GPR64] = IOP_GPR,  [ZYDIS_REGCLASS_X87] = IOP_ST,     [ZYDIS_REGCLASS_MMX] = IOP_MMX,
-		[ZYDIS_REGCLASS_XMM] = IOP_VEC,	   [ZYDIS_REGCLASS_YMM] = IOP_VEC,    [ZYDIS_REGCLASS_ZMM] = IOP_VEC,
+		[ZYDIS_REGCLASS_GPR8] = IOP_GPR,    [ZYDIS_REGCLASS_GPR16] = IOP_GPR,  [ZYDIS_REGCLASS_GPR32] = IOP_GPR,
+		[ZYDIS_REGCLASS_GPR64] = IOP_GPR,   [ZYDIS_REGCLASS_X87] = IOP_ST,     [ZYDIS_REGCLASS_MMX] = IOP_MMX,
+		[ZYDIS_REGCLASS_XMM] = IOP_VEC,	    [ZYDIS_REGCLASS_YMM] = IOP_VEC,    [ZYDIS_REGCLASS_ZMM] = IOP_VEC,
 		[ZYDIS_REGCLASS_SEGMENT] = IOP_SEG, [ZYDIS_REGCLASS_CONTROL] = IOP_CR, [ZYDIS_REGCLASS_DEBUG] = IOP_DR,
 		[ZYDIS_REGCLASS_MASK] = IOP_MASK,
 	};
@@ -201,10 +202,8 @@ static void fill_operand(struct interp_insn *i, u32 k, const ZydisDecodedInstruc
 {
 	struct interp_opnd *d = &i->op[k];
 
-	*d = (struct interp_opnd){ .act = (u8)o->actions,
-				   .size = (u16)(o->size / 8),
-				   .esize = (u16)o->element_size,
-				   .ecount = o->element_count };
+	*d = (struct interp_opnd){
+		.act = (u8)o->actions, .size = (u16)(o->size / 8), .esize = (u16)o->element_size, .ecount = o->element_count};
 	switch (o->type) {
 	case ZYDIS_OPERAND_TYPE_REGISTER:
 		reg_operand(d, o->reg.value);
@@ -291,8 +290,8 @@ static void fix_pause(struct interp *in, struct interp_insn *i, const ZydisDecod
 	if (z->mnemonic != ZYDIS_MNEMONIC_PAUSE || !(z->attributes & ZYDIS_ATTRIB_HAS_REX) || !z->raw.rex.B)
 		return;
 	i->osize = z->raw.rex.W ? 8 : z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
-	i->op[0] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_R8, .size = i->osize };
-	i->op[1] = (struct interp_opnd){ .kind = IOP_GPR, .reg = R_RAX, .size = i->osize };
+	i->op[0] = (struct interp_opnd){.kind = IOP_GPR, .reg = R_R8, .size = i->osize};
+	i->op[1] = (struct interp_opnd){.kind = IOP_GPR, .reg = R_RAX, .size = i->osize};
 	i->nops = 2;
 	i->row = in->row_of[ZYDIS_MNEMONIC_XCHG];
 }
@@ -339,7 +338,7 @@ static void fill_insn(struct interp *in, struct interp_insn *i, const u8 *bytes,
 
 static void reset_insn(struct interp_insn *i, const struct window *w, enum interp_mode mode)
 {
-	*i = (struct interp_insn){ .tag = w->lin, .mode = (u8)mode, .mem = 0xff, .row = &interp_row_ud, .rsp_reg = 0xff };
+	*i = (struct interp_insn){.tag = w->lin, .mode = (u8)mode, .mem = 0xff, .row = &interp_row_ud, .rsp_reg = 0xff};
 }
 
 /* Decode into the cache entry. NULL: a fault of the fetch is recorded. */
@@ -393,8 +392,8 @@ const struct interp_insn *interp_fetch(struct interp *in, struct x86_cpu *c)
 		return NULL;
 	i = &in->dcache[(w.lin ^ (w.lin >> 13)) & (DCACHE_SIZE - 1)];
 	if (i->tag == w.lin && i->mode == mode) {
-		if (i->len > w.n && !memcmp(&i->lo, w.b, w.n < 8 ? w.n : 8) &&
-		    (w.n <= 8 || !memcmp(&i->hi, w.b + 8, w.n - 8)) && !read_more(c, &w, i->len))
+		if (i->len > w.n && !memcmp(&i->lo, w.b, w.n < 8 ? w.n : 8) && (w.n <= 8 || !memcmp(&i->hi, w.b + 8, w.n - 8)) &&
+		    !read_more(c, &w, i->len))
 			return NULL;
 		if (i->len <= w.n && same_bytes(i, &w))
 			return i;

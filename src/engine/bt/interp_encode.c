@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Re-encoding a vector instruction of any mode so that the host's unit can run it in 64-bit code: prefixes that only concern addressing go, the
- * memory operand becomes [base] with base a free register, RSP as an operand becomes another free register.
+ * Re-encoding a vector instruction of any mode so that the host's unit can run it in 64-bit code: prefixes that only concern addressing go,
+ * the memory operand becomes [base] with base a free register, RSP as an operand becomes another free register.
  *
  * The result is decoded again and must be the same operation; an instruction for which that fails counts as unknown.
  * Threading: none; works on its arguments.
@@ -36,8 +36,8 @@ static u32 gpr_number(ZydisRegister r)
 /* Two low registers that the instruction does not name: one needs no REX bits and is neither RSP nor RBP. */
 static void choose_registers(struct encoder *e)
 {
-	static const u8 candidates[] = { R_RBX, R_RSI, R_RDI, R_RDX, R_RCX, R_RAX };
-	u8 found[2] = { R_RBX, R_RSI };
+	static const u8 candidates[] = {R_RBX, R_RSI, R_RDI, R_RDX, R_RCX, R_RAX};
+	u8 found[2] = {R_RBX, R_RSI};
 	u32 used = 0, n = 0;
 
 	for (u32 k = 0; k < e->z->operand_count; k++)
@@ -50,7 +50,10 @@ static void choose_registers(struct encoder *e)
 	e->alias = found[1];
 }
 
-static void emit(struct encoder *e, u32 byte) { e->out[e->n++] = (u8)byte; }
+static void emit(struct encoder *e, u32 byte)
+{
+	e->out[e->n++] = (u8)byte;
+}
 
 static void legacy_prefixes(struct encoder *e)
 {
@@ -210,7 +213,7 @@ static bool names_rsp(const struct encoder *e)
 bool interp_encode(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
 		   const ZydisDecoder *d64)
 {
-	struct encoder e = { .z = z, .o = o, .bytes = bytes, .code64 = z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 };
+	struct encoder e = {.z = z, .o = o, .bytes = bytes, .code64 = z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64};
 
 	e.mem = i->mem != 0xff;
 	choose_registers(&e);

@@ -83,7 +83,10 @@ void interp_fpu_update_es(struct x86_cpu *c)
 	fx_set16(c, FX_FSW, fsw);
 }
 
-static u32 top_of(const struct x86_cpu *c) { return (fx_get16(c, FX_FSW) >> FSW_TOP_SHIFT) & 7; }
+static u32 top_of(const struct x86_cpu *c)
+{
+	return (fx_get16(c, FX_FSW) >> FSW_TOP_SHIFT) & 7;
+}
 
 /* The image holds registers in stack order: a new TOP rotates them. */
 static void set_fsw(struct x86_cpu *c, u16 fsw)
@@ -146,7 +149,10 @@ static bool op_fldcw(struct interp *in, struct x86_cpu *c, const struct interp_i
 	return true;
 }
 
-static bool op_fnop(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return true; }
+static bool op_fnop(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return true;
+}
 
 /* MMX registers are physical ones, the image is in stack order. */
 void interp_mmx_read(const struct x86_cpu *c, u32 r, u8 buf[8])
@@ -207,7 +213,7 @@ static u32 environment_out(const struct x86_cpu *c, u32 osize, u8 *out)
 	u64 fip = fx_get64(c, FX_FIP), fdp = fx_get64(c, FX_FDP);
 	u32 fop = fx_get16(c, FX_FOP) & 0x7ff, w = osize == 2 ? 2 : 4, high = w == 2 ? 0 : 0xffff0000;
 	bool real = x86_real_or_v86(c);
-	u32 v[7] = { high | fx_get16(c, FX_FCW), high | fx_get16(c, FX_FSW), high | full_tags(c) };
+	u32 v[7] = {high | fx_get16(c, FX_FCW), high | fx_get16(c, FX_FSW), high | full_tags(c)};
 
 	if (real && w == 4) {
 		v[3] = high | (u16)fip;
@@ -232,7 +238,7 @@ static u32 environment_out(const struct x86_cpu *c, u32 osize, u8 *out)
 
 static void environment_in(struct x86_cpu *c, u32 osize, const u8 *p)
 {
-	u32 v[7] = { 0 }, w = osize == 2 ? 2 : 4;
+	u32 v[7] = {0}, w = osize == 2 ? 2 : 4;
 	bool real = x86_real_or_v86(c);
 
 	for (u32 k = 0; k < 7; k++)
@@ -329,24 +335,24 @@ static bool op_stmxcsr(struct interp *in, struct x86_cpu *c, const struct interp
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(FWAIT), .run = op_fwait, .attrs = ROW_FPU | ROW_OWN_GATE },
-	{ .mnemonic = M(FNINIT), .run = op_fninit, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FNCLEX), .run = op_fnclex, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FNSTCW), .run = op_fnst, .arg = FX_FCW, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FNSTSW), .run = op_fnst, .arg = FX_FSW, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FNSTENV), .run = op_fnstenv, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FNSAVE), .run = op_fnsave, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FENI8087_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FDISI8087_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FSETPM287_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT },
-	{ .mnemonic = M(FLDCW), .run = op_fldcw, .attrs = ROW_FPU },
-	{ .mnemonic = M(FLDENV), .run = op_fldenv, .attrs = ROW_FPU },
-	{ .mnemonic = M(FRSTOR), .run = op_frstor, .attrs = ROW_FPU },
-	{ .mnemonic = M(EMMS), .run = op_emms, .attrs = ROW_FPU },
-	{ .mnemonic = M(LDMXCSR), .run = op_ldmxcsr, .attrs = ROW_FPU },
-	{ .mnemonic = M(VLDMXCSR), .run = op_ldmxcsr, .attrs = ROW_FPU },
-	{ .mnemonic = M(STMXCSR), .run = op_stmxcsr, .attrs = ROW_FPU },
-	{ .mnemonic = M(VSTMXCSR), .run = op_stmxcsr, .attrs = ROW_FPU },
+	{.mnemonic = M(FWAIT), .run = op_fwait, .attrs = ROW_FPU | ROW_OWN_GATE},
+	{.mnemonic = M(FNINIT), .run = op_fninit, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FNCLEX), .run = op_fnclex, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FNSTCW), .run = op_fnst, .arg = FX_FCW, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FNSTSW), .run = op_fnst, .arg = FX_FSW, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FNSTENV), .run = op_fnstenv, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FNSAVE), .run = op_fnsave, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FENI8087_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FDISI8087_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FSETPM287_NOP), .run = op_fnop, .attrs = ROW_FPU | ROW_NOWAIT},
+	{.mnemonic = M(FLDCW), .run = op_fldcw, .attrs = ROW_FPU},
+	{.mnemonic = M(FLDENV), .run = op_fldenv, .attrs = ROW_FPU},
+	{.mnemonic = M(FRSTOR), .run = op_frstor, .attrs = ROW_FPU},
+	{.mnemonic = M(EMMS), .run = op_emms, .attrs = ROW_FPU},
+	{.mnemonic = M(LDMXCSR), .run = op_ldmxcsr, .attrs = ROW_FPU},
+	{.mnemonic = M(VLDMXCSR), .run = op_ldmxcsr, .attrs = ROW_FPU},
+	{.mnemonic = M(STMXCSR), .run = op_stmxcsr, .attrs = ROW_FPU},
+	{.mnemonic = M(VSTMXCSR), .run = op_stmxcsr, .attrs = ROW_FPU},
 };
 
-const struct interp_rows interp_rows_fpu = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_fpu = {rows, ARRAY_SIZE(rows)};

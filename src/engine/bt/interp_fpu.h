@@ -2,9 +2,8 @@
 /*
  * The guest's x87/MMX/SSE/AVX/AVX-512 state as an XSAVE image in memory (c->fpu), for the interpreter's files that work on it.
  *
- * The image has the host's standard layout with 64-bit instruction and data pointers. A component whose XSTATE_BV bit is clear is in its initial
- * state whatever its bytes say; interp_fpu_own turns that into bytes.
- * Threading: the vCPU's thread.
+ * The image has the host's standard layout with 64-bit instruction and data pointers. A component whose XSTATE_BV bit is clear is in its
+ * initial state whatever its bytes say; interp_fpu_own turns that into bytes. Threading: the vCPU's thread.
  */
 #pragma once
 
@@ -83,9 +82,18 @@ static inline u64 fx_get64(const struct x86_cpu *c, u32 off)
 	memcpy(&v, c->fpu.bytes + off, 8);
 	return v;
 }
-static inline void fx_set16(struct x86_cpu *c, u32 off, u16 v) { memcpy(c->fpu.bytes + off, &v, 2); }
-static inline void fx_set32(struct x86_cpu *c, u32 off, u32 v) { memcpy(c->fpu.bytes + off, &v, 4); }
-static inline void fx_set64(struct x86_cpu *c, u32 off, u64 v) { memcpy(c->fpu.bytes + off, &v, 8); }
+static inline void fx_set16(struct x86_cpu *c, u32 off, u16 v)
+{
+	memcpy(c->fpu.bytes + off, &v, 2);
+}
+static inline void fx_set32(struct x86_cpu *c, u32 off, u32 v)
+{
+	memcpy(c->fpu.bytes + off, &v, 4);
+}
+static inline void fx_set64(struct x86_cpu *c, u32 off, u64 v)
+{
+	memcpy(c->fpu.bytes + off, &v, 8);
+}
 
 void interp_layout_init(struct interp_layout *l);
 /* Make the bytes of the components in `mask` count. */
@@ -96,6 +104,7 @@ void interp_fpu_reset(const struct interp_layout *l, struct x86_cpu *c, u32 n);
 void interp_mmx_read(const struct x86_cpu *c, u32 r, u8 buf[8]);
 void interp_enter_mmx(struct x86_cpu *c);
 bool interp_fpu_in_use(const struct interp_layout *l, const struct x86_cpu *c, u32 n);
+bool interp_all_zero(const u8 *p, u32 n);
 /* ES and B follow from the exception flags and the control word. */
 void interp_fpu_update_es(struct x86_cpu *c);
 

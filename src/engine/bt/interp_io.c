@@ -35,8 +35,8 @@ static bool op_out(struct interp *in, struct x86_cpu *c, const struct interp_ins
 }
 
 static const struct interp_row rows[] = {
-	{ .mnemonic = ZYDIS_MNEMONIC_IN, .run = op_in },
-	{ .mnemonic = ZYDIS_MNEMONIC_OUT, .run = op_out },
+	{.mnemonic = ZYDIS_MNEMONIC_IN, .run = op_in},
+	{.mnemonic = ZYDIS_MNEMONIC_OUT, .run = op_out},
 };
 
-const struct interp_rows interp_rows_io = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_io = {rows, ARRAY_SIZE(rows)};

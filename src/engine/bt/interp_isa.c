@@ -17,18 +17,39 @@ struct isa_row {
 };
 
 #define S(n) ZYDIS_ISA_SET_##n
-#define ALWAYS(n) { .set = S(n) }
-#define BIT(n, l, r, b) { .set = S(n), .leaf = l, .reg = r, .bit = b }
-#define BIT71(n, r, b) { .set = S(n), .leaf = 7, .reg = r, .bit = b, .sub1 = true }
-#define EVEX3(n, r, b)                                                                                                           \
-	{ .set = S(n##_512), .leaf = 7, .reg = r, .bit = b }, { .set = S(n##_256), .leaf = 7, .reg = r, .bit = b, .vl = true },   \
-	{                                                                                                                        \
-		.set = S(n##_128), .leaf = 7, .reg = r, .bit = b, .vl = true                                                     \
+#define ALWAYS(n)                                                                                                                          \
+	{                                                                                                                                  \
+		.set = S(n)                                                                                                                \
+	}
+#define BIT(n, l, r, b)                                                                                                                    \
+	{                                                                                                                                  \
+		.set = S(n), .leaf = l, .reg = r, .bit = b                                                                                 \
+	}
+#define BIT71(n, r, b)                                                                                                                     \
+	{                                                                                                                                  \
+		.set = S(n), .leaf = 7, .reg = r, .bit = b, .sub1 = true                                                                   \
+	}
+#define EVEX3(n, r, b)                                                                                                                     \
+	{.set = S(n##_512), .leaf = 7, .reg = r, .bit = b}, {.set = S(n##_256), .leaf = 7, .reg = r, .bit = b, .vl = true},                \
+	{                                                                                                                                  \
+		.set = S(n##_128), .leaf = 7, .reg = r, .bit = b, .vl = true                                                               \
 	}
 
 static const struct isa_row isa_rows[] = {
-	ALWAYS(AMD), ALWAYS(FAT_NOP), ALWAYS(I186), ALWAYS(I286PROTECTED), ALWAYS(I286REAL), ALWAYS(I386), ALWAYS(I486),
-	ALWAYS(I486REAL), ALWAYS(I86), ALWAYS(LONGMODE), ALWAYS(PAUSE), ALWAYS(PENTIUMREAL), ALWAYS(PPRO), ALWAYS(PREFETCH_NOP),
+	ALWAYS(AMD),
+	ALWAYS(FAT_NOP),
+	ALWAYS(I186),
+	ALWAYS(I286PROTECTED),
+	ALWAYS(I286REAL),
+	ALWAYS(I386),
+	ALWAYS(I486),
+	ALWAYS(I486REAL),
+	ALWAYS(I86),
+	ALWAYS(LONGMODE),
+	ALWAYS(PAUSE),
+	ALWAYS(PENTIUMREAL),
+	ALWAYS(PPRO),
+	ALWAYS(PREFETCH_NOP),
 	ALWAYS(RDPMC),
 	BIT(LAHF, 0x80000001, ECX, 0),
 	BIT(CMOV, 1, EDX, 15),
@@ -81,9 +102,9 @@ static const struct isa_row isa_rows[] = {
 	BIT(MOVDIR, 7, ECX, 27),
 	BIT(SERIALIZE, 7, EDX, 14),
 	BIT71(AVX_VNNI, EAX, 4),
-	{ .set = S(XSAVEOPT), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 0 },
-	{ .set = S(XSAVEC), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 1 },
-	{ .set = S(XSAVES), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 3 },
+	{.set = S(XSAVEOPT), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 0},
+	{.set = S(XSAVEC), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 1},
+	{.set = S(XSAVES), .leaf = 0xd, .sub1 = true, .reg = EAX, .bit = 3},
 	BIT(LZCNT, 0x80000001, ECX, 5),
 	BIT(SSE4A, 0x80000001, ECX, 6),
 	BIT(AMD3DNOW, 0x80000001, EDX, 31),
@@ -114,9 +135,9 @@ static const struct isa_row isa_rows[] = {
 	EVEX3(AVX512_FP16, EDX, 23),
 	BIT(AVX512_FP16_128N, 7, EDX, 23),
 	BIT(AVX512_FP16_SCALAR, 7, EDX, 23),
-	{ .set = S(AVX512_BF16_512), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5 },
-	{ .set = S(AVX512_BF16_256), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5, .vl = true },
-	{ .set = S(AVX512_BF16_128), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5, .vl = true },
+	{.set = S(AVX512_BF16_512), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5},
+	{.set = S(AVX512_BF16_256), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5, .vl = true},
+	{.set = S(AVX512_BF16_128), .leaf = 7, .sub1 = true, .reg = EAX, .bit = 5, .vl = true},
 };
 
 static const struct isa_row *isa_row(u32 set)
@@ -181,8 +202,8 @@ static enum interp_unit legacy_unit(const ZydisDecodedInstruction *z, const Zydi
 {
 	bool xmm = uses_class(z, o, ZYDIS_REGCLASS_XMM), mmx = uses_class(z, o, ZYDIS_REGCLASS_MMX);
 
-	if (z->meta.isa_set == ZYDIS_ISA_SET_X87 || z->meta.isa_set == ZYDIS_ISA_SET_FCMOV ||
-	    z->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 || z->meta.category == ZYDIS_CATEGORY_X87_ALU)
+	if (z->meta.isa_set == ZYDIS_ISA_SET_X87 || z->meta.isa_set == ZYDIS_ISA_SET_FCMOV || z->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 ||
+	    z->meta.category == ZYDIS_CATEGORY_X87_ALU)
 		return UNIT_X87;
 	if (z->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return UNIT_MMX;

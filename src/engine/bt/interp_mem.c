@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How the interpreter reaches guest memory: effective addresses, segments, alignment checks, and a small cache of host addresses in front of
- * x86_read_val and friends.
+ * How the interpreter reaches guest memory: effective addresses, segments, alignment checks, and a small cache of host addresses in front
+ * of x86_read_val and friends.
  *
- * An entry of that cache is only made for RAM pages and holds until the guest flushes translations or changes the paging mode; accesses with
- * data breakpoints armed, to MMIO or across pages take the slow way.
- * Threading: the vCPU's thread.
+ * An entry of that cache is only made for RAM pages and holds until the guest flushes translations or changes the paging mode; accesses
+ * with data breakpoints armed, to MMIO or across pages take the slow way. Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
 
@@ -65,7 +64,7 @@ void interp_tlb_check(struct interp *in, const struct x86_cpu *c)
 	}
 }
 
-static const u32 tlb_acc[TLB_KINDS] = { ACC_READ, ACC_WRITE, ACC_FETCH };
+static const u32 tlb_acc[TLB_KINDS] = {ACC_READ, ACC_WRITE, ACC_FETCH};
 
 /* SMAP makes the answer depend on RFLAGS.AC. */
 static bool cacheable(const struct x86_cpu *c, const struct x86_xlat *x)
@@ -85,7 +84,7 @@ static u8 *tlb_fill(struct interp *in, struct x86_cpu *c, gva_t lin, u64 tag, u3
 	host = c->env->ram(c->env->opaque, PAGE_BASE(x.gpa), kind == TLB_WRITE);
 	if (!host || !cacheable(c, &x))
 		return NULL;
-	*t = (struct interp_tlb_entry){ .page = tag, .gen = in->tlb_gen, .host = host, .gpa = PAGE_BASE(x.gpa) };
+	*t = (struct interp_tlb_entry){.page = tag, .gen = in->tlb_gen, .host = host, .gpa = PAGE_BASE(x.gpa)};
 	return host;
 }
 
@@ -225,7 +224,7 @@ bool interp_probe_write(struct x86_cpu *c, gva_t lin, u32 size)
 	return PAGE_OFFSET(lin) + size <= PAGE_SIZE || x86_translate(c, PAGE_BASE(lin + size - 1), acc, &x);
 }
 
-#define HOST_CMPXCHG(suffix, type, val)                                                                                         \
+#define HOST_CMPXCHG(suffix, type, val)                                                                                                    \
 	__asm__ volatile("lock cmpxchg" suffix " %3, %1" : "+a"(old), "+m"(*(type *)p), "=@ccz"(ok) : "q"(val) : "memory")
 
 static bool host_cmpxchg(u8 *p, u32 size, u64 *expect, u64 v)
@@ -289,8 +288,7 @@ static bool modify_slow(struct x86_cpu *c, gva_t lin, u32 size, struct interp_al
 	return true;
 }
 
-bool interp_modify_at(struct interp *in, struct x86_cpu *c, u32 seg, u64 off, u32 size, struct interp_alu *x, interp_alu_fn *f,
-		      bool locked)
+bool interp_modify_at(struct interp *in, struct x86_cpu *c, u32 seg, u64 off, u32 size, struct interp_alu *x, interp_alu_fn *f, bool locked)
 {
 	gva_t lin;
 	u8 *host;
@@ -308,8 +306,7 @@ bool interp_modify_at(struct interp *in, struct x86_cpu *c, u32 seg, u64 off, u3
 	return true;
 }
 
-bool interp_modify(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct interp_alu *x, interp_alu_fn *f,
-		   bool locked)
+bool interp_modify(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct interp_alu *x, interp_alu_fn *f, bool locked)
 {
 	const struct interp_opnd *o = &i->op[0];
 

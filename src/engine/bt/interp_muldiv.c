@@ -2,9 +2,8 @@
 /*
  * Multiplication, division and the decimal adjustments.
  *
- * Flags that the manuals leave undefined are as AMD's Zen CPUs have them: unchanged after multiplications; AF set, PF, ZF and SF clear after
- * divisions.
- * Threading: the vCPU's thread.
+ * Flags that the manuals leave undefined are as AMD's Zen CPUs have them: unchanged after multiplications; AF set, PF, ZF and SF clear
+ * after divisions. Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
 
@@ -205,17 +204,17 @@ static bool op_aad(struct interp *in, struct x86_cpu *c, const struct interp_ins
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(MUL), .run = op_mul },
-	{ .mnemonic = M(IMUL), .run = op_imul },
-	{ .mnemonic = M(MULX), .run = op_mulx, .attrs = ROW_PROT },
-	{ .mnemonic = M(DIV), .run = op_div },
-	{ .mnemonic = M(IDIV), .run = op_idiv },
-	{ .mnemonic = M(DAA), .run = op_daa, .arg = 0 },
-	{ .mnemonic = M(DAS), .run = op_daa, .arg = 1 },
-	{ .mnemonic = M(AAA), .run = op_aaa, .arg = 0 },
-	{ .mnemonic = M(AAS), .run = op_aaa, .arg = 1 },
-	{ .mnemonic = M(AAM), .run = op_aam },
-	{ .mnemonic = M(AAD), .run = op_aad },
+	{.mnemonic = M(MUL), .run = op_mul},
+	{.mnemonic = M(IMUL), .run = op_imul},
+	{.mnemonic = M(MULX), .run = op_mulx, .attrs = ROW_PROT},
+	{.mnemonic = M(DIV), .run = op_div},
+	{.mnemonic = M(IDIV), .run = op_idiv},
+	{.mnemonic = M(DAA), .run = op_daa, .arg = 0},
+	{.mnemonic = M(DAS), .run = op_daa, .arg = 1},
+	{.mnemonic = M(AAA), .run = op_aaa, .arg = 0},
+	{.mnemonic = M(AAS), .run = op_aaa, .arg = 1},
+	{.mnemonic = M(AAM), .run = op_aam},
+	{.mnemonic = M(AAD), .run = op_aad},
 };
 
-const struct interp_rows interp_rows_muldiv = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_muldiv = {rows, ARRAY_SIZE(rows)};

@@ -28,14 +28,14 @@ typedef u64 interp_alu_fn(struct interp_alu *x);
 
 /* What the CPU checks before an instruction does anything. */
 enum {
-	ROW_PRIV = 1 << 0,	/* CPL 0, else #GP(0) */
-	ROW_PROT = 1 << 1,	/* #UD in real and virtual-8086 mode */
-	ROW_TF_AFTER = 1 << 2,	/* TF counts as it is after the instruction (SYSCALL, SYSRET) */
-	ROW_FPU = 1 << 4,	/* an instruction of the vector units that C code runs; others go to the host's unit */
-	ROW_UMIP = 1 << 5,	/* CPL 0 when CR4.UMIP is set */
-	ROW_OWN_GATE = 1 << 6,	/* the handler makes the #UD and #NM checks of the vector units itself */
-	ROW_KEEP_RF = 1 << 7,	/* RF is what the instruction loaded */
-	ROW_NOWAIT = 1 << 8,	/* an x87 instruction that does not look at pending exceptions */
+	ROW_PRIV = 1 << 0,     /* CPL 0, else #GP(0) */
+	ROW_PROT = 1 << 1,     /* #UD in real and virtual-8086 mode */
+	ROW_TF_AFTER = 1 << 2, /* TF counts as it is after the instruction (SYSCALL, SYSRET) */
+	ROW_FPU = 1 << 4,      /* an instruction of the vector units that C code runs; others go to the host's unit */
+	ROW_UMIP = 1 << 5,     /* CPL 0 when CR4.UMIP is set */
+	ROW_OWN_GATE = 1 << 6, /* the handler makes the #UD and #NM checks of the vector units itself */
+	ROW_KEEP_RF = 1 << 7,  /* RF is what the instruction loaded */
+	ROW_NOWAIT = 1 << 8,   /* an x87 instruction that does not look at pending exceptions */
 };
 
 /* One row an instruction: everything the interpreter knows about it. */
@@ -53,8 +53,7 @@ struct interp_rows {
 	u32 n;
 };
 extern const struct interp_rows interp_rows_alu, interp_rows_bits, interp_rows_shift, interp_rows_muldiv, interp_rows_string,
-	interp_rows_stack, interp_rows_branch, interp_rows_system, interp_rows_io, interp_rows_fpu, interp_rows_xsave,
-	interp_rows_vecmem;
+	interp_rows_stack, interp_rows_branch, interp_rows_system, interp_rows_io, interp_rows_fpu, interp_rows_xsave, interp_rows_vecmem;
 extern const struct interp_row interp_row_ud, interp_row_vector;
 
 enum interp_opnd_kind {
@@ -75,11 +74,11 @@ enum interp_opnd_kind {
 
 struct interp_opnd {
 	u8 kind;
-	u8 reg;	  /* register number; GPR: byte offset into c->gpr is reg * 8 + high */
-	u8 high;  /* 1: AH, CH, DH, BH */
-	u8 act;	  /* ZydisOperandActions */
-	u16 size; /* bytes */
-	u16 sel;  /* IOP_PTR */
+	u8 reg;	   /* register number; GPR: byte offset into c->gpr is reg * 8 + high */
+	u8 high;   /* 1: AH, CH, DH, BH */
+	u8 act;	   /* ZydisOperandActions */
+	u16 size;  /* bytes */
+	u16 sel;   /* IOP_PTR */
 	u16 esize; /* element size in bits, for memory and vector operands */
 	u16 ecount;
 	u64 imm;
@@ -117,15 +116,15 @@ struct interp_insn {
 	struct interp_ea ea;
 	struct interp_opnd op[INTERP_OPNDS];
 	/* vector instructions only */
-	u8 align;	  /* the memory operand must be aligned to this */
-	u8 lanes;	  /* elements that the EVEX mask governs */
-	u8 vflags;	  /* VF_* */
-	u8 vec_len;	  /* bytes */
-	u8 tlen;	  /* the instruction as the host's unit gets it: length, bytes */
+	u8 align;   /* the memory operand must be aligned to this */
+	u8 lanes;   /* elements that the EVEX mask governs */
+	u8 vflags;  /* VF_* */
+	u8 vec_len; /* bytes */
+	u8 tlen;    /* the instruction as the host's unit gets it: length, bytes */
 	u8 tbytes[16];
-	u8 rsp_reg;	  /* host register that stands for the guest's RSP, 0xff: none */
-	u8 base_reg;	  /* host register that points to the bounce buffer */
-	u16 fop;	  /* x87 opcode */
+	u8 rsp_reg;	    /* host register that stands for the guest's RSP, 0xff: none */
+	u8 base_reg;	    /* host register that points to the bounce buffer */
+	u16 fop;	    /* x87 opcode */
 	u32 slot_gen, slot; /* where the code cache holds it */
 };
 
@@ -200,8 +199,7 @@ bool interp_put(struct interp *in, struct x86_cpu *c, const struct interp_insn *
 /* CMP's flags, for who compares. */
 u64 interp_alu_sub(struct interp_alu *x);
 /* Operand 0 = f(operand 0, x->b, x->c), atomically with LOCK (or `locked`). x->a is the old value afterwards, flags are stored. */
-bool interp_modify(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct interp_alu *x, interp_alu_fn *f,
-		   bool locked);
+bool interp_modify(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct interp_alu *x, interp_alu_fn *f, bool locked);
 /* The same for a memory operand at an address of the caller's. */
 bool interp_modify_at(struct interp *in, struct x86_cpu *c, u32 seg, u64 off, u32 size, struct interp_alu *x, interp_alu_fn *f,
 		      bool locked);
@@ -216,8 +214,14 @@ bool interp_peek(struct interp *in, struct x86_cpu *c, u64 disp, u32 size, u64 *
 /* branches */
 bool interp_check_target(struct x86_cpu *c, u64 target, u32 osize, u64 *out);
 
-static inline u64 interp_mask(u32 bits) { return bits >= 64 ? ~0ull : (1ull << bits) - 1; }
-static inline u64 interp_sext(u64 v, u32 bits) { return (u64)((i64)(v << (64 - bits)) >> (64 - bits)); }
+static inline u64 interp_mask(u32 bits)
+{
+	return bits >= 64 ? ~0ull : (1ull << bits) - 1;
+}
+static inline u64 interp_sext(u64 v, u32 bits)
+{
+	return (u64)((i64)(v << (64 - bits)) >> (64 - bits));
+}
 
 static inline u64 interp_reg(const struct x86_cpu *c, u32 r, u32 size)
 {

@@ -8,7 +8,10 @@
  */
 #include "engine/bt/interp_private.h"
 
-static u32 masked_count(const struct interp_alu *x) { return (u32)x->b & (x->bits == 64 ? 63 : 31); }
+static u32 masked_count(const struct interp_alu *x)
+{
+	return (u32)x->b & (x->bits == 64 ? 63 : 31);
+}
 
 static u64 set_shift_flags(struct interp_alu *x, u64 r, u64 cf, u64 of)
 {
@@ -22,7 +25,10 @@ static u64 set_rotate_flags(struct interp_alu *x, u64 r, u64 cf, u64 of)
 	return r;
 }
 
-static u64 msb(const struct interp_alu *x, u64 v) { return (v >> (x->bits - 1)) & 1; }
+static u64 msb(const struct interp_alu *x, u64 v)
+{
+	return (v >> (x->bits - 1)) & 1;
+}
 
 static u64 alu_shl(struct interp_alu *x)
 {
@@ -102,8 +108,14 @@ static u64 rotate_carry(struct interp_alu *x, bool left)
 	return set_rotate_flags(x, r, cf, left ? msb(x, r) ^ cf : msb(x, r) ^ msb(x, r << 1));
 }
 
-static u64 alu_rcl(struct interp_alu *x) { return rotate_carry(x, true); }
-static u64 alu_rcr(struct interp_alu *x) { return rotate_carry(x, false); }
+static u64 alu_rcl(struct interp_alu *x)
+{
+	return rotate_carry(x, true);
+}
+static u64 alu_rcr(struct interp_alu *x)
+{
+	return rotate_carry(x, false);
+}
 
 /* SHLD: a is shifted left, bits of c come in. Counts above a 16-bit operand's width are undefined; here, as on Zen, c comes in again, CF is
  * clear, and the OF of SHLD no longer sees the result. */
@@ -139,14 +151,14 @@ static u64 alu_shrd(struct interp_alu *x)
 
 static bool op_shift(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { 0 };
+	struct interp_alu x = {0};
 
 	return interp_get(in, c, i, 1, &x.b) && interp_modify(in, c, i, &x, i->row->alu, false);
 }
 
 static bool op_double_shift(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .c = interp_get_gpr(c, &i->op[1]) };
+	struct interp_alu x = {.c = interp_get_gpr(c, &i->op[1])};
 
 	return interp_get(in, c, i, 2, &x.b) && interp_modify(in, c, i, &x, i->row->alu, false);
 }
@@ -154,7 +166,7 @@ static bool op_double_shift(struct interp *in, struct x86_cpu *c, const struct i
 /* RORX, SARX, SHLX, SHRX: three operands, no flags. */
 static bool op_shiftx(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	struct interp_alu x = { .bits = i->op[0].size * 8u };
+	struct interp_alu x = {.bits = i->op[0].size * 8u};
 
 	if (!interp_get(in, c, i, 1, &x.a) || !interp_get(in, c, i, 2, &x.b))
 		return false;
@@ -164,19 +176,13 @@ static bool op_shiftx(struct interp *in, struct x86_cpu *c, const struct interp_
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(SHL), .run = op_shift, .alu = alu_shl },
-	{ .mnemonic = M(SHR), .run = op_shift, .alu = alu_shr },
-	{ .mnemonic = M(SAR), .run = op_shift, .alu = alu_sar },
-	{ .mnemonic = M(ROL), .run = op_shift, .alu = alu_rol },
-	{ .mnemonic = M(ROR), .run = op_shift, .alu = alu_ror },
-	{ .mnemonic = M(RCL), .run = op_shift, .alu = alu_rcl },
-	{ .mnemonic = M(RCR), .run = op_shift, .alu = alu_rcr },
-	{ .mnemonic = M(SHLD), .run = op_double_shift, .alu = alu_shld },
-	{ .mnemonic = M(SHRD), .run = op_double_shift, .alu = alu_shrd },
-	{ .mnemonic = M(RORX), .run = op_shiftx, .alu = alu_ror },
-	{ .mnemonic = M(SARX), .run = op_shiftx, .alu = alu_sar },
-	{ .mnemonic = M(SHLX), .run = op_shiftx, .alu = alu_shl },
-	{ .mnemonic = M(SHRX), .run = op_shiftx, .alu = alu_shr },
+	{.mnemonic = M(SHL), .run = op_shift, .alu = alu_shl},		{.mnemonic = M(SHR), .run = op_shift, .alu = alu_shr},
+	{.mnemonic = M(SAR), .run = op_shift, .alu = alu_sar},		{.mnemonic = M(ROL), .run = op_shift, .alu = alu_rol},
+	{.mnemonic = M(ROR), .run = op_shift, .alu = alu_ror},		{.mnemonic = M(RCL), .run = op_shift, .alu = alu_rcl},
+	{.mnemonic = M(RCR), .run = op_shift, .alu = alu_rcr},		{.mnemonic = M(SHLD), .run = op_double_shift, .alu = alu_shld},
+	{.mnemonic = M(SHRD), .run = op_double_shift, .alu = alu_shrd}, {.mnemonic = M(RORX), .run = op_shiftx, .alu = alu_ror},
+	{.mnemonic = M(SARX), .run = op_shiftx, .alu = alu_sar},	{.mnemonic = M(SHLX), .run = op_shiftx, .alu = alu_shl},
+	{.mnemonic = M(SHRX), .run = op_shiftx, .alu = alu_shr},
 };
 
-const struct interp_rows interp_rows_shift = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_shift = {rows, ARRAY_SIZE(rows)};

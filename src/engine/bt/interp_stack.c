@@ -22,7 +22,10 @@ static u64 with_sp(const struct x86_cpu *c, u64 reg, u64 sp)
 	return mask == 0xffff ? (reg & ~mask) | (sp & mask) : sp & mask;
 }
 
-void interp_set_sp(struct x86_cpu *c, u64 sp) { c->gpr[R_RSP] = with_sp(c, c->gpr[R_RSP], sp); }
+void interp_set_sp(struct x86_cpu *c, u64 sp)
+{
+	c->gpr[R_RSP] = with_sp(c, c->gpr[R_RSP], sp);
+}
 
 /* Store at `below` bytes under the stack pointer without moving it. */
 static bool store_below(struct interp *in, struct x86_cpu *c, u64 below, u32 size, u64 v)
@@ -173,8 +176,7 @@ static bool op_enter(struct interp *in, struct x86_cpu *c, const struct interp_i
 	}
 	sp = c->gpr[R_RSP] - depth - (i->op[0].imm & 0xffff);
 	/* The new top must be writable, or ENTER faults as if it had pushed there. */
-	if (!interp_linear(c, SEG_SS, sp & interp_stack_mask(c), size, x86_acc(c, ACC_WRITE), &lin) ||
-	    !interp_probe_write(c, lin, 1))
+	if (!interp_linear(c, SEG_SS, sp & interp_stack_mask(c), size, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, 1))
 		return false;
 	interp_set_reg(c, R_RBP, size, with_sp(c, c->gpr[R_RSP], frame));
 	interp_set_sp(c, sp);
@@ -194,20 +196,20 @@ static bool op_leave(struct interp *in, struct x86_cpu *c, const struct interp_i
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(PUSH), .run = op_push },
-	{ .mnemonic = M(POP), .run = op_pop },
-	{ .mnemonic = M(PUSHA), .run = op_pusha, .arg = 2 },
-	{ .mnemonic = M(PUSHAD), .run = op_pusha, .arg = 4 },
-	{ .mnemonic = M(POPA), .run = op_popa, .arg = 2 },
-	{ .mnemonic = M(POPAD), .run = op_popa, .arg = 4 },
-	{ .mnemonic = M(PUSHF), .run = op_pushf },
-	{ .mnemonic = M(PUSHFD), .run = op_pushf },
-	{ .mnemonic = M(PUSHFQ), .run = op_pushf },
-	{ .mnemonic = M(POPF), .run = op_popf },
-	{ .mnemonic = M(POPFD), .run = op_popf },
-	{ .mnemonic = M(POPFQ), .run = op_popf },
-	{ .mnemonic = M(ENTER), .run = op_enter },
-	{ .mnemonic = M(LEAVE), .run = op_leave },
+	{.mnemonic = M(PUSH), .run = op_push},
+	{.mnemonic = M(POP), .run = op_pop},
+	{.mnemonic = M(PUSHA), .run = op_pusha, .arg = 2},
+	{.mnemonic = M(PUSHAD), .run = op_pusha, .arg = 4},
+	{.mnemonic = M(POPA), .run = op_popa, .arg = 2},
+	{.mnemonic = M(POPAD), .run = op_popa, .arg = 4},
+	{.mnemonic = M(PUSHF), .run = op_pushf},
+	{.mnemonic = M(PUSHFD), .run = op_pushf},
+	{.mnemonic = M(PUSHFQ), .run = op_pushf},
+	{.mnemonic = M(POPF), .run = op_popf},
+	{.mnemonic = M(POPFD), .run = op_popf},
+	{.mnemonic = M(POPFQ), .run = op_popf},
+	{.mnemonic = M(ENTER), .run = op_enter},
+	{.mnemonic = M(LEAVE), .run = op_leave},
 };
 
-const struct interp_rows interp_rows_stack = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_stack = {rows, ARRAY_SIZE(rows)};

@@ -8,14 +8,17 @@
  */
 #include "engine/bt/interp_private.h"
 
-#define CHUNK_STEPS 512u     /* single elements */
+#define CHUNK_STEPS 512u   /* single elements */
 #define CHUNK_BYTES 65536u /* in bulk */
 
 typedef bool string_step(struct interp *in, struct x86_cpu *c, const struct interp_insn *i);
 /* Does up to n elements at once; returns how many, 0: not here. */
 typedef u64 string_bulk(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 n);
 
-static u64 index_of(const struct x86_cpu *c, const struct interp_insn *i, u32 r) { return interp_reg(c, r, i->asize); }
+static u64 index_of(const struct x86_cpu *c, const struct interp_insn *i, u32 r)
+{
+	return interp_reg(c, r, i->asize);
+}
 
 static void advance(struct x86_cpu *c, const struct interp_insn *i, u32 r, u64 n)
 {
@@ -29,8 +32,7 @@ static bool step_movs(struct interp *in, struct x86_cpu *c, const struct interp_
 	u32 size = i->row->arg;
 	u64 v;
 
-	if (!interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), size, &v) ||
-	    !interp_store(in, c, SEG_ES, index_of(c, i, R_RDI), size, v))
+	if (!interp_load(in, c, i->ea.seg, index_of(c, i, R_RSI), size, &v) || !interp_store(in, c, SEG_ES, index_of(c, i, R_RDI), size, v))
 		return false;
 	advance(c, i, R_RSI, 1);
 	advance(c, i, R_RDI, 1);
@@ -58,7 +60,7 @@ static bool step_lods(struct interp *in, struct x86_cpu *c, const struct interp_
 
 static void compare(struct x86_cpu *c, const struct interp_insn *i, u64 a, u64 b)
 {
-	struct interp_alu x = { .a = a, .b = b, .flags = c->rflags, .bits = i->row->arg * 8u };
+	struct interp_alu x = {.a = a, .b = b, .flags = c->rflags, .bits = i->row->arg * 8u};
 
 	i->row->alu(&x);
 	c->rflags = x.flags;
@@ -100,8 +102,7 @@ static bool step_ins(struct interp *in, struct x86_cpu *c, const struct interp_i
 	u16 port = (u16)c->gpr[R_RDX];
 	gva_t lin;
 
-	if (!interp_linear(c, SEG_ES, index_of(c, i, R_RDI), size, acc, &lin) ||
-	    !interp_probe_write(c, lin, size))
+	if (!interp_linear(c, SEG_ES, index_of(c, i, R_RDI), size, acc, &lin) || !interp_probe_write(c, lin, size))
 		return false;
 	x86_io_breakpoint(c, port, size);
 	v = c->env->pio_read(c->env->opaque, port, size);
@@ -148,7 +149,10 @@ static u8 *run_at(struct interp *in, struct x86_cpu *c, const struct interp_insn
 	return interp_host(in, c, lin, *bytes, kind);
 }
 
-static bool bulk_allowed(const struct x86_cpu *c) { return !(c->rflags & (FL_DF | FL_AC)); }
+static bool bulk_allowed(const struct x86_cpu *c)
+{
+	return !(c->rflags & (FL_DF | FL_AC));
+}
 
 static u64 bulk_movs(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 n)
 {
@@ -222,10 +226,10 @@ static bool repeat(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	return true;
 }
 
-#define STRING_OP(name, bulk)                                                                                                    \
-	static bool op_##name(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)                                 \
-	{                                                                                                                        \
-		return i->rep ? repeat(in, c, i, step_##name, bulk) : step_##name(in, c, i);                                     \
+#define STRING_OP(name, bulk)                                                                                                              \
+	static bool op_##name(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)                                           \
+	{                                                                                                                                  \
+		return i->rep ? repeat(in, c, i, step_##name, bulk) : step_##name(in, c, i);                                               \
 	}
 STRING_OP(movs, bulk_movs)
 STRING_OP(stos, bulk_stos)
@@ -249,29 +253,24 @@ static bool op_outs(struct interp *in, struct x86_cpu *c, const struct interp_in
 }
 
 #define M(n) ZYDIS_MNEMONIC_##n
-#define SIZES(n, fn)                                                                                                             \
-	{ .mnemonic = M(n##B), .run = fn, .arg = 1 }, { .mnemonic = M(n##W), .run = fn, .arg = 2 },                              \
-	{                                                                                                                        \
-		.mnemonic = M(n##D), .run = fn, .arg = 4                                                                         \
+#define SIZES(n, fn)                                                                                                                       \
+	{.mnemonic = M(n##B), .run = fn, .arg = 1}, {.mnemonic = M(n##W), .run = fn, .arg = 2},                                            \
+	{                                                                                                                                  \
+		.mnemonic = M(n##D), .run = fn, .arg = 4                                                                                   \
 	}
-#define SIZES_CMP(n, fn)                                                                                                         \
-	{ .mnemonic = M(n##B), .run = fn, .arg = 1, .alu = interp_alu_sub },                                                     \
-		{ .mnemonic = M(n##W), .run = fn, .arg = 2, .alu = interp_alu_sub },                                             \
-		{ .mnemonic = M(n##D), .run = fn, .arg = 4, .alu = interp_alu_sub },                                             \
-	{                                                                                                                        \
-		.mnemonic = M(n##Q), .run = fn, .arg = 8, .alu = interp_alu_sub                                                  \
+#define SIZES_CMP(n, fn)                                                                                                                   \
+	{.mnemonic = M(n##B), .run = fn, .arg = 1, .alu = interp_alu_sub},                                                                 \
+		{.mnemonic = M(n##W), .run = fn, .arg = 2, .alu = interp_alu_sub},                                                         \
+		{.mnemonic = M(n##D), .run = fn, .arg = 4, .alu = interp_alu_sub},                                                         \
+	{                                                                                                                                  \
+		.mnemonic = M(n##Q), .run = fn, .arg = 8, .alu = interp_alu_sub                                                            \
 	}
 static const struct interp_row rows[] = {
-	SIZES(MOVS, op_movs),
-	{ .mnemonic = M(MOVSQ), .run = op_movs, .arg = 8 },
-	SIZES(STOS, op_stos),
-	{ .mnemonic = M(STOSQ), .run = op_stos, .arg = 8 },
-	SIZES(LODS, op_lods),
-	{ .mnemonic = M(LODSQ), .run = op_lods, .arg = 8 },
-	SIZES_CMP(CMPS, op_cmps),
-	SIZES_CMP(SCAS, op_scas),
-	SIZES(INS, op_ins),
-	SIZES(OUTS, op_outs),
+	SIZES(MOVS, op_movs),	  {.mnemonic = M(MOVSQ), .run = op_movs, .arg = 8},
+	SIZES(STOS, op_stos),	  {.mnemonic = M(STOSQ), .run = op_stos, .arg = 8},
+	SIZES(LODS, op_lods),	  {.mnemonic = M(LODSQ), .run = op_lods, .arg = 8},
+	SIZES_CMP(CMPS, op_cmps), SIZES_CMP(SCAS, op_scas),
+	SIZES(INS, op_ins),	  SIZES(OUTS, op_outs),
 };
 
-const struct interp_rows interp_rows_string = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_string = {rows, ARRAY_SIZE(rows)};

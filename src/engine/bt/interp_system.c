@@ -6,7 +6,10 @@
  */
 #include "engine/bt/interp_private.h"
 
-static u32 iopl(const struct x86_cpu *c) { return (c->rflags & FL_IOPL) >> FL_IOPL_SHIFT; }
+static u32 iopl(const struct x86_cpu *c)
+{
+	return (c->rflags & FL_IOPL) >> FL_IOPL_SHIFT;
+}
 
 /* CLI and STI (VME and PVI are not announced). */
 static bool may_change_if(struct x86_cpu *c)
@@ -49,7 +52,10 @@ static bool op_hlt(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	return true;
 }
 
-static bool op_nop(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return true; }
+static bool op_nop(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return true;
+}
 
 static bool op_fence(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -82,8 +88,7 @@ static bool op_movdir64b(struct interp *in, struct x86_cpu *c, const struct inte
 	gva_t lin;
 	u8 buf[64];
 
-	if (!interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), sizeof(buf), buf) ||
-	    !interp_linear(c, SEG_ES, dst, sizeof(buf), acc, &lin))
+	if (!interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), sizeof(buf), buf) || !interp_linear(c, SEG_ES, dst, sizeof(buf), acc, &lin))
 		return false;
 	if (lin & 63)
 		return x86_raise_err(c, VEC_GP, 0);
@@ -116,7 +121,10 @@ static bool op_invpcid(struct interp *in, struct x86_cpu *c, const struct interp
 	return true;
 }
 
-static struct x86_dtr *dtr(struct x86_cpu *c, const struct interp_insn *i) { return i->row->arg ? &c->idt : &c->gdt; }
+static struct x86_dtr *dtr(struct x86_cpu *c, const struct interp_insn *i)
+{
+	return i->row->arg ? &c->idt : &c->gdt;
+}
 
 /* LGDT, LIDT: a 16-bit operand size loads 24 bits of base. */
 static bool op_lgdt(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -159,7 +167,10 @@ static bool op_lldt(struct interp *in, struct x86_cpu *c, const struct interp_in
 	return interp_get(in, c, i, 0, &sel) && (i->row->arg ? x86_ltr(c, (u16)sel) : x86_lldt(c, (u16)sel));
 }
 
-static bool op_smsw(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return interp_put(in, c, i, 0, c->cr0); }
+static bool op_smsw(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return interp_put(in, c, i, 0, c->cr0);
+}
 
 /* LMSW sets PE, MP, EM, TS; it cannot clear PE. */
 static bool op_lmsw(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -227,8 +238,7 @@ static bool op_lds(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	u64 ea = interp_ea(in, c, i), off, sel;
 
 	if (!interp_load(in, c, i->ea.seg, ea, size, &off) ||
-	    !interp_load(in, c, i->ea.seg, (ea + size) & interp_mask(i->asize * 8u), 2, &sel) ||
-	    !x86_load_seg(c, i->row->arg, (u16)sel))
+	    !interp_load(in, c, i->ea.seg, (ea + size) & interp_mask(i->asize * 8u), 2, &sel) || !x86_load_seg(c, i->row->arg, (u16)sel))
 		return false;
 	interp_set_gpr(c, &i->op[0], off);
 	return true;
@@ -240,7 +250,10 @@ static void put_edx_eax(struct x86_cpu *c, u64 v)
 	c->gpr[R_RDX] = v >> 32;
 }
 
-static u64 edx_eax(const struct x86_cpu *c) { return (u32)c->gpr[R_RAX] | c->gpr[R_RDX] << 32; }
+static u64 edx_eax(const struct x86_cpu *c)
+{
+	return (u32)c->gpr[R_RAX] | c->gpr[R_RDX] << 32;
+}
 
 static bool op_rdmsr(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -282,7 +295,10 @@ static bool op_rdpid(struct interp *in, struct x86_cpu *c, const struct interp_i
 }
 
 /* No performance counter exists. */
-static bool op_rdpmc(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return x86_raise_err(c, VEC_GP, 0); }
+static bool op_rdpmc(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return x86_raise_err(c, VEC_GP, 0);
+}
 
 static bool op_cpuid(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -318,7 +334,10 @@ static bool op_xsetbv(struct interp *in, struct x86_cpu *c, const struct interp_
 	return x86_xsetbv(c, (u32)c->gpr[R_RCX], edx_eax(c));
 }
 
-static bool fsgsbase_allowed(struct x86_cpu *c) { return (c->cr4 & CR4_FSGSBASE) || x86_raise(c, VEC_UD); }
+static bool fsgsbase_allowed(struct x86_cpu *c)
+{
+	return (c->cr4 & CR4_FSGSBASE) || x86_raise(c, VEC_UD);
+}
 
 /* RDFSBASE, RDGSBASE: arg is the segment. */
 static bool op_rdbase(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -375,84 +394,87 @@ static bool op_hypercall(struct interp *in, struct x86_cpu *c, const struct inte
 	return true;
 }
 
-static bool op_undefined(struct interp *in, struct x86_cpu *c, const struct interp_insn *i) { return x86_raise(c, VEC_UD); }
+static bool op_undefined(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	return x86_raise(c, VEC_UD);
+}
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(CLI), .run = op_cli },
-	{ .mnemonic = M(STI), .run = op_sti },
-	{ .mnemonic = M(CLAC), .run = op_stac, .arg = 0 },
-	{ .mnemonic = M(STAC), .run = op_stac, .arg = 1 },
-	{ .mnemonic = M(HLT), .run = op_hlt, .attrs = ROW_PRIV },
-	{ .mnemonic = M(NOP), .run = op_nop },
-	{ .mnemonic = M(PAUSE), .run = op_nop },
-	{ .mnemonic = M(ENDBR32), .run = op_nop },
-	{ .mnemonic = M(ENDBR64), .run = op_nop },
-	{ .mnemonic = M(PREFETCH), .run = op_nop },
-	{ .mnemonic = M(PREFETCHNTA), .run = op_nop },
-	{ .mnemonic = M(PREFETCHT0), .run = op_nop },
-	{ .mnemonic = M(PREFETCHT1), .run = op_nop },
-	{ .mnemonic = M(PREFETCHT2), .run = op_nop },
-	{ .mnemonic = M(PREFETCHW), .run = op_nop },
-	{ .mnemonic = M(PREFETCHWT1), .run = op_nop },
-	{ .mnemonic = M(CLDEMOTE), .run = op_nop },
-	{ .mnemonic = M(LFENCE), .run = op_fence },
-	{ .mnemonic = M(SFENCE), .run = op_fence },
-	{ .mnemonic = M(MFENCE), .run = op_fence },
-	{ .mnemonic = M(SERIALIZE), .run = op_fence },
-	{ .mnemonic = M(CLFLUSH), .run = op_clflush },
-	{ .mnemonic = M(CLFLUSHOPT), .run = op_clflush },
-	{ .mnemonic = M(CLWB), .run = op_clflush },
-	{ .mnemonic = M(CLZERO), .run = op_clzero },
-	{ .mnemonic = M(MOVDIR64B), .run = op_movdir64b },
-	{ .mnemonic = M(INVD), .run = op_nop, .attrs = ROW_PRIV },
-	{ .mnemonic = M(WBINVD), .run = op_nop, .attrs = ROW_PRIV },
-	{ .mnemonic = M(INVLPG), .run = op_invlpg, .attrs = ROW_PRIV },
-	{ .mnemonic = M(INVPCID), .run = op_invpcid, .attrs = ROW_PRIV },
-	{ .mnemonic = M(LGDT), .run = op_lgdt, .arg = 0, .attrs = ROW_PRIV },
-	{ .mnemonic = M(LIDT), .run = op_lgdt, .arg = 1, .attrs = ROW_PRIV },
-	{ .mnemonic = M(SGDT), .run = op_sgdt, .arg = 0, .attrs = ROW_UMIP },
-	{ .mnemonic = M(SIDT), .run = op_sgdt, .arg = 1, .attrs = ROW_UMIP },
-	{ .mnemonic = M(SLDT), .run = op_sldt, .arg = 0, .attrs = ROW_UMIP | ROW_PROT },
-	{ .mnemonic = M(STR), .run = op_sldt, .arg = 1, .attrs = ROW_UMIP | ROW_PROT },
-	{ .mnemonic = M(SMSW), .run = op_smsw, .attrs = ROW_UMIP },
-	{ .mnemonic = M(LLDT), .run = op_lldt, .arg = 0, .attrs = ROW_PRIV | ROW_PROT },
-	{ .mnemonic = M(LTR), .run = op_lldt, .arg = 1, .attrs = ROW_PRIV | ROW_PROT },
-	{ .mnemonic = M(LMSW), .run = op_lmsw, .attrs = ROW_PRIV },
-	{ .mnemonic = M(CLTS), .run = op_clts, .attrs = ROW_PRIV },
-	{ .mnemonic = M(LAR), .run = op_lar, .arg = 0, .attrs = ROW_PROT },
-	{ .mnemonic = M(LSL), .run = op_lar, .arg = 1, .attrs = ROW_PROT },
-	{ .mnemonic = M(VERR), .run = op_verr, .arg = 0, .attrs = ROW_PROT },
-	{ .mnemonic = M(VERW), .run = op_verr, .arg = 1, .attrs = ROW_PROT },
-	{ .mnemonic = M(ARPL), .run = op_arpl, .attrs = ROW_PROT },
-	{ .mnemonic = M(LES), .run = op_lds, .arg = SEG_ES },
-	{ .mnemonic = M(LDS), .run = op_lds, .arg = SEG_DS },
-	{ .mnemonic = M(LSS), .run = op_lds, .arg = SEG_SS },
-	{ .mnemonic = M(LFS), .run = op_lds, .arg = SEG_FS },
-	{ .mnemonic = M(LGS), .run = op_lds, .arg = SEG_GS },
-	{ .mnemonic = M(RDMSR), .run = op_rdmsr, .attrs = ROW_PRIV },
-	{ .mnemonic = M(WRMSR), .run = op_wrmsr, .attrs = ROW_PRIV },
-	{ .mnemonic = M(RDTSC), .run = op_rdtsc, .arg = 0 },
-	{ .mnemonic = M(RDTSCP), .run = op_rdtsc, .arg = 1 },
-	{ .mnemonic = M(RDPID), .run = op_rdpid },
-	{ .mnemonic = M(RDPMC), .run = op_rdpmc },
-	{ .mnemonic = M(CPUID), .run = op_cpuid },
-	{ .mnemonic = M(XGETBV), .run = op_xgetbv },
-	{ .mnemonic = M(XSETBV), .run = op_xsetbv },
-	{ .mnemonic = M(RDFSBASE), .run = op_rdbase, .arg = SEG_FS },
-	{ .mnemonic = M(RDGSBASE), .run = op_rdbase, .arg = SEG_GS },
-	{ .mnemonic = M(WRFSBASE), .run = op_wrbase, .arg = SEG_FS },
-	{ .mnemonic = M(WRGSBASE), .run = op_wrbase, .arg = SEG_GS },
-	{ .mnemonic = M(SWAPGS), .run = op_swapgs, .attrs = ROW_PRIV },
-	{ .mnemonic = M(SYSCALL), .run = op_syscall, .arg = 0, .attrs = ROW_TF_AFTER },
-	{ .mnemonic = M(SYSENTER), .run = op_syscall, .arg = 1 },
-	{ .mnemonic = M(SYSRET), .run = op_sysret, .arg = 0, .attrs = ROW_TF_AFTER },
-	{ .mnemonic = M(SYSEXIT), .run = op_sysret, .arg = 1 },
-	{ .mnemonic = M(VMCALL), .run = op_hypercall },
-	{ .mnemonic = M(VMMCALL), .run = op_hypercall },
-	{ .mnemonic = M(UD0), .run = op_undefined },
-	{ .mnemonic = M(UD1), .run = op_undefined },
-	{ .mnemonic = M(UD2), .run = op_undefined },
+	{.mnemonic = M(CLI), .run = op_cli},
+	{.mnemonic = M(STI), .run = op_sti},
+	{.mnemonic = M(CLAC), .run = op_stac, .arg = 0},
+	{.mnemonic = M(STAC), .run = op_stac, .arg = 1},
+	{.mnemonic = M(HLT), .run = op_hlt, .attrs = ROW_PRIV},
+	{.mnemonic = M(NOP), .run = op_nop},
+	{.mnemonic = M(PAUSE), .run = op_nop},
+	{.mnemonic = M(ENDBR32), .run = op_nop},
+	{.mnemonic = M(ENDBR64), .run = op_nop},
+	{.mnemonic = M(PREFETCH), .run = op_nop},
+	{.mnemonic = M(PREFETCHNTA), .run = op_nop},
+	{.mnemonic = M(PREFETCHT0), .run = op_nop},
+	{.mnemonic = M(PREFETCHT1), .run = op_nop},
+	{.mnemonic = M(PREFETCHT2), .run = op_nop},
+	{.mnemonic = M(PREFETCHW), .run = op_nop},
+	{.mnemonic = M(PREFETCHWT1), .run = op_nop},
+	{.mnemonic = M(CLDEMOTE), .run = op_nop},
+	{.mnemonic = M(LFENCE), .run = op_fence},
+	{.mnemonic = M(SFENCE), .run = op_fence},
+	{.mnemonic = M(MFENCE), .run = op_fence},
+	{.mnemonic = M(SERIALIZE), .run = op_fence},
+	{.mnemonic = M(CLFLUSH), .run = op_clflush},
+	{.mnemonic = M(CLFLUSHOPT), .run = op_clflush},
+	{.mnemonic = M(CLWB), .run = op_clflush},
+	{.mnemonic = M(CLZERO), .run = op_clzero},
+	{.mnemonic = M(MOVDIR64B), .run = op_movdir64b},
+	{.mnemonic = M(INVD), .run = op_nop, .attrs = ROW_PRIV},
+	{.mnemonic = M(WBINVD), .run = op_nop, .attrs = ROW_PRIV},
+	{.mnemonic = M(INVLPG), .run = op_invlpg, .attrs = ROW_PRIV},
+	{.mnemonic = M(INVPCID), .run = op_invpcid, .attrs = ROW_PRIV},
+	{.mnemonic = M(LGDT), .run = op_lgdt, .arg = 0, .attrs = ROW_PRIV},
+	{.mnemonic = M(LIDT), .run = op_lgdt, .arg = 1, .attrs = ROW_PRIV},
+	{.mnemonic = M(SGDT), .run = op_sgdt, .arg = 0, .attrs = ROW_UMIP},
+	{.mnemonic = M(SIDT), .run = op_sgdt, .arg = 1, .attrs = ROW_UMIP},
+	{.mnemonic = M(SLDT), .run = op_sldt, .arg = 0, .attrs = ROW_UMIP | ROW_PROT},
+	{.mnemonic = M(STR), .run = op_sldt, .arg = 1, .attrs = ROW_UMIP | ROW_PROT},
+	{.mnemonic = M(SMSW), .run = op_smsw, .attrs = ROW_UMIP},
+	{.mnemonic = M(LLDT), .run = op_lldt, .arg = 0, .attrs = ROW_PRIV | ROW_PROT},
+	{.mnemonic = M(LTR), .run = op_lldt, .arg = 1, .attrs = ROW_PRIV | ROW_PROT},
+	{.mnemonic = M(LMSW), .run = op_lmsw, .attrs = ROW_PRIV},
+	{.mnemonic = M(CLTS), .run = op_clts, .attrs = ROW_PRIV},
+	{.mnemonic = M(LAR), .run = op_lar, .arg = 0, .attrs = ROW_PROT},
+	{.mnemonic = M(LSL), .run = op_lar, .arg = 1, .attrs = ROW_PROT},
+	{.mnemonic = M(VERR), .run = op_verr, .arg = 0, .attrs = ROW_PROT},
+	{.mnemonic = M(VERW), .run = op_verr, .arg = 1, .attrs = ROW_PROT},
+	{.mnemonic = M(ARPL), .run = op_arpl, .attrs = ROW_PROT},
+	{.mnemonic = M(LES), .run = op_lds, .arg = SEG_ES},
+	{.mnemonic = M(LDS), .run = op_lds, .arg = SEG_DS},
+	{.mnemonic = M(LSS), .run = op_lds, .arg = SEG_SS},
+	{.mnemonic = M(LFS), .run = op_lds, .arg = SEG_FS},
+	{.mnemonic = M(LGS), .run = op_lds, .arg = SEG_GS},
+	{.mnemonic = M(RDMSR), .run = op_rdmsr, .attrs = ROW_PRIV},
+	{.mnemonic = M(WRMSR), .run = op_wrmsr, .attrs = ROW_PRIV},
+	{.mnemonic = M(RDTSC), .run = op_rdtsc, .arg = 0},
+	{.mnemonic = M(RDTSCP), .run = op_rdtsc, .arg = 1},
+	{.mnemonic = M(RDPID), .run = op_rdpid},
+	{.mnemonic = M(RDPMC), .run = op_rdpmc},
+	{.mnemonic = M(CPUID), .run = op_cpuid},
+	{.mnemonic = M(XGETBV), .run = op_xgetbv},
+	{.mnemonic = M(XSETBV), .run = op_xsetbv},
+	{.mnemonic = M(RDFSBASE), .run = op_rdbase, .arg = SEG_FS},
+	{.mnemonic = M(RDGSBASE), .run = op_rdbase, .arg = SEG_GS},
+	{.mnemonic = M(WRFSBASE), .run = op_wrbase, .arg = SEG_FS},
+	{.mnemonic = M(WRGSBASE), .run = op_wrbase, .arg = SEG_GS},
+	{.mnemonic = M(SWAPGS), .run = op_swapgs, .attrs = ROW_PRIV},
+	{.mnemonic = M(SYSCALL), .run = op_syscall, .arg = 0, .attrs = ROW_TF_AFTER},
+	{.mnemonic = M(SYSENTER), .run = op_syscall, .arg = 1},
+	{.mnemonic = M(SYSRET), .run = op_sysret, .arg = 0, .attrs = ROW_TF_AFTER},
+	{.mnemonic = M(SYSEXIT), .run = op_sysret, .arg = 1},
+	{.mnemonic = M(VMCALL), .run = op_hypercall},
+	{.mnemonic = M(VMMCALL), .run = op_hypercall},
+	{.mnemonic = M(UD0), .run = op_undefined},
+	{.mnemonic = M(UD1), .run = op_undefined},
+	{.mnemonic = M(UD2), .run = op_undefined},
 };
 
-const struct interp_rows interp_rows_system = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_system = {rows, ARRAY_SIZE(rows)};

@@ -155,7 +155,8 @@ bool interp_thunk_init(struct interp *in, struct err *e)
 	in->thunk = t;
 	if (!map_code(t)) {
 		err_sys(e, errno,
-			"cannot map %u KiB of executable memory for the interpreter (memfd, mmap with PROT_EXEC): allow it for this process",
+			"cannot map %u KiB of executable memory for the interpreter (memfd, mmap with PROT_EXEC): allow it for this "
+			"process",
 			CODE_SIZE / 1024);
 		return false;
 	}

@@ -120,8 +120,7 @@ static bool scatter_element(struct x86_cpu *c, const struct interp_insn *i, cons
 	u32 acc = x86_acc(c, ACC_WRITE);
 	gva_t lin;
 
-	return interp_linear_any(c, i->ea.seg, element_address(c, i, v, k), v->esize, acc, &lin) &&
-	       x86_write_val(c, lin, v->esize, e, acc);
+	return interp_linear_any(c, i->ea.seg, element_address(c, i, v, k), v->esize, acc, &lin) && x86_write_val(c, lin, v->esize, e, acc);
 }
 
 static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -151,8 +150,8 @@ static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp
 	return ok || stopped(in, c, done);
 }
 
-/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. All bytes must be writable, whatever the mask:
- * the manuals leave that to the implementation, and AMD's CPUs do it so. */
+/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. All bytes must be writable, whatever the
+ * mask: the manuals leave that to the implementation, and AMD's CPUs do it so. */
 static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 bytes = i->row->arg;
@@ -174,33 +173,33 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	/* Like any MMX instruction; AMD's CPUs do it even if the store then faults. */
 	if (bytes == 8)
 		interp_enter_mmx(c);
-	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, 8) || !interp_probe_write(c, lin, bytes) ||
-	    !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
+	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, 8) ||
+	    !interp_probe_write(c, lin, bytes) || !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
 		return false;
 	return true;
 }
 
 #define M(n) ZYDIS_MNEMONIC_##n
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(VGATHERDPS), .run = op_gather, .arg = GS(4, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VGATHERDPD), .run = op_gather, .arg = GS(4, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VGATHERQPS), .run = op_gather, .arg = GS(8, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VGATHERQPD), .run = op_gather, .arg = GS(8, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPGATHERDD), .run = op_gather, .arg = GS(4, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPGATHERDQ), .run = op_gather, .arg = GS(4, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPGATHERQD), .run = op_gather, .arg = GS(8, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPGATHERQQ), .run = op_gather, .arg = GS(8, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VSCATTERDPS), .run = op_scatter, .arg = GS(4, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VSCATTERDPD), .run = op_scatter, .arg = GS(4, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VSCATTERQPS), .run = op_scatter, .arg = GS(8, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VSCATTERQPD), .run = op_scatter, .arg = GS(8, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPSCATTERDD), .run = op_scatter, .arg = GS(4, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPSCATTERDQ), .run = op_scatter, .arg = GS(4, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPSCATTERQD), .run = op_scatter, .arg = GS(8, 4), .attrs = ROW_FPU },
-	{ .mnemonic = M(VPSCATTERQQ), .run = op_scatter, .arg = GS(8, 8), .attrs = ROW_FPU },
-	{ .mnemonic = M(MASKMOVQ), .run = op_maskmov, .arg = 8, .attrs = ROW_FPU },
-	{ .mnemonic = M(MASKMOVDQU), .run = op_maskmov, .arg = 16, .attrs = ROW_FPU },
-	{ .mnemonic = M(VMASKMOVDQU), .run = op_maskmov, .arg = 16, .attrs = ROW_FPU },
+	{.mnemonic = M(VGATHERDPS), .run = op_gather, .arg = GS(4, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VGATHERDPD), .run = op_gather, .arg = GS(4, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VGATHERQPS), .run = op_gather, .arg = GS(8, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VGATHERQPD), .run = op_gather, .arg = GS(8, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VPGATHERDD), .run = op_gather, .arg = GS(4, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VPGATHERDQ), .run = op_gather, .arg = GS(4, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VPGATHERQD), .run = op_gather, .arg = GS(8, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VPGATHERQQ), .run = op_gather, .arg = GS(8, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VSCATTERDPS), .run = op_scatter, .arg = GS(4, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VSCATTERDPD), .run = op_scatter, .arg = GS(4, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VSCATTERQPS), .run = op_scatter, .arg = GS(8, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VSCATTERQPD), .run = op_scatter, .arg = GS(8, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VPSCATTERDD), .run = op_scatter, .arg = GS(4, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VPSCATTERDQ), .run = op_scatter, .arg = GS(4, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(VPSCATTERQD), .run = op_scatter, .arg = GS(8, 4), .attrs = ROW_FPU},
+	{.mnemonic = M(VPSCATTERQQ), .run = op_scatter, .arg = GS(8, 8), .attrs = ROW_FPU},
+	{.mnemonic = M(MASKMOVQ), .run = op_maskmov, .arg = 8, .attrs = ROW_FPU},
+	{.mnemonic = M(MASKMOVDQU), .run = op_maskmov, .arg = 16, .attrs = ROW_FPU},
+	{.mnemonic = M(VMASKMOVDQU), .run = op_maskmov, .arg = 16, .attrs = ROW_FPU},
 };
 
-const struct interp_rows interp_rows_vecmem = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_vecmem = {rows, ARRAY_SIZE(rows)};

@@ -2,21 +2,21 @@
 /*
  * Vector and x87 instructions on the host's unit: their memory operand comes and goes through a bounce buffer, with the guest's faults.
  *
- * Alignment, masked elements and broadcasts are decided here, at decode time where possible; what may not be accessed is neither read nor written.
- * A store is known to succeed before the instruction runs, and what it changed in the x87 state is taken back if it fails all the same.
- * Threading: the vCPU's thread.
+ * Alignment, masked elements and broadcasts are decided here, at decode time where possible; what may not be accessed is neither read nor
+ * written. A store is known to succeed before the instruction runs, and what it changed in the x87 state is taken back if it fails all the
+ * same. Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_fpu.h"
 
 #define M(n) ZYDIS_MNEMONIC_##n
 
 /* SSE instructions with 16-byte operands that need not be aligned. */
-static const u16 unaligned[] = { M(MOVUPS), M(MOVUPD), M(MOVDQU), M(LDDQU), M(PCMPESTRI), M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM) };
+static const u16 unaligned[] = {M(MOVUPS), M(MOVUPD), M(MOVDQU), M(LDDQU), M(PCMPESTRI), M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM)};
 
 /* Those that must be aligned even with MXCSR.MM set, and the VEX and EVEX ones that must be at all. */
 static const u16 aligned_move[] = {
-	M(MOVAPS),   M(MOVAPD),	  M(MOVDQA),   M(MOVNTPS),  M(MOVNTPD),	 M(MOVNTDQ),  M(MOVNTDQA),   M(VMOVAPS),
-	M(VMOVAPD),  M(VMOVDQA),  M(VMOVNTPS), M(VMOVNTPD), M(VMOVNTDQ), M(VMOVNTDQA), M(VMOVDQA32), M(VMOVDQA64),
+	M(MOVAPS),  M(MOVAPD),	M(MOVDQA),   M(MOVNTPS),  M(MOVNTPD),  M(MOVNTDQ),   M(MOVNTDQA),  M(VMOVAPS),
+	M(VMOVAPD), M(VMOVDQA), M(VMOVNTPS), M(VMOVNTPD), M(VMOVNTDQ), M(VMOVNTDQA), M(VMOVDQA32), M(VMOVDQA64),
 };
 
 static const u16 packed_memory[] = {
@@ -24,14 +24,13 @@ static const u16 packed_memory[] = {
 	M(VCOMPRESSPS), M(VCOMPRESSPD), M(VPCOMPRESSB), M(VPCOMPRESSW), M(VPCOMPRESSD), M(VPCOMPRESSQ),
 };
 
-static const u16 vector_mask[] = { M(VMASKMOVPS), M(VMASKMOVPD), M(VPMASKMOVD), M(VPMASKMOVQ) };
+static const u16 vector_mask[] = {M(VMASKMOVPS), M(VMASKMOVPD), M(VPMASKMOVD), M(VPMASKMOVQ)};
 
 /* AMD CPUs do not ask for alignment here, Intel's do. */
-static const u16 sha[] = { M(SHA1MSG1),   M(SHA1MSG2),	 M(SHA1NEXTE),	M(SHA1RNDS4),
-			   M(SHA256MSG1), M(SHA256MSG2), M(SHA256RNDS2) };
+static const u16 sha[] = {M(SHA1MSG1), M(SHA1MSG2), M(SHA1NEXTE), M(SHA1RNDS4), M(SHA256MSG1), M(SHA256MSG2), M(SHA256RNDS2)};
 
 /* Their memory elements are not what the mask selects; Zydis 4.0 has them in other exception classes than E4NF. */
-static const u16 whole_memory[] = { M(VGF2P8AFFINEQB), M(VGF2P8AFFINEINVQB), M(VPMULTISHIFTQB), M(VDBPSADBW), M(VCVTNE2PS2BF16) };
+static const u16 whole_memory[] = {M(VGF2P8AFFINEQB), M(VGF2P8AFFINEINVQB), M(VPMULTISHIFTQB), M(VDBPSADBW), M(VCVTNE2PS2BF16)};
 
 static bool in_list(const u16 *list, u32 n, u32 m)
 {
@@ -223,8 +222,8 @@ static bool probe_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 a
 	u32 n;
 
 	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
-		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, align) ||
-		    !interp_probe_write(c, lin, n * esize))
+		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) ||
+		    !interp_aligned(c, lin, align) || !interp_probe_write(c, lin, n * esize))
 			return false;
 	return true;
 }
@@ -257,7 +256,10 @@ static bool check_alignment(struct x86_cpu *c, const struct interp_insn *i, u64 
 	return x86_raise_err(c, VEC_GP, 0);
 }
 
-static bool masked(const struct interp_insn *i) { return i->vflags & (VF_MASKED | VF_VMASK); }
+static bool masked(const struct interp_insn *i)
+{
+	return i->vflags & (VF_MASKED | VF_VMASK);
+}
 
 /* What #AC asks of elements: nothing of VMASKMOV's and of bytes and words that are compressed. */
 static u32 element_alignment(const struct interp_insn *i, u32 esize)
@@ -286,8 +288,8 @@ static bool open_masked(struct interp *in, struct x86_cpu *c, const struct inter
 	on = interp_enabled_elements(in, c, i, &esize);
 	if (on && !check_alignment(c, i, ea))
 		return false;
-	if ((i->vflags & VF_WHOLE) && (!interp_linear(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_WRITE), &lin) ||
-				       !interp_probe_write(c, lin, m->size)))
+	if ((i->vflags & VF_WHOLE) &&
+	    (!interp_linear(c, i->ea.seg, ea, m->size, x86_acc(c, ACC_WRITE), &lin) || !interp_probe_write(c, lin, m->size)))
 		return false;
 	memset(in->thunk->bounce, 0, sizeof(in->thunk->bounce));
 	if ((m->act & ZYDIS_OPERAND_ACTION_MASK_READ) && i->mem != 0)
@@ -370,4 +372,4 @@ static bool op_vector(struct interp *in, struct x86_cpu *c, const struct interp_
 	return true;
 }
 
-const struct interp_row interp_row_vector = { .run = op_vector };
+const struct interp_row interp_row_vector = {.run = op_vector};

@@ -1,136 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The components of the vector state, and FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XSAVES and their restores between c->fpu and guest memory.
+ * FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XSAVES and their restores between c->fpu and guest memory.
  *
- * Nothing of the host gets into guest memory: instruction and data pointers are the guest's, and a component is "in use" when its bytes differ
- * from the initial state, whatever the host's unit thinks. XSAVEOPT leaves out what is not in use; it never skips unmodified components.
- * Source: SDM vol. 1 chapter 13, vol. 2 (FXSAVE, XSAVE*, XRSTOR*).
- * Threading: the vCPU's thread.
+ * Nothing of the host gets into guest memory: instruction and data pointers are the guest's, and a component is "in use" when its bytes
+ * differ from the initial state, whatever the host's unit thinks. XSAVEOPT leaves out what is not in use; it never skips unmodified
+ * components. Source: SDM vol. 1 chapter 13, vol. 2 (FXSAVE, XSAVE*, XRSTOR*). Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_fpu.h"
 
-#include <cpuid.h>
-
 #define COMPACTED (1ull << 63)
-
-static u64 read_xcr0(void)
-{
-	u32 lo, hi;
-
-	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (u64)hi << 32 | lo;
-}
-
-void interp_layout_init(struct interp_layout *l)
-{
-	struct x86_xsave fx __attribute__((aligned(64)));
-	u32 a, b, c, d;
-
-	l->host_xcr0 = read_xcr0();
-	l->off[0] = 0;
-	l->off[1] = FX_XMM;
-	l->size[0] = l->size[1] = 256;
-	for (u32 n = 2; n < XF_COUNT; n++) {
-		__cpuid_count(0xd, n, a, b, c, d);
-		if (!(l->host_xcr0 >> n & 1) || b + a > X86_XSAVE_SIZE)
-			continue;
-		l->off[n] = b;
-		l->size[n] = a;
-		l->align64[n] = c & 2;
-	}
-	__asm__ volatile("fxsave %0" : "=m"(fx));
-	memcpy(&l->mxcsr_mask, fx.bytes + FX_MXCSR_MASK, 4);
-	if (!l->mxcsr_mask)
-		l->mxcsr_mask = 0xffbf;
-}
-
-void interp_fpu_reset(const struct interp_layout *l, struct x86_cpu *c, u32 n)
-{
-	if (n > 0) {
-		memset(c->fpu.bytes + l->off[n], 0, l->size[n]);
-		return;
-	}
-	memset(c->fpu.bytes, 0, FX_MXCSR);
-	memset(c->fpu.bytes + FX_ST, 0, 128);
-	fx_set16(c, FX_FCW, FCW_INIT);
-}
-
-static bool all_zero(const u8 *p, u32 n)
-{
-	for (u32 k = 0; k < n; k++)
-		if (p[k])
-			return false;
-	return true;
-}
-
-bool interp_fpu_in_use(const struct interp_layout *l, const struct x86_cpu *c, u32 n)
-{
-	const u8 *p = c->fpu.bytes;
-
-	if (!(fx_get64(c, XS_HEADER) >> n & 1))
-		return false;
-	if (n > 0)
-		return !all_zero(p + l->off[n], l->size[n]);
-	return fx_get16(c, FX_FCW) != FCW_INIT || !all_zero(p + 2, FX_MXCSR - 2) || !all_zero(p + FX_ST, 128);
-}
-
-void interp_fpu_own(const struct interp *in, struct x86_cpu *c, u64 mask)
-{
-	const struct interp_layout *l = &in->thunk->lay;
-	u64 bv = fx_get64(c, XS_HEADER), missing = mask & ~bv;
-
-	if (likely(!missing))
-		return;
-	for (u32 n = 0; n < XF_COUNT; n++)
-		if (missing >> n & 1)
-			interp_fpu_reset(l, c, n);
-	fx_set64(c, XS_HEADER, bv | mask);
-}
-
-void interp_vec_read(const struct interp *in, const struct x86_cpu *c, u32 r, u32 bytes, void *buf)
-{
-	const struct interp_layout *l = &in->thunk->lay;
-	u8 *out = buf;
-
-	if (r >= 16) {
-		memcpy(out, c->fpu.bytes + l->off[7] + 64 * (r - 16), bytes);
-		return;
-	}
-	memcpy(out, c->fpu.bytes + FX_XMM + 16 * r, 16);
-	if (bytes > 16)
-		memcpy(out + 16, c->fpu.bytes + l->off[2] + 16 * r, 16);
-	if (bytes > 32)
-		memcpy(out + 32, c->fpu.bytes + l->off[6] + 32 * r, 32);
-}
-
-void interp_vec_write(const struct interp *in, struct x86_cpu *c, u32 r, u32 bytes, const void *buf)
-{
-	const struct interp_layout *l = &in->thunk->lay;
-	u8 v[64] = { 0 };
-
-	memcpy(v, buf, bytes);
-	if (r >= 16) {
-		memcpy(c->fpu.bytes + l->off[7] + 64 * (r - 16), v, 64);
-		return;
-	}
-	memcpy(c->fpu.bytes + FX_XMM + 16 * r, v, 16);
-	if (l->size[2])
-		memcpy(c->fpu.bytes + l->off[2] + 16 * r, v + 16, 16);
-	if (l->size[6])
-		memcpy(c->fpu.bytes + l->off[6] + 32 * r, v + 32, 32);
-}
-
-u64 interp_mask_read(const struct interp *in, const struct x86_cpu *c, u32 k)
-{
-	return fx_get64(c, in->thunk->lay.off[5] + 8 * k);
-}
-
-void interp_mask_write(const struct interp *in, struct x86_cpu *c, u32 k, u64 v)
-{
-	fx_set64(c, in->thunk->lay.off[5] + 8 * k, v);
-}
-
-/* ---- saving and restoring ---- */
 
 /* How much of a component a mode can see: outside 64-bit code only registers 0 to 7. */
 static u32 visible_size(const struct interp_layout *l, const struct x86_cpu *c, u32 n)
@@ -207,7 +85,10 @@ static void fx_tail(const struct interp *in, const struct x86_cpu *c, u8 mxcsr[8
 	memcpy(mxcsr + 4, &in->thunk->lay.mxcsr_mask, 4);
 }
 
-static bool fx_gate(struct x86_cpu *c) { return !(c->cr0 & (CR0_EM | CR0_TS)) || x86_raise(c, VEC_NM); }
+static bool fx_gate(struct x86_cpu *c)
+{
+	return !(c->cr0 & (CR0_EM | CR0_TS)) || x86_raise(c, VEC_NM);
+}
 
 static bool op_fxsave(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -291,7 +172,10 @@ static bool xs_gate(struct x86_cpu *c)
 	return !(c->cr0 & CR0_TS) || x86_raise(c, VEC_NM);
 }
 
-static u64 requested(const struct x86_cpu *c) { return c->xcr0 & ((u32)c->gpr[R_RAX] | c->gpr[R_RDX] << 32); }
+static u64 requested(const struct x86_cpu *c)
+{
+	return c->xcr0 & ((u32)c->gpr[R_RAX] | c->gpr[R_RDX] << 32);
+}
 
 static u64 in_use(const struct interp *in, const struct x86_cpu *c, u64 mask)
 {
@@ -355,8 +239,7 @@ static bool op_xsave(struct interp *in, struct x86_cpu *c, const struct interp_i
 		return false;
 	used = in_use(in, c, x.rfbm);
 	bv = (bv & ~x.rfbm) | used;
-	return save_components(in, c, &x, i->row->arg & XSAVE_OPT ? used : x.rfbm, XF_SSE | XF_AVX) &&
-	       put(c, x.lin + XS_HEADER, &bv, 8);
+	return save_components(in, c, &x, i->row->arg & XSAVE_OPT ? used : x.rfbm, XF_SSE | XF_AVX) && put(c, x.lin + XS_HEADER, &bv, 8);
 }
 
 static bool op_xsavec(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -381,7 +264,7 @@ static bool header_valid(struct x86_cpu *c, const u64 head[8], bool need_compact
 	if (comp & COMPACTED) {
 		if (!x86_cpuid_has(c->cpuid, 0xd, 1, 0, 1) || (comp & ~COMPACTED & ~c->xcr0) || (bv & ~comp))
 			return false;
-		return all_zero((const u8 *)(head + 2), 48);
+		return interp_all_zero((const u8 *)(head + 2), 48);
 	}
 	return !need_compact && !(bv & ~c->xcr0) && !comp && !head[2];
 }
@@ -425,7 +308,7 @@ static bool new_mxcsr(const struct xs *x, u64 bv, const u8 *buf, u32 *mxcsr)
 static bool op_xrstor(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	const struct interp_layout *l = &in->thunk->lay;
-	struct xs x = { .rfbm = requested(c), .wide = i->row->arg & XSAVE_WIDE };
+	struct xs x = {.rfbm = requested(c), .wide = i->row->arg & XSAVE_WIDE};
 	u8 buf[X86_XSAVE_SIZE];
 	u64 head[8];
 	u32 mxcsr;
@@ -437,9 +320,7 @@ static bool op_xrstor(struct interp *in, struct x86_cpu *c, const struct interp_
 	if (!header_valid(c, head, i->row->arg & XSAVE_COMPACT))
 		return x86_raise_err(c, VEC_GP, 0);
 	x.comp = head[1];
-	area_length(l, &x, x.rfbm & head[0]);
-	if (x.len > sizeof(buf))
-		x.len = sizeof(buf);
+	area_length(l, &x, x.rfbm & head[0]); /* never above X86_XSAVE_SIZE: components that end there are not offered */
 	if (!area(in, c, i, x.len, 64, ACC_READ, &x.lin) || !x86_read(c, x.lin, buf, x.len, x86_acc(c, ACC_READ)))
 		return false;
 	set_mxcsr = new_mxcsr(&x, head[0], buf, &mxcsr);
@@ -462,22 +343,22 @@ static bool op_xrstor(struct interp *in, struct x86_cpu *c, const struct interp_
 #define M(n) ZYDIS_MNEMONIC_##n
 #define OWN (ROW_FPU | ROW_OWN_GATE)
 static const struct interp_row rows[] = {
-	{ .mnemonic = M(FXSAVE), .run = op_fxsave, .attrs = OWN },
-	{ .mnemonic = M(FXSAVE64), .run = op_fxsave, .arg = XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(FXRSTOR), .run = op_fxrstor, .attrs = OWN },
-	{ .mnemonic = M(FXRSTOR64), .run = op_fxrstor, .arg = XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(XSAVE), .run = op_xsave, .attrs = OWN },
-	{ .mnemonic = M(XSAVE64), .run = op_xsave, .arg = XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(XSAVEOPT), .run = op_xsave, .arg = XSAVE_OPT, .attrs = OWN },
-	{ .mnemonic = M(XSAVEOPT64), .run = op_xsave, .arg = XSAVE_OPT | XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(XSAVEC), .run = op_xsavec, .arg = XSAVE_COMPACT, .attrs = OWN },
-	{ .mnemonic = M(XSAVEC64), .run = op_xsavec, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(XSAVES), .run = op_xsavec, .arg = XSAVE_COMPACT, .attrs = OWN | ROW_PRIV },
-	{ .mnemonic = M(XSAVES64), .run = op_xsavec, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN | ROW_PRIV },
-	{ .mnemonic = M(XRSTOR), .run = op_xrstor, .attrs = OWN },
-	{ .mnemonic = M(XRSTOR64), .run = op_xrstor, .arg = XSAVE_WIDE, .attrs = OWN },
-	{ .mnemonic = M(XRSTORS), .run = op_xrstor, .arg = XSAVE_COMPACT, .attrs = OWN | ROW_PRIV },
-	{ .mnemonic = M(XRSTORS64), .run = op_xrstor, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN | ROW_PRIV },
+	{.mnemonic = M(FXSAVE), .run = op_fxsave, .attrs = OWN},
+	{.mnemonic = M(FXSAVE64), .run = op_fxsave, .arg = XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(FXRSTOR), .run = op_fxrstor, .attrs = OWN},
+	{.mnemonic = M(FXRSTOR64), .run = op_fxrstor, .arg = XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(XSAVE), .run = op_xsave, .attrs = OWN},
+	{.mnemonic = M(XSAVE64), .run = op_xsave, .arg = XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(XSAVEOPT), .run = op_xsave, .arg = XSAVE_OPT, .attrs = OWN},
+	{.mnemonic = M(XSAVEOPT64), .run = op_xsave, .arg = XSAVE_OPT | XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(XSAVEC), .run = op_xsavec, .arg = XSAVE_COMPACT, .attrs = OWN},
+	{.mnemonic = M(XSAVEC64), .run = op_xsavec, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(XSAVES), .run = op_xsavec, .arg = XSAVE_COMPACT, .attrs = OWN | ROW_PRIV},
+	{.mnemonic = M(XSAVES64), .run = op_xsavec, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN | ROW_PRIV},
+	{.mnemonic = M(XRSTOR), .run = op_xrstor, .attrs = OWN},
+	{.mnemonic = M(XRSTOR64), .run = op_xrstor, .arg = XSAVE_WIDE, .attrs = OWN},
+	{.mnemonic = M(XRSTORS), .run = op_xrstor, .arg = XSAVE_COMPACT, .attrs = OWN | ROW_PRIV},
+	{.mnemonic = M(XRSTORS64), .run = op_xrstor, .arg = XSAVE_COMPACT | XSAVE_WIDE, .attrs = OWN | ROW_PRIV},
 };
 
-const struct interp_rows interp_rows_xsave = { rows, ARRAY_SIZE(rows) };
+const struct interp_rows interp_rows_xsave = {rows, ARRAY_SIZE(rows)};
