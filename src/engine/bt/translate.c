@@ -139,7 +139,8 @@ static void translate_run(struct tr *t, const u8 *page)
 		t->next = t->gva + t->in.length;
 		add_map(t, t->site, (u32)(t->gva - t->b->gva), has_own_faults(t) ? INSN_EXACT_FAULT : 0);
 		bool poll_was_due = poll_here;
-		poll_here = t->poll_after_next;
+		/* CLI in the shadow of STI: no interrupt gets in between, and none behind. */
+		poll_here = t->poll_after_next && t->in.mnemonic != ZYDIS_MNEMONIC_CLI;
 		if (poll_was_due) {
 			tr_guard(t, 40);
 			e_load_fs(&t->e, H_RCX, FS(irq_idle));
