@@ -3,7 +3,7 @@
 """Run one bare-metal guest, on an engine of Guise or in QEMU, and judge it by what it writes to its exit port.
 
 Exit status: 0 passed, 77 skipped (the guest or the engine says it cannot run here), 1 failed.
-A guest may name what it expects instead of a PASS in its file name's entry of EXPECT.
+Guests that end otherwise than through their exit port are listed in EXPECT, those that need a disk in DISK.
 """
 import argparse
 import subprocess
@@ -18,18 +18,37 @@ SKIPPED = 77
 EXPECT = {"triple_fault": {"guise": 1, "qemu": 0}}
 
 
+# Guests that need devices, on an image file of a MiB.
+DISK = {"virtio_garbage": 1 << 20}
+
+
 def status_of(value):
     return value << 1 | 1
 
 
-def guise_command(args, console):
+def disk_image(args, scratch):
+    size = DISK.get(Path(args.guest).stem)
+    if not size:
+        return None
+    image = Path(scratch, "disk")
+    with image.open("wb") as f:
+        f.truncate(size)
+    return image
+
+
+def guise_command(args, console, disk):
+    devices = ["--disk", str(disk)] if disk else ["--net", "none"]
     return [args.guise, "run", "--engine", args.engine, "--kernel", args.guest, "--memory", "128M", "--cpus", str(args.cpus),
-            "--exit-port", "0xf4", "--console", f"file={console}", "--no-reboot", "--timeout", str(args.timeout)]
+            "--exit-port", "0xf4", "--console", f"file={console}", "--no-reboot", "--timeout", str(args.timeout), *devices]
 
 
-def qemu_command(args, console):
+def qemu_command(args, console, disk):
+    devices = []
+    if disk:
+        devices = ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+                   "-device", "virtio-rng-pci,disable-legacy=on"]
     return [args.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-m", "128", "-smp", str(args.cpus), "-nodefaults", "-display", "none",
-            "-no-reboot", "-serial", f"file:{console}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", args.guest]
+            "-no-reboot", "-serial", f"file:{console}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", *devices, "-kernel", args.guest]
 
 
 def run(command, limit):
@@ -42,6 +61,12 @@ def run(command, limit):
 
 def kvm_unusable(args, status, stderr):
     return args.engine == "kvm" and status == 125 and "kvm" in stderr.lower()
+
+
+def readable(text):
+    """The last lines, without what garbage on the serial line would do to a terminal."""
+    lines = ["".join(c if c.isprintable() else "." for c in line)[:400] for line in text.splitlines()]
+    return "\n".join(lines[-20:])
 
 
 def verdict(args, status, stderr):
@@ -63,12 +88,13 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         console = Path(scratch, "console")
-        command = qemu_command(args, console) if args.qemu else guise_command(args, console)
+        disk = disk_image(args, scratch)
+        command = qemu_command(args, console, disk) if args.qemu else guise_command(args, console, disk)
         status, stderr = run(command, args.timeout)
         result = verdict(args, status, stderr)
         if console.exists():
-            sys.stdout.write(console.read_text(errors="replace"))
-        sys.stderr.write(stderr)
+            print(readable(console.read_text(errors="replace")))
+        print(readable(stderr), file=sys.stderr)
         print(f"status {status}: {'passed' if result == 0 else 'skipped' if result == SKIPPED else 'FAILED'}")
     return result
 

@@ -72,6 +72,7 @@ start32:
 
 	.code64
 start64:
+	fninit
 	mov $0x10, %eax
 	mov %eax, %ds
 	mov %eax, %es
