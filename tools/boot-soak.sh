@@ -3,12 +3,13 @@
 #
 # Boots the default guest N times (100), two at a time, and has every guest compute, write its disk, use the network
 # and power off. The first boot that does not end well stops the rest; its console stays in the directory that is named.
-#   tools/boot-soak.sh [N] [PROGRAM]
+#   CPUS="1 2 4" tools/boot-soak.sh [N] [PROGRAM]      CPUS: numbers of CPUs, taken in turn (1)
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 count=${1:-100}
 program=${2:-build/guise}
+cpu_counts=${CPUS:-1}
 logs=$(mktemp -d -t guise-soak.XXXXXX)
 script='seq 1 20000 | sha256sum; cat /proc/uptime; dd if=/dev/urandom of=/dev/vda bs=64k count=16 2>/dev/null; sync
 dd if=/dev/vda bs=64k count=16 2>/dev/null | sha256sum; ping -c 1 -W 5 10.0.2.2'
@@ -42,7 +43,7 @@ one() {
 	boot "$1" || exit 255
 }
 export -f boot one
-export logs program encoded wanted
+export logs program encoded wanted cpu_counts
 if ! seq 1 "$count" | xargs -P 2 -I{} bash -c 'one {}'; then
 	echo "soak: failed"
 	exit 1

@@ -45,7 +45,7 @@ sources=$(apt-get indextargets --format "deb \$(REPO_URI) \$(RELEASE) \$(COMPONE
 [ -n "$sources" ] || die "apt here has no source for Debian $suite (or no lists yet: run apt-get update)"
 
 packages=(
-	systemd-sysv systemd-resolved udev dbus kmod util-linux iproute2 iputils-ping ca-certificates wget procps less file
+	systemd-sysv systemd-resolved udev dbus kmod util-linux iproute2 iputils-ping ca-certificates netbase wget procps less file
 	linux-image-cloud-amd64 initramfs-tools zstd xz-utils 7zip openssl make
 	gcc gcc-multilib libc6-dev python3 libpython3.11-testsuite luajit nodejs
 )

@@ -30,6 +30,7 @@ def parse():
     p.add_argument("--jobs", type=int, default=2, help="tests at a time")
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit (sanitizers, loaded machines)")
     p.add_argument("--rootdisk", help="a Debian disk image of tools/make-rootdisk.sh: run the tests for it, and only those")
+    p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
     p.add_argument("--list", action="store_true", help="only print the names")
     return p.parse_args()
 
@@ -38,6 +39,8 @@ def main():
     options = parse()
     if options.rootdisk:
         import test_rootdisk  # noqa: F401
+
+        options.jobs = 1  # they share a machine, in order
     else:
         import test_bad  # noqa: F401
         import test_boot  # noqa: F401
