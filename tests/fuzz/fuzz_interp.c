@@ -7,6 +7,7 @@
 
 #include "input.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define STEPS_MAX 200

@@ -83,11 +83,25 @@ static void push(struct world *w, u32 which, u32 written, bool forget)
 		vq_push(r, written < r->write_len ? written : r->write_len);
 }
 
-static void reset(struct world *w)
+static void forget_all(struct world *w)
 {
 	while (w->nout)
 		push(w, 0, 0, true);
+}
+
+static void reset(struct world *w)
+{
+	forget_all(w);
 	vq_reset(&w->q);
+}
+
+/* As a snapshot would give them, with nothing in flight. */
+static void load_indices(struct world *w, struct input *in)
+{
+	forget_all(w);
+	w->q.last_avail = (u16)take(in, 2);
+	w->q.used_idx = (u16)take(in, 2);
+	(void)!vq_loaded(&w->q);
 }
 
 /* Rings at 16-bit addresses in units of 2 bytes, so that misaligned ones happen too; now and then anywhere. */
@@ -155,9 +169,7 @@ static void operate(struct world *w, struct input *in)
 		(void)vq_notify_beyond(&w->q, vq_ready(&w->q));
 		break;
 	case 14:
-		w->q.last_avail = (u16)take(in, 2);
-		w->q.used_idx = (u16)take(in, 2);
-		(void)!vq_loaded(&w->q);
+		load_indices(w, in);
 		break;
 	case 15:
 		reset(w);
@@ -174,15 +186,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (gm_create(&w.gm, RAM, &e) < 0 || vq_init(&w.q, &w.gm, 0, MAX_SIZE, &owner, &e) < 0)
 		abort();
-	guard_page(w.gm.map - PAGE_SIZE);
-	guard_page(w.gm.map + RAM);
 	pthread_mutex_lock(&w.q.lock);
 	for (u32 n = 0; n < OPS_MAX && input_left(&in); n++)
 		operate(&w, &in);
 	reset(&w);
 	pthread_mutex_unlock(&w.q.lock);
 	vq_destroy(&w.q);
-	unguard_page(w.gm.map + RAM);
 	gm_destroy(&w.gm);
 	return 0;
 }

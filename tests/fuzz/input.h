@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The bytes of a fuzzer's input, taken from the front; zeroes when they have run out. Input that is a program of operations ends with them.
- * Also what every target needs: guard pages around guest RAM, so that a device that leaves it is caught.
+ * Guest RAM needs nothing here: guest_memory has an inaccessible page on each side, so a device that leaves it is caught.
  *
  * Threading: none.
  */
 #pragma once
 
-#include "base/guest_memory.h"
+#include "base/types.h"
 #include "base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -57,18 +56,4 @@ static inline u32 access_size(u32 code, u32 max)
 	u32 size = 1u << (code & 3);
 
 	return size < max ? size : max;
-}
-
-/* What is next to RAM may be somebody's already; then that is left alone, and a guard on this side is not needed to notice. */
-static inline void guard_page(u8 *at)
-{
-	void *p = mmap(at, PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-
-	if (p != MAP_FAILED && p != at)
-		munmap(p, PAGE_SIZE);
-}
-
-static inline void unguard_page(u8 *at)
-{
-	munmap(at, PAGE_SIZE);
 }
