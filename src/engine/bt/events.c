@@ -301,6 +301,8 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	if (write && code)
 		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
 	bool write_ok = x.writable && x.dirty && !code && (write || v->env.ram(v, x.gpa & ~(u64)4095, true));
+	if (write && !write_ok)
+		return -1; /* the entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered */
 	bt_shadow_fill(v, gva, &x, page, write_ok);
 	return 1;
 }
@@ -539,6 +541,8 @@ static u8 *reach(struct bt_vcpu *v, gva_t gva, bool write, int *why)
 	*why = 1;
 	if (!x86_canonical(gva) || table[index] == 0)
 		*why = x86_canonical(gva) ? fill(v, gva, write) : -1;
+	if (*why > 0 && table[index] == 0)
+		*why = -1; /* entered for another view: never take an absent delta for an address */
 	return *why > 0 ? (u8 *)(gva + table[index]) : NULL;
 }
 
