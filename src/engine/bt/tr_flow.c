@@ -398,6 +398,7 @@ static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
 	e_mov_imm(&t->e, H_R10, (u32)op | arg << 8);
 	tr_to_event(t, EV_LIGHT, t->site);
 	t->end |= ends;
+	t->rsp_ok = false; /* rsp may be the destination */
 }
 
 static bool light_for_users(enum bt_light_op op)
