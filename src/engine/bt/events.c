@@ -395,10 +395,8 @@ void *bt_event_itlb(struct bt_vcpu *v, u32 block)
 
 void *bt_event_poll(struct bt_vcpu *v, u32 site)
 {
-	struct place p = place_of(v, site);
-	if (!must_leave(v) && (__atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) != 0 || !(v->cpu.rflags & FL_IF)))
-		return finish(v, host(v, p.b->checked + p.m->host));
-	return NULL; /* vcpu_run sorts it out and comes back through bt_dispatch */
+	place_of(v, site);
+	return bt_dispatch(v); /* not back to the site: STI, CLI leaves an interrupt waiting that may not come, and the poll would find it again */
 }
 
 /* ---- system instructions */
