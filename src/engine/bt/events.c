@@ -631,6 +631,8 @@ static void *light_string(struct bt_vcpu *v, const struct place *p, u32 arg)
 				return bt_dispatch(v);
 			if (c->rip == next)
 				return resume(v, p);
+			if (must_leave(v))
+				return bt_dispatch(v);
 			continue; /* REP: more to do; code may have been written */
 		}
 		if (rep)
