@@ -479,6 +479,19 @@ static void bt_vcpu_nmi(struct engine_vcpu *ev)
 	nudge(vcpu(ev));
 }
 
+/* A full list becomes one entry for all of RAM: waiting for room would be waiting for a vCPU that may be halted until the caller's interrupt. */
+static void note_invalidation(struct bt_vcpu *v, gpa_t gpa, u64 len)
+{
+	u32 n = atomic_load(&v->ninval);
+	if (n == BT_INVAL_MAX) {
+		n = 0;
+		gpa = 0;
+		len = v->vm->nframes << PAGE_SHIFT;
+	}
+	v->inval[n] = (struct bt_inval){gpa, len};
+	atomic_store(&v->ninval, n + 1);
+}
+
 /* RAM was written by a device: blocks made from it must be gone before the guest can know. The vCPU does it itself, at its next poll or before it
  * enters translated code again; while it is not in translated code there is nothing to wait for. */
 static void bt_ram_written(struct engine_vm *engine_vm, gpa_t gpa, u64 len)
@@ -506,11 +519,7 @@ static void bt_ram_written(struct engine_vm *engine_vm, gpa_t gpa, u64 len)
 			continue;
 		}
 		pthread_mutex_lock(&v->inval_lock);
-		while (atomic_load(&v->ninval) == BT_INVAL_MAX)
-			pthread_cond_wait(&v->inval_done, &v->inval_lock);
-		u32 n = atomic_load(&v->ninval);
-		v->inval[n] = (struct bt_inval){gpa, len};
-		atomic_store(&v->ninval, n + 1);
+		note_invalidation(v, gpa, len);
 		nudge(v);
 		while (__atomic_load_n(&v->in_guest, __ATOMIC_SEQ_CST) && atomic_load(&v->ninval))
 			pthread_cond_wait(&v->inval_done, &v->inval_lock);
