@@ -499,6 +499,8 @@ static void bt_ram_written(struct engine_vm *engine_vm, gpa_t gpa, u64 len)
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	if (len == 0)
 		return;
+	/* The data before the look at its lines; the translator marks lines before it compares the data (bt_translate). */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	bool code = false;
 	for (u64 f = gpa >> 12; f <= (gpa + len - 1) >> 12 && f < vm->nframes; f++)
 		code |= bt_frame_has_code(vm, f << 12);
