@@ -18,8 +18,16 @@ SKIPPED = 77
 EXPECT = {"triple_fault": {"guise": 1, "qemu": 0}}
 
 
-# Guests that need devices, on an image file of a MiB.
-DISK = {"virtio_garbage": 1 << 20}
+SECTOR = 512
+
+
+def numbered_functions():
+    """64 sectors, each a function that returns its number: mov eax, n; ret ... ret."""
+    return b"".join((b"\xb8" + n.to_bytes(4, "little")).ljust(SECTOR, b"\xc3") for n in range(64))
+
+
+# Guests that need devices, and what their disk holds.
+DISK = {"virtio_garbage": bytes(1 << 20), "smc_dma": numbered_functions()}
 
 
 def status_of(value):
@@ -27,12 +35,11 @@ def status_of(value):
 
 
 def disk_image(args, scratch):
-    size = DISK.get(Path(args.guest).stem)
-    if not size:
+    content = DISK.get(Path(args.guest).stem)
+    if content is None:
         return None
     image = Path(scratch, "disk")
-    with image.open("wb") as f:
-        f.truncate(size)
+    image.write_bytes(content)
     return image
 
 
