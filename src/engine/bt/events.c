@@ -112,7 +112,7 @@ static bool near_page_end(gva_t rip) { return PAGE_OFFSET(rip) > PAGE_SIZE - 15;
 static u64 next_frame(struct bt_vcpu *v)
 {
 	u64 gpfn;
-	if (fetch_frame(v, PAGE_BASE(v->cpu.rip) + PAGE_SIZE, &gpfn) && gpfn < v->vm->nframes)
+	if (fetch_frame(v, PAGE_BASE(v->cpu.rip) + PAGE_SIZE, &gpfn) && gpfn < v->vm->nframes && gpfn < 1u << 28)
 		return gpfn;
 	v->cpu.fault.pending = false;
 	return 0;
@@ -124,8 +124,8 @@ static struct bt_block *block_here(struct bt_vcpu *v)
 	u64 gpfn;
 	if (!fetch_frame(v, v->cpu.rip, &gpfn))
 		return NULL;
-	if (gpfn >= v->vm->nframes)
-		return NULL;
+	if (gpfn >= v->vm->nframes || gpfn >= 1u << 28 || bt_itlb_tag(v->cpu.rip, gpfn) == 0)
+		return NULL; /* no tag could tell: page 0 in frame 0 has that of an empty entry */
 	u64 gpfn2 = near_page_end(v->cpu.rip) ? next_frame(v) : 0;
 	struct bt_block *b = bt_block_find(v, v->cpu.rip, gpfn, v->mode);
 	if (b && b->gpfn2 && b->gpfn2 != gpfn2) {
