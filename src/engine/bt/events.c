@@ -145,6 +145,13 @@ static bool interrupt_waits(const struct bt_vcpu *v)
 
 static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 {
+/* Translated code runs: no shadow of STI, MOV SS or RF outlasts one instruction. */
+static void past_shadows(struct bt_vcpu *v)
+{
+	v->cpu.irq_shadow = v->cpu.debug_shadow = false;
+	v->cpu.rflags &= ~(u64)FL_RF;
+}
+
 	v->st.dispatches++;
 	*out = NULL;
 	for (int i = 0; i < 3; i++) {
@@ -153,9 +160,9 @@ static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 		bt_update_mode(v);
 		if (v->mode & MODE_INTERP)
 			return NULL;
-		if (interrupt_waits(v))
+		if (interrupt_waits(v) || v->cpu.irq_shadow) /* what stands in a shadow is interpreted */
 			return NULL;
-		v->cpu.irq_shadow = v->cpu.debug_shadow = false;
+		past_shadows(v);
 		adopt_mode(v, v->mode);
 		struct bt_block *b = block_here(v);
 		if (b) {
@@ -194,10 +201,10 @@ static void remember_target(struct bt_vcpu *v, const struct bt_block *b)
 void *bt_dispatch(struct bt_vcpu *v)
 {
 	bt_update_mode(v);
-	if (!must_leave(v) && !interrupt_waits(v)) {
+	if (!must_leave(v) && !interrupt_waits(v) && !v->cpu.irq_shadow) {
 		void *h = cached_target(v);
 		if (h) {
-			v->cpu.irq_shadow = v->cpu.debug_shadow = false;
+			past_shadows(v);
 			return finish(v, h);
 		}
 	}
@@ -219,7 +226,7 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (last || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
 	    interrupt_waits(v))
 		return bt_dispatch(v);
-	v->cpu.irq_shadow = v->cpu.debug_shadow = false;
+	past_shadows(v);
 	return finish(v, host(v, b->checked + p->m[1].host));
 }
 

@@ -367,8 +367,8 @@ static void change_flag(struct tr *t, i32 mask, i32 set)
 
 static void flow_sti(struct tr *t)
 {
-	/* The instruction behind STI runs before any interrupt; when it lies on the next page, the interpreter's shadow takes care. */
-	if (t->user || PAGE_OFFSET(t->next) == 0) {
+	/* The instruction behind STI runs before any interrupt; when it may reach into the next page, the interpreter's shadow takes care. */
+	if (t->user || PAGE_OFFSET(t->next) == 0 || PAGE_OFFSET(t->next) > PAGE_SIZE - 15) {
 		tr_interp(t, true);
 		return;
 	}

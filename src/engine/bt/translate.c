@@ -115,7 +115,8 @@ static void translate_run(struct tr *t, const u8 *page)
 	bool poll_here = false;
 	while (!t->end) {
 		u32 start = PAGE_OFFSET(t->b->gva) + (u32)(t->next - t->b->gva);
-		if (start >= PAGE_SIZE || (t->b->ninsns >= BT_MAX_INSNS && !t->poll_after_next) || t->nstubs > TR_STUBS - 32) {
+		bool full = t->b->ninsns >= BT_MAX_INSNS || t->nstubs > TR_STUBS - 32;
+		if (start >= PAGE_SIZE || (full && !t->poll_after_next)) {
 			leave_block(t, poll_here);
 			return;
 		}
