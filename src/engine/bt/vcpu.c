@@ -195,7 +195,7 @@ static void env_mode_changed(void *opaque)
 {
 	struct bt_vcpu *v = opaque;
 	u64 rules = (v->cpu.cr0 & (CR0_WP | CR0_PG)) | (v->cpu.cr4 & (CR4_SMEP | CR4_SMAP | CR4_PAE | CR4_PCIDE)) << 32 |
-		    (u64)(v->cpu.msr.efer & EFER_NXE) << 20;
+		    (u64)(v->cpu.msr.efer & EFER_NXE) << 24;
 	if (rules != v->paging_rules) {
 		v->paging_rules = rules;
 		bt_shadow_flush(v, -1, true);
