@@ -669,6 +669,7 @@ static void bt_vcpu_sync_in(struct engine_vcpu *ev)
 {
 	struct bt_vcpu *v = vcpu(ev);
 	v->halted = v->cpu.halted;
+	bt_shadow_flush(v, -1, true); /* CR3 may be another one, which MOV CR3 would have flushed for */
 	env_mode_changed(v);
 }
 
