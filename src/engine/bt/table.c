@@ -92,6 +92,7 @@ static const struct bt_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	M(IRET) = {K_STOP, 0},
 	M(IRETD) = {K_STOP, 0},
 	M(HLT) = {K_STOP, 0},
+	M(INVPCID) = {K_STOP, 0}, /* the code page may be mapped elsewhere behind it */
 	M(SYSENTER) = {K_STOP, 0},
 	M(SYSEXIT) = {K_STOP, 0},
 	/* sensitive, implicit memory operands, or state that must not show host addresses: never copied */
