@@ -143,8 +143,6 @@ static bool interrupt_waits(const struct bt_vcpu *v)
 	return __atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) == 0 && (v->cpu.rflags & FL_IF);
 }
 
-static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
-{
 /* Translated code runs: no shadow of STI, MOV SS or RF outlasts one instruction. */
 static void past_shadows(struct bt_vcpu *v)
 {
@@ -152,6 +150,8 @@ static void past_shadows(struct bt_vcpu *v)
 	v->cpu.rflags &= ~(u64)FL_RF;
 }
 
+static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
+{
 	v->st.dispatches++;
 	*out = NULL;
 	for (int i = 0; i < 3; i++) {
