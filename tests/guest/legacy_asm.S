@@ -501,7 +501,7 @@ real_start:
 	rol $8, %eax
 	mov %eax, 0x600c
 	mov $0x6000, %ebx
-	addr32 mov 0xc(%ebx), %cx
+	mov 0xc(%ebx), %cx
 	mov %cx, 0x6014
 	/* string move with 16-bit indices */
 	push %ds

@@ -303,7 +303,7 @@ __asm__(".text\n"
 	"	popq sc_flags(%rip)\n"
 	"	incq sc_count(%rip)\n"
 	"	mov $0x77, %eax\n"
-	"	rex.w sysexit\n");
+	"	sysexitq\n");
 extern u8 sysenter_stack_top[];
 
 UTEXT static u64 user_sysenter(u64 arg)
