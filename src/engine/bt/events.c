@@ -140,6 +140,8 @@ static struct bt_block *block_here(struct bt_vcpu *v)
 
 static bool interrupt_waits(const struct bt_vcpu *v)
 {
+	if (v->cpu.nmi_pending && !v->cpu.nmi_blocked)
+		return true;
 	return __atomic_load_n(&v->irq_idle, __ATOMIC_ACQUIRE) == 0 && (v->cpu.rflags & FL_IF);
 }
 
