@@ -11,8 +11,6 @@ void apic_write(u32 reg, u32 v) { *(volatile u32 *)(APIC_BASE + reg) = v; }
 
 void apic_enable(void)
 {
-	outb(0x21, 0xff);
-	outb(0xa1, 0xff);
 	wrmsr(0x1b, rdmsr(0x1b) | 0x800);
 	apic_write(APIC_SPIV, 0x1ff);
 }

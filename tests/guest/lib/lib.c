@@ -151,6 +151,8 @@ int memcmp(const void *a, const void *b, u64 n)
 
 void lib_main(void)
 {
+	outb(0x21, 0xff); /* firmware may have left the old interrupt controllers open */
+	outb(0xa1, 0xff);
 	desc_load();
 	trap_init();
 	paging_init();

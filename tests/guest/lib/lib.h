@@ -277,7 +277,7 @@ extern u8 user_stack[8192];
 #define APIC_TMCCT 0x390
 #define APIC_TDCR 0x3e0
 extern volatile u32 irq_count[256];
-void apic_enable(void); /* xAPIC, spurious vector 0xff, PICs masked */
+void apic_enable(void); /* xAPIC, spurious vector 0xff */
 u32 apic_read(u32 reg);
 void apic_write(u32 reg, u32 v);
 void irq_catch(u32 vector); /* count it and send EOI */
