@@ -6,7 +6,8 @@
 #include <cpuid.h>
 #include <string.h>
 
-#define HLT 0xf4
+static const u8 end_marker_ring3[] = {0xf4};	   /* hlt */
+static const u8 end_marker_ring0[] = {0x0f, 0x0b}; /* ud2 */
 
 static bool branch_reaches(const struct cpu_case *c, u32 i)
 {
@@ -24,13 +25,22 @@ static void branch_patch(struct cpu_case *c, u32 i)
 	memcpy(c->code + c->offset[i + 1] - in->branch_len, &rel, in->branch_len);
 }
 
+static u32 append_end_marker(struct cpu_case *c, u32 at)
+{
+	const u8 *marker = c->ring ? end_marker_ring3 : end_marker_ring0;
+	u32 len = c->ring ? sizeof(end_marker_ring3) : sizeof(end_marker_ring0);
+
+	memcpy(c->code + at, marker, len);
+	return at + len;
+}
+
 bool case_layout(struct cpu_case *c)
 {
 	u32 at = 0;
 
 	for (u32 i = 0; i < c->n; i++) {
 		c->offset[i] = at;
-		if (at + c->insn[i].len + 1 > CASE_MAX_CODE)
+		if (at + c->insn[i].len + sizeof(end_marker_ring0) > CASE_MAX_CODE)
 			return false;
 		memcpy(c->code + at, c->insn[i].bytes, c->insn[i].len);
 		at += c->insn[i].len;
@@ -46,7 +56,7 @@ bool case_layout(struct cpu_case *c)
 	if (c->fall_off)
 		c->start = CASE_CODE_SIZE - at;
 	else
-		c->code[at++] = HLT;
+		at = append_end_marker(c, at);
 	c->code_len = at;
 	return c->start + at <= CASE_CODE_SIZE;
 }

@@ -54,6 +54,7 @@ struct cpu_case {
 	u32 n;
 	struct case_insn insn[CASE_MAX_INSN];
 	u32 start; /* offset of the first instruction in the code area */
+	u8 ring; /* the guest's privilege level, 3 or 0; the real CPU is always in ring 3 */
 	bool fall_off; /* no end marker: the code ends at the end of the code area and the next fetch faults */
 
 	u64 gpr[16];
@@ -88,7 +89,8 @@ struct cpu_result {
 	char note[160];
 };
 
-/* Place the instructions, patch branches, append the end marker (HLT, which is #GP(0) at CPL 3). False when it does not fit. */
+/* Place the instructions, patch branches, append the end marker (in ring 3 HLT, which is #GP(0) there and cheap to catch; UD2 in ring 0). False when
+ * it does not fit. */
 bool case_layout(struct cpu_case *c);
 
 /* Take instructions out, keep branches going to the same ones, lay out again. */

@@ -152,6 +152,8 @@ static void gen_body(struct gen *g, const struct gen_options *o)
 
 	for (u32 tries = 0; made < want && tries < 4 * want && !gen_full(g); tries++) {
 		cls = o->only_class >= 0 ? (u32)o->only_class : weighted(g, t->cls, CLASS_COUNT);
+		if (cls == CLASS_SYSTEM && !o->ring)
+			continue;
 		if (cls == CLASS_GATHER && !made)
 			gen_state_vectors(g, true);
 		if (want > 3 && prng_chance(&g->rnd, 4))
@@ -169,6 +171,7 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c)
 
 	memset(c, 0, sizeof(*c));
 	c->seed = seed;
+	c->ring = o->ring;
 	prng_seed(&g.rnd, seed);
 	gen_state(&g);
 	pick_start(&g);

@@ -27,6 +27,7 @@ struct gen_options {
 	forms_has_fn has;
 	int only_class; /* -1: a mix */
 	u32 max_insns;	/* 1-24 */
+	u8 ring;	/* 3, or 0: without instructions that behave differently there */
 };
 
 void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c);

@@ -4,6 +4,7 @@
  * where the registers' values are known. What comes out is decoded again; what Zydis does not accept is thrown away.
  */
 #include "gen.h"
+#include "isa.h"
 
 #include <string.h>
 
@@ -207,7 +208,7 @@ static bool draft_decode(struct gen *g, struct draft *d)
 {
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->forms->decoder, d->bytes, 15, &d->in, d->op)))
 		return false;
-	return forms_allowed(&d->in, g->has);
+	return forms_allowed(&d->in, g->has) && (g->c->ring || isa_same_in_ring0(&d->in));
 }
 
 static void draft_random(struct gen *g, struct draft *d, const struct form *fm)

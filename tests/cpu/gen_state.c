@@ -136,6 +136,8 @@ void gen_state(struct gen *g)
 		g->value[4] = c->gpr[4] = CASE_DATA + 0x800 + (prng_below(&g->rnd, 0x2000) & (prng_chance(&g->rnd, 80) ? ~7u : ~0u));
 	g->known = 0xffff;
 	c->rflags = 0x202 | (prng_next(&g->rnd) & 0x8d5) | (prng_chance(&g->rnd, 12) ? 0x400 : 0) | (prng_chance(&g->rnd, 4) ? 0x40000 : 0);
+	if (!c->ring)
+		c->rflags &= ~0x40000ull; /* alignment is checked in ring 3 only */
 	c->fs_base = segment_base(g);
 	c->gs_base = segment_base(g);
 	c->data_seed = prng_next(&g->rnd);

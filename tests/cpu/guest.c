@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define KERNEL_BASE 0xffffffff80000000ull /* maps guest-physical 0 to 64 KiB, supervisor only */
+#define KERNEL_BASE 0xffffa5a500000000ull /* maps guest-physical 0 to 64 KiB, supervisor only; far from what a sign-extended displacement reaches */
 #define KERNEL_PAGES 16u
 
+/* Tables below the root exist twice: for ring 3 (entries of the case's pages with U/S set) and, at OTHER, for ring 0. */
+#define OTHER 0x10000u
 #define PML4 0x1000u
 #define PDPT_LOW 0x2000u
 #define PD_LOW 0x3000u
@@ -32,6 +34,7 @@
 #define PTE_NX (1ull << 63)
 
 #define SEL_KERNEL_CODE 0x10u
+#define SEL_KERNEL_DATA 0x18u
 #define SEL_USER_DATA 0x2bu
 #define SEL_USER_CODE 0x33u
 #define SEL_TSS 0x40u
@@ -53,21 +56,23 @@ static void map_range(struct guest *g, gpa_t table, u32 first, u32 pages, gpa_t 
 		put64(g, table + 8 * (first + i), (phys + i * 4096ull) | flags | PTE_P | PTE_AD);
 }
 
-static void build_pages(struct guest *g)
+static u32 index_at(u64 va, u32 level) { return (u32)(va >> (12 + 9 * (level - 1)) & 511); }
+
+static void build_pages(struct guest *g, gpa_t at, u64 user)
 {
 	const u64 upper = PTE_P | PTE_W | PTE_U | 0x20;
 
-	put64(g, PML4, PDPT_LOW | upper);
-	put64(g, PML4 + 8 * 511, PDPT_HIGH | upper);
-	put64(g, PDPT_LOW, PD_LOW | upper);
-	put64(g, PDPT_HIGH + 8 * 510, PD_HIGH | upper);
-	put64(g, PD_HIGH, PT_HIGH | upper);
-	put64(g, PD_LOW + 8 * (CASE_CODE >> 21), PT_CODE | upper);
-	put64(g, PD_LOW + 8 * (CASE_DATA >> 21), PT_DATA | upper);
-	map_range(g, PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
-	map_range(g, PT_CODE, 0, CASE_CODE_PAGES, CODE_PHYS, PTE_U);
-	map_range(g, PT_DATA, 0, CASE_DATA_PAGES, DATA_PHYS, PTE_U | PTE_W | PTE_NX);
-	map_range(g, PT_DATA, CASE_DATA_PAGES, CASE_ROM_PAGES, DATA_PHYS + CASE_DATA_SIZE, PTE_U | PTE_NX);
+	put64(g, at + PML4, (at + PDPT_LOW) | upper);
+	put64(g, at + PML4 + 8 * index_at(KERNEL_BASE, 4), (at + PDPT_HIGH) | upper);
+	put64(g, at + PDPT_LOW, (at + PD_LOW) | upper);
+	put64(g, at + PDPT_HIGH + 8 * index_at(KERNEL_BASE, 3), (at + PD_HIGH) | upper);
+	put64(g, at + PD_HIGH + 8 * index_at(KERNEL_BASE, 2), (at + PT_HIGH) | upper);
+	put64(g, at + PD_LOW + 8 * index_at(CASE_CODE, 2), (at + PT_CODE) | upper);
+	put64(g, at + PD_LOW + 8 * index_at(CASE_DATA, 2), (at + PT_DATA) | upper);
+	map_range(g, at + PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
+	map_range(g, at + PT_CODE, 0, CASE_CODE_PAGES, CODE_PHYS, user);
+	map_range(g, at + PT_DATA, 0, CASE_DATA_PAGES, DATA_PHYS, user | PTE_W | PTE_NX);
+	map_range(g, at + PT_DATA, CASE_DATA_PAGES, CASE_ROM_PAGES, DATA_PHYS + CASE_DATA_SIZE, user | PTE_NX);
 }
 
 static void build_gdt(struct guest *g)
@@ -82,6 +87,7 @@ static void build_gdt(struct guest *g)
 	put64(g, GDT + SEL_TSS, 0x0000890000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56);
 	put64(g, GDT + SEL_TSS + 8, tss >> 32);
 	put64(g, TSS + 4, KERNEL_BASE + STACK_TOP);
+	put64(g, TSS + 0x24, KERNEL_BASE + STACK_TOP); /* IST1: in ring 0 the case's stack may be anywhere */
 	put64(g, TSS + 0x60, 0x0067000000000000ull); /* I/O map beyond the limit: no port is allowed */
 }
 
@@ -93,7 +99,7 @@ static void build_idt(struct guest *g)
 	for (u32 v = 0; v < 256; v++) {
 		u64 at = KERNEL_BASE + STUBS + v * STUB_SIZE, dpl = v == VEC_BP || v == VEC_OF ? 3 : 0;
 
-		put64(g, IDT + 16 * v, (at & 0xffff) | SEL_KERNEL_CODE << 16 | (0x8e00ull | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48);
+		put64(g, IDT + 16 * v, (at & 0xffff) | SEL_KERNEL_CODE << 16 | (0x8e01ull | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48);
 		put64(g, IDT + 16 * v + 8, at >> 32);
 		if (!gm_write(&g->gm, STUBS + v * STUB_SIZE, stub, STUB_SIZE))
 			return;
@@ -110,7 +116,8 @@ int guest_create(struct guest *g, struct err *e)
 	if (r)
 		return r;
 	x86_cpuid_build(&g->cpuid, &config);
-	build_pages(g);
+	build_pages(g, 0, PTE_U);
+	build_pages(g, OTHER, 0);
 	build_gdt(g);
 	build_idt(g);
 	return 0;
@@ -134,8 +141,13 @@ static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
 
 	for (u32 i = 0; i < SEG_COUNT; i++)
 		c->seg[i] = null_seg;
-	c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE, .attr = ATTR_CODE64 | ATTR_DPL3, .limit = ~0u};
-	c->seg[SEG_SS] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
+	if (cs->ring) {
+		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE, .attr = ATTR_CODE64 | ATTR_DPL3, .limit = ~0u};
+		c->seg[SEG_SS] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
+	} else {
+		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_KERNEL_CODE, .attr = ATTR_CODE64, .limit = ~0u};
+		c->seg[SEG_SS] = (struct x86_seg){.sel = SEL_KERNEL_DATA, .attr = ATTR_DATA, .limit = ~0u};
+	}
 	c->seg[SEG_FS].base = cs->fs_base;
 	c->seg[SEG_GS].base = cs->gs_base;
 	c->ldt = (struct x86_seg){.attr = SEGA_UNUSABLE};
@@ -144,11 +156,11 @@ static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
 	c->idt = (struct x86_dtr){.base = KERNEL_BASE + IDT, .limit = 0xfff};
 }
 
-static void load_control(struct guest *g, struct x86_cpu *c)
+static void load_control(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
 {
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	c->cr2 = 0;
-	c->cr3 = PML4;
+	c->cr3 = cs->ring ? PML4 : OTHER + PML4;
 	c->cr4 = CR4_PAE | CR4_PGE | CR4_DE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE | CR4_UMIP;
 	c->msr.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	c->xcr0 = CASE_XFEATURES & g->cpuid.xcr0_supported;
@@ -174,7 +186,7 @@ void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
 	x86_reset(c, true, false);
 	load_memory(g, cs);
 	load_segments(c, cs);
-	load_control(g, c);
+	load_control(g, cs, c);
 	memcpy(c->gpr, cs->gpr, sizeof(c->gpr));
 	c->rip = CASE_CODE + cs->start;
 	c->rflags = cs->rflags;

@@ -198,3 +198,15 @@ enum form_class isa_class(const ZydisDecodedInstruction *in)
 		return CLASS_SSE;
 	return CLASS_GENERAL;
 }
+
+bool isa_same_in_ring0(const ZydisDecodedInstruction *in)
+{
+	static const u16 different[] = {ZYDIS_MNEMONIC_POPF, ZYDIS_MNEMONIC_POPFQ, ZYDIS_MNEMONIC_POPFD, ZYDIS_MNEMONIC_CLI, ZYDIS_MNEMONIC_STI};
+
+	for (u32 i = 0; i < ARRAY_SIZE(different); i++)
+		if (different[i] == (u16)in->mnemonic)
+			return false;
+	if (in->mnemonic == ZYDIS_MNEMONIC_MOV && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode == 0x8c)
+		return false;
+	return !(in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) && isa_class(in) != CLASS_SYSTEM;
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Comparison of results. See judge.h; the table of undefined flags is in undefined.c. */
 #include "judge.h"
+#include "isa.h"
 #include "undefined.h"
 
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #define VEC_PF 14u
 #define VEC_AC 17u
 #define PF_PRESENT 1u
+#define PF_USER 4u
 #define X87_STATE_SIZE 160u
 #define USER_END 0x7ffffffff000ull
 
@@ -55,6 +57,8 @@ static void compare_ending(struct report *r, const struct cpu_result *cpu, const
 	/* For addresses beyond the user's Linux reports every fault as a protection violation. */
 	if (cpu->vector == VEC_PF && cpu->cr2 >= USER_END)
 		mask = ~PF_PRESENT;
+	if (cpu->vector == VEC_PF && notes->ring0)
+		mask &= ~PF_USER;
 	compare_u64(r, "error", cpu->error & mask, engine->error & mask);
 	if (cpu->vector == VEC_PF && engine->vector == VEC_PF && !notes->any_fault && !notes->any_fault_byte)
 		compare_u64(r, "cr2", cpu->cr2, engine->cr2);
@@ -143,7 +147,7 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
 
 	if (!decode_at(forms, c, rip, &in, op))
 		return true;
-	if (!forms_allowed(&in, has)) {
+	if (!forms_allowed(&in, has) || (!c->ring && !isa_same_in_ring0(&in))) {
 		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic), (unsigned long long)rip);
 		return false;
 	}
@@ -197,6 +201,10 @@ static void judge_last(const struct forms *forms, const struct cpu_case *c, cons
 
 	if (!decode_at(forms, c, cpu->rip, &in, op))
 		return;
+	if (!c->ring && !isa_same_in_ring0(&in)) {
+		notes->excused = true;
+		snprintf(notes->why, sizeof(notes->why), "%s is privileged", ZydisMnemonicGetString(in.mnemonic));
+	}
 	notes->any_fault = is_one_of(in.mnemonic, two_reads, ARRAY_SIZE(two_reads));
 	notes->any_fault_byte = is_one_of(in.mnemonic, piecemeal, ARRAY_SIZE(piecemeal));
 	notes->mmx_fault = in.meta.isa_ext == ZYDIS_ISA_EXT_MMX || in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
@@ -208,6 +216,7 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 	u32 steps = completed_steps(c, cpu, t);
 
 	memset(notes, 0, sizeof(*notes));
+	notes->ring0 = !c->ring;
 	judge_last(forms, c, cpu, notes);
 	for (u32 i = 0; i < steps && !notes->excused; i++)
 		notes->excused = !judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);

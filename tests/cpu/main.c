@@ -25,6 +25,7 @@ struct options {
 	u64 seed, cases;
 	int only_class;
 	u32 max_insns, repeat, max_failures;
+	u8 ring;
 	bool replay, coverage, directed_only;
 };
 
@@ -45,7 +46,7 @@ static bool comparable(const struct cpu_result *r) { return r->end == END_FAULT;
 /* Compares the engine's result for c with the CPU's. Texts go to r->text. */
 static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
 {
-	struct judge_notes notes = {0};
+	struct judge_notes notes = {.ring0 = !c->ring};
 
 	if (!judge_compare(cpu, &r->engine, &notes, r->text, sizeof(r->text)))
 		return false;
@@ -148,7 +149,7 @@ static void run_batch(struct run *r, u32 n, const char *name)
 static void run_random(struct run *r)
 {
 	const struct gen_options go = {
-		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns};
+		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns, .ring = r->o.ring};
 	u64 i = 0;
 
 	while (i < r->o.cases && r->failures < r->o.max_failures) {
@@ -164,7 +165,7 @@ static void run_random(struct run *r)
 
 static void run_directed(struct run *r)
 {
-	const struct gen_options go = {.forms = &r->forms, .has = r->o.subject->has};
+	const struct gen_options go = {.forms = &r->forms, .has = r->o.subject->has, .ring = 3};
 
 	for (u32 i = 0; i < directed_count() && r->failures < r->o.max_failures; i++) {
 		if (!directed_case(&go, i, r->o.seed, &r->batch[0])) {
@@ -180,7 +181,7 @@ static void run_directed(struct run *r)
 static void replay(struct run *r)
 {
 	const struct gen_options go = {
-		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns};
+		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns, .ring = r->o.ring};
 
 	gen_case(&go, r->o.seed, &r->batch[0]);
 	run_natively(r, 1, true);
@@ -192,7 +193,7 @@ static void replay(struct run *r)
 static int usage(void)
 {
 	fprintf(stderr, "usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
-			"                [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
+			"                [--ring 0|3] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -217,11 +218,11 @@ static bool parse(int argc, char **argv, struct options *o)
 		{"cases", required_argument, NULL, 'n'},    {"class", required_argument, NULL, 'c'},
 		{"max-insns", required_argument, NULL, 'm'}, {"repeat", required_argument, NULL, 'r'},
 		{"max-failures", required_argument, NULL, 'f'}, {"replay", no_argument, NULL, 'R'},
-		{"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
+		{"ring", required_argument, NULL, 'g'},	    {"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
 		{NULL, 0, NULL, 0}};
 	int opt;
 
-	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5};
+	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5, .ring = 3};
 	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
 		switch (opt) {
 		case 'e':
@@ -247,6 +248,9 @@ static bool parse(int argc, char **argv, struct options *o)
 		case 'f':
 			o->max_failures = (u32)strtoul(optarg, NULL, 0);
 			break;
+		case 'g':
+			o->ring = (u8)strtoul(optarg, NULL, 0);
+			break;
 		case 'R':
 			o->replay = true;
 			break;
@@ -260,7 +264,7 @@ static bool parse(int argc, char **argv, struct options *o)
 			return false;
 		}
 	}
-	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc;
+	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc && (o->ring == 0 || o->ring == 3);
 }
 
 static int open_all(struct run *r, struct err *e)
@@ -291,7 +295,7 @@ static void run_all(struct run *r)
 	if (r->o.replay) {
 		replay(r);
 	} else {
-		if (r->o.only_class < 0)
+		if (r->o.only_class < 0 && r->o.ring)
 			run_directed(r);
 		if (!r->o.directed_only)
 			run_random(r);

@@ -27,7 +27,7 @@ void show_case(const struct forms *forms, const struct cpu_case *c)
 	ZydisFormatterInit(&fmt, ZYDIS_FORMATTER_STYLE_INTEL);
 	for (u32 i = 0; i < c->n; i++)
 		show_insn(forms, &fmt, c, i);
-	printf("  %s\n  start:", c->fall_off ? "(end of the code pages)" : "(end marker: hlt)");
+	printf("  %s\n  start:", c->fall_off ? "(end of the code pages)" : "(end marker)");
 	for (u32 i = 0; i < 16; i++)
 		printf("%s r%u=%llx", i % 8 ? "" : "\n   ", i, (unsigned long long)c->gpr[i]);
 	printf("\n    flags=%llx fs=%llx gs=%llx mxcsr=%x fcw=%x fsw=%x ftw=%x xstate_bv=%x\n", (unsigned long long)c->rflags,
