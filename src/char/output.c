@@ -24,7 +24,7 @@
 #define FLUSH_AT 1024u
 #define FLUSH_AFTER_NS 1000000ull
 #define STALL_WAIT_NS (2 * NS_PER_SEC)
-#define CLOSE_WAIT_MS 1000
+#define CLOSE_WAIT_MS 10000 /* without a byte taken */
 #define SAFE_CHUNK 64u /* what a terminal that says it has room takes without blocking */
 
 int reopen_nonblocking(int fd, int flags)
@@ -261,15 +261,17 @@ int out_open(struct out_queue *q, struct evloop *l, int fd, bool fd_is_ours, str
 /* The loop does not run any more: empty the queue here. */
 static void drain_for_good(struct out_queue *q)
 {
-	u64 deadline = host_now_ns() + CLOSE_WAIT_MS * 1000000ull;
+	size_t before;
 
 	drain(q);
-	while (q->len > 0 && !q->broken && host_now_ns() < deadline) {
+	do {
 		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
 
-		poll(&p, 1, CLOSE_WAIT_MS);
+		before = q->len;
+		if (q->len > 0 && !q->broken)
+			poll(&p, 1, CLOSE_WAIT_MS);
 		drain(q);
-	}
+	} while (q->len > 0 && q->len < before && !q->broken);
 	q->dropped += q->len;
 	q->stalled = false;
 	report_dropped(q);
