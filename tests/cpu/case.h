@@ -55,6 +55,7 @@ struct cpu_case {
 	struct case_insn insn[CASE_MAX_INSN];
 	u32 start; /* offset of the first instruction in the code area */
 	u8 ring; /* the guest's privilege level, 3 or 0; the real CPU is always in ring 3 */
+	u8 bits; /* 64, or 32: compatibility mode, in ring 3 only */
 	bool fall_off; /* no end marker: the code ends at the end of the code area and the next fetch faults */
 
 	u64 gpr[16];

@@ -186,6 +186,7 @@ bool directed_case(const struct gen_options *o, u32 i, u64 seed, struct cpu_case
 	memset(c, 0, sizeof(*c));
 	c->seed = seed + i;
 	c->ring = o->ring;
+	c->bits = 64;
 	prng_seed(&g.rnd, seed + i);
 	gen_state(&g);
 	fixed_registers(c);

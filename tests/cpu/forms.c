@@ -111,7 +111,7 @@ static u64 operand_shape(const ZydisDecodedInstruction *in, const ZydisDecodedOp
 
 static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 modrm, struct probe *p)
 {
-	const struct form_fill fill = {.aaa = aaa, .l = fm->l, .x = fm->encoding != ENC_LEGACY && modrm < 0xc0};
+	const struct form_fill fill = {.aaa = aaa, .l = fm->l, .x = b->f->bits == 64 && fm->encoding != ENC_LEGACY && modrm < 0xc0};
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction in;
 	u8 bytes[24] = {0};
@@ -125,6 +125,9 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 		return false;
 	/* AMD and Intel CPUs disagree on what 66h does to near branches; no compiler emits it. */
 	if (fm->pp == PP_66 && isa_class(&in) == CLASS_BRANCH)
+		return false;
+	/* W=1 is ignored by Intel's CPUs and #UD on AMD's, where there is no 64-bit register to move. */
+	if (b->f->bits == 32 && fm->w && (in.mnemonic == ZYDIS_MNEMONIC_VPEXTRD || in.mnemonic == ZYDIS_MNEMONIC_VPINSRD))
 		return false;
 	p->valid = true;
 	p->needs_mask = aaa != 0;
@@ -247,13 +250,13 @@ static void add_opcode(struct builder *b, struct form fm)
 	add_register(b, fm);
 }
 
-static bool is_prefix_or_escape(u32 map, u32 op)
+static bool is_prefix_or_escape(const struct forms *f, u32 map, u32 op)
 {
 	static const u8 bytes[] = {0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0xc4, 0xc5, 0x62};
 
 	if (map == 1)
 		return op == 0x38 || op == 0x3a || op == 0x0f;
-	return map == 0 && ((op & 0xf0) == 0x40 || memchr(bytes, (int)op, sizeof(bytes)));
+	return map == 0 && ((f->bits == 64 && (op & 0xf0) == 0x40) || memchr(bytes, (int)op, sizeof(bytes)));
 }
 
 /* A prefix or W that changes nothing is no form of its own; the generator adds superfluous prefixes anyway. */
@@ -288,7 +291,9 @@ static void enumerate(struct builder *b, u8 encoding, u8 first_map, u8 last_map,
 		fm.pp = (u8)(i / lengths / 2 % 4);
 		fm.opcode = (u8)(i / lengths / 8 % 256);
 		fm.map = (u8)(first_map + i / lengths / 8 / 256);
-		if (encoding == ENC_LEGACY && (is_prefix_or_escape(fm.map, fm.opcode) || same_as_plainer(b, &fm)))
+		if (b->f->bits == 32 && encoding == ENC_LEGACY && fm.w)
+			continue;
+		if (encoding == ENC_LEGACY && (is_prefix_or_escape(b->f, fm.map, fm.opcode) || same_as_plainer(b, &fm)))
 			continue;
 		add_opcode(b, fm);
 	}
@@ -322,12 +327,16 @@ static void group_forms(struct forms *f)
 	}
 }
 
-bool forms_build(struct forms *f, forms_has_fn has)
+bool forms_build(struct forms *f, forms_has_fn has, u8 bits)
 {
 	struct builder b = {.f = f, .has = has};
 
 	memset(f, 0, sizeof(*f));
-	ZydisDecoderInit(&f->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	f->bits = bits;
+	if (bits == 64)
+		ZydisDecoderInit(&f->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	else
+		ZydisDecoderInit(&f->decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
 	enumerate(&b, ENC_LEGACY, 0, 3, 1);
 	enumerate(&b, ENC_VEX, 1, 3, 2);
 	enumerate(&b, ENC_EVEX, 1, 3, 3);

@@ -56,12 +56,14 @@ struct forms {
 	u32 ngroups;
 	u32 class_first[CLASS_COUNT], class_n[CLASS_COUNT]; /* in group */
 	ZydisDecoder decoder;
+	u8 bits;
 };
 
 /* Does the machine announce CPUID bit `bit` of register `reg` (0 eax ... 3 edx)? */
 typedef bool (*forms_has_fn)(u32 leaf, u32 sub, u32 reg, u32 bit);
 
-bool forms_build(struct forms *f, forms_has_fn has);
+/* bits: 64, or 32 for compatibility mode. */
+bool forms_build(struct forms *f, forms_has_fn has, u8 bits);
 void forms_free(struct forms *f);
 const char *form_class_name(u32 cls);
 int form_class_by_name(const char *name); /* -1: no such class */

@@ -115,7 +115,8 @@ static void special(struct gen *g)
 	switch (prng_below(&g->rnd, 5)) {
 	case 0:
 	case 1:
-		indirect(g);
+		if (g->c->bits == 64) /* rip-relative LEA */
+			indirect(g);
 		break;
 	case 2:
 		loop_by_rcx(g, back);
@@ -172,6 +173,7 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c)
 	memset(c, 0, sizeof(*c));
 	c->seed = seed;
 	c->ring = o->ring;
+	c->bits = o->forms->bits;
 	prng_seed(&g.rnd, seed);
 	gen_state(&g);
 	pick_start(&g);

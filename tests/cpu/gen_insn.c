@@ -58,7 +58,12 @@ void gen_mov_imm(struct gen *g, u32 reg, u64 value)
 	u8 b[10] = {(u8)(0x48 | reg >> 3), (u8)(0xb8 | (reg & 7))};
 
 	g->known |= 1u << reg;
-	g->value[reg] = value;
+	g->value[reg] = g->c->bits == 64 ? value : (u32)value;
+	if (g->c->bits == 32) {
+		memcpy(b + 2, &value, 4);
+		gen_emit(g, b + 1, 5);
+		return;
+	}
 	if (value >> 32) {
 		memcpy(b + 2, &value, 8);
 		gen_emit(g, b, 10);
@@ -95,7 +100,7 @@ static void random_prefixes(struct gen *g, const struct form *fm, struct prefixe
 
 	p->n = 0;
 	if (prng_chance(r, branch ? 3 : 9))
-		prefix_insert(g, p, segments[prng_below(r, 6)]);
+		prefix_insert(g, p, segments[prng_below(r, g->c->bits == 64 ? 6 : 4)]); /* FS and GS are null: open in compatibility mode */
 	if (prng_chance(r, 7))
 		prefix_insert(g, p, 0x67);
 	if (fm->encoding != ENC_LEGACY)
@@ -108,7 +113,7 @@ static void random_prefixes(struct gen *g, const struct form *fm, struct prefixe
 		prefix_insert(g, p, 0x66);
 	while (prng_chance(r, 3))
 		prefix_insert(g, p, segments[prng_below(r, 4)]);
-	if (p->n && prng_chance(r, 3)) /* a REX that other prefixes follow is ignored */
+	if (g->c->bits == 64 && p->n && prng_chance(r, 3)) /* a REX that other prefixes follow is ignored */
 		prefix_insert(g, p, (u8)(0x40 | prng_below(r, 16)));
 }
 
@@ -154,7 +159,7 @@ static void draft_memory(struct gen *g, struct draft *d, u8 reg, bool vsib)
 	} else if (kind < 70) { /* rip-relative */
 		d->bytes[d->len++] = (u8)(0x05 | reg << 3);
 		d->disp_at = d->len;
-		d->rip_relative = true;
+		d->rip_relative = g->c->bits == 64;
 	} else if (kind < 78) { /* absolute, or index * scale + disp32 */
 		d->bytes[d->len++] = (u8)(0x04 | reg << 3);
 		d->bytes[d->len++] = (u8)(scale | (prng_chance(r, 50) ? 4 : prng_below(r, 8)) << 3 | 5);
@@ -187,15 +192,17 @@ static struct form_fill random_fill(struct gen *g, const struct form *fm, const 
 	struct prng *r = &g->rnd;
 	struct form_fill f = {.prefixes = p->byte, .nprefixes = p->n, .l = fm->l};
 
-	f.rex = prng_chance(r, 30);
-	f.r = prng_chance(r, 30);
-	f.x = prng_chance(r, 30);
-	f.b = prng_chance(r, 30);
-	f.vvvv = (u8)(prng_chance(r, 60) ? prng_below(r, 16) : 0);
+	if (g->c->bits == 64) {
+		f.rex = prng_chance(r, 30);
+		f.r = prng_chance(r, 30);
+		f.x = prng_chance(r, 30);
+		f.b = prng_chance(r, 30);
+		f.r2 = prng_chance(r, 30);
+		f.v2 = prng_chance(r, 30);
+	}
+	f.vvvv = (u8)(prng_chance(r, 60) ? prng_below(r, g->c->bits == 64 ? 16 : 8) : 0);
 	if (fm->encoding != ENC_EVEX)
 		return f;
-	f.r2 = prng_chance(r, 30);
-	f.v2 = prng_chance(r, 30);
 	f.aaa = (u8)(fm->needs_mask || prng_chance(r, 50) ? 1 + prng_below(r, 7) : 0);
 	f.z = f.aaa && prng_chance(r, 40);
 	f.bcst = prng_chance(r, 25);
@@ -312,6 +319,8 @@ static bool draft_aim(struct gen *g, struct draft *d)
 		return false;
 	if (d->in.address_width == 32 && want >> 32)
 		return false;
+	if (d->in.address_width == 16) /* other ModRM bytes, and nothing is mapped that low */
+		return false;
 	memcpy(d->bytes + d->disp_at, &disp, 4);
 	return true;
 }
@@ -377,7 +386,7 @@ static u32 relative_size(const struct draft *d)
 	return d->in.raw.imm[0].size == 8 ? 1 : d->in.raw.imm[0].size == 32 ? 4 : 0;
 }
 
-static void give_pointer(struct gen *g) { gen_mov_imm(g, prng_below(&g->rnd, 16), CASE_DATA + 0x800 + prng_below(&g->rnd, 0x2000)); }
+static void give_pointer(struct gen *g) { gen_mov_imm(g, prng_below(&g->rnd, g->c->bits == 64 ? 16 : 8), CASE_DATA + 0x800 + prng_below(&g->rnd, 0x2000)); }
 
 static bool draft_good(struct gen *g, struct draft *d, u32 try)
 {

@@ -135,6 +135,8 @@ void gen_state(struct gen *g)
 	if (prng_chance(&g->rnd, 85))
 		g->value[4] = c->gpr[4] = CASE_DATA + 0x800 + (prng_below(&g->rnd, 0x2000) & (prng_chance(&g->rnd, 80) ? ~7u : ~0u));
 	g->known = 0xffff;
+	for (u32 i = 0; i < 16 && c->bits == 32; i++)
+		g->value[i] = c->gpr[i] = i < 8 ? (u32)c->gpr[i] : 0;
 	c->rflags = 0x202 | (prng_next(&g->rnd) & 0x8d5) | (prng_chance(&g->rnd, 12) ? 0x400 : 0) | (prng_chance(&g->rnd, 4) ? 0x40000 : 0);
 	if (!c->ring)
 		c->rflags &= ~0x40000ull; /* alignment is checked in ring 3 only */

@@ -35,11 +35,13 @@
 
 #define SEL_KERNEL_CODE 0x10u
 #define SEL_KERNEL_DATA 0x18u
+#define SEL_USER_CODE32 0x23u
 #define SEL_USER_DATA 0x2bu
 #define SEL_USER_CODE 0x33u
 #define SEL_TSS 0x40u
 
 #define ATTR_CODE64 (0xbu | SEGA_S | SEGA_P | SEGA_L | SEGA_G)
+#define ATTR_CODE32 (0xbu | SEGA_S | SEGA_P | SEGA_DB | SEGA_G)
 #define ATTR_DATA (0x3u | SEGA_S | SEGA_P | SEGA_DB | SEGA_G)
 #define ATTR_DPL3 SEGA_DPL
 #define ATTR_TSS (0xbu | SEGA_P)
@@ -141,7 +143,11 @@ static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
 
 	for (u32 i = 0; i < SEG_COUNT; i++)
 		c->seg[i] = null_seg;
-	if (cs->ring) {
+	c->seg[SEG_DS] = c->seg[SEG_ES] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
+	if (cs->bits == 32) {
+		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE32, .attr = ATTR_CODE32 | ATTR_DPL3, .limit = ~0u};
+		c->seg[SEG_SS] = c->seg[SEG_DS];
+	} else if (cs->ring) {
 		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE, .attr = ATTR_CODE64 | ATTR_DPL3, .limit = ~0u};
 		c->seg[SEG_SS] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
 	} else {

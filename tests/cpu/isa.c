@@ -109,6 +109,7 @@ static const u16 excluded[] = {
 	ZYDIS_MNEMONIC_SYSENTER, ZYDIS_MNEMONIC_SYSRET, ZYDIS_MNEMONIC_SYSEXIT, ZYDIS_MNEMONIC_SGDT, ZYDIS_MNEMONIC_SIDT,
 	ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR, ZYDIS_MNEMONIC_SMSW, ZYDIS_MNEMONIC_LAR, ZYDIS_MNEMONIC_LSL,
 	ZYDIS_MNEMONIC_VERR, ZYDIS_MNEMONIC_VERW, ZYDIS_MNEMONIC_LFS, ZYDIS_MNEMONIC_LGS, ZYDIS_MNEMONIC_LSS,
+	ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LES,
 	ZYDIS_MNEMONIC_IRET, ZYDIS_MNEMONIC_IRETD, ZYDIS_MNEMONIC_IRETQ, ZYDIS_MNEMONIC_INT, ZYDIS_MNEMONIC_XGETBV,
 	/* they store the address of the last x87 instruction, which is not the case's when the engine runs x87 from its own code */
 	ZYDIS_MNEMONIC_FNSAVE, ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64,
@@ -141,8 +142,8 @@ static bool touches_segments(const ZydisDecodedInstruction *in)
 {
 	if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return true;
-	if (in->mnemonic == ZYDIS_MNEMONIC_POP && in->opcode_map == ZYDIS_OPCODE_MAP_0F)
-		return true;
+	if (in->mnemonic == ZYDIS_MNEMONIC_POP)
+		return in->opcode_map == ZYDIS_OPCODE_MAP_0F || in->opcode == 0x07 || in->opcode == 0x17 || in->opcode == 0x1f;
 	return in->mnemonic == ZYDIS_MNEMONIC_MOV && in->opcode == 0x8e && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 }
 

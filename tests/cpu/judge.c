@@ -64,13 +64,14 @@ static void compare_ending(struct report *r, const struct cpu_result *cpu, const
 		compare_u64(r, "cr2", cpu->cr2, engine->cr2);
 }
 
-static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine, u64 undefined)
+static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine, const struct judge_notes *notes)
 {
+	u64 mask = notes->bits32 ? 0xffffffffull : ~0ull, undefined = notes->undefined;
 	static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					      "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
-	for (u32 i = 0; i < 16; i++)
-		compare_u64(r, names[i], cpu->gpr[i], engine->gpr[i]);
+	for (u32 i = 0; i < (notes->bits32 ? 8u : 16u); i++)
+		compare_u64(r, names[i], cpu->gpr[i] & mask, engine->gpr[i] & mask);
 	compare_u64(r, "rflags", cpu->rflags & ~undefined, engine->rflags & ~undefined);
 	compare_u64(r, "fs_base", cpu->fs_base, engine->fs_base);
 	compare_u64(r, "gs_base", cpu->gs_base, engine->gs_base);
@@ -108,7 +109,7 @@ u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine,
 	if (left_open(cpu, engine))
 		return 0;
 	compare_ending(&r, cpu, engine, notes);
-	compare_registers(&r, cpu, engine, notes->undefined);
+	compare_registers(&r, cpu, engine, notes);
 	compare_bytes(&r, "xsave+", from, cpu->xsave.bytes + from, engine->xsave.bytes + from, CASE_XSAVE_SIZE - from);
 	compare_bytes(&r, "memory", CASE_DATA, cpu->data, engine->data, CASE_DATA_ALL);
 	if (engine->note[0] && r.n)
@@ -217,7 +218,12 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 
 	memset(notes, 0, sizeof(*notes));
 	notes->ring0 = !c->ring;
+	notes->bits32 = c->bits == 32;
 	judge_last(forms, c, cpu, notes);
+	if (t->n == NATIVE_TRACE) {
+		notes->excused = true;
+		snprintf(notes->why, sizeof(notes->why), "too long to be traced");
+	}
 	for (u32 i = 0; i < steps && !notes->excused; i++)
 		notes->excused = !judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);
 }

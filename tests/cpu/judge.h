@@ -13,6 +13,7 @@
 /* What a single-stepped native run says about a case. */
 struct judge_notes {
 	u64 undefined; /* RFLAGS bits without a defined value at the end */
+	bool bits32;   /* the upper halves of registers and r8 to r15 are open */
 	bool ring0;    /* the engine's page faults are not the user's */
 	bool excused;  /* the whole case says nothing; why is the reason */
 	bool any_fault;	     /* the last instruction faults on two operands: which fault comes first is open */

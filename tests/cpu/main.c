@@ -25,7 +25,7 @@ struct options {
 	u64 seed, cases;
 	int only_class;
 	u32 max_insns, repeat, max_failures;
-	u8 ring;
+	u8 ring, bits;
 	bool replay, coverage, directed_only;
 };
 
@@ -46,7 +46,7 @@ static bool comparable(const struct cpu_result *r) { return r->end == END_FAULT;
 /* Compares the engine's result for c with the CPU's. Texts go to r->text. */
 static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
 {
-	struct judge_notes notes = {.ring0 = !c->ring};
+	struct judge_notes notes = {.ring0 = !c->ring, .bits32 = c->bits == 32};
 
 	if (!judge_compare(cpu, &r->engine, &notes, r->text, sizeof(r->text)))
 		return false;
@@ -193,7 +193,7 @@ static void replay(struct run *r)
 static int usage(void)
 {
 	fprintf(stderr, "usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
-			"                [--ring 0|3] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
+			"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -218,11 +218,11 @@ static bool parse(int argc, char **argv, struct options *o)
 		{"cases", required_argument, NULL, 'n'},    {"class", required_argument, NULL, 'c'},
 		{"max-insns", required_argument, NULL, 'm'}, {"repeat", required_argument, NULL, 'r'},
 		{"max-failures", required_argument, NULL, 'f'}, {"replay", no_argument, NULL, 'R'},
-		{"ring", required_argument, NULL, 'g'},	    {"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
+		{"ring", required_argument, NULL, 'g'},	    {"bits", required_argument, NULL, 'b'},	    {"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
 		{NULL, 0, NULL, 0}};
 	int opt;
 
-	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5, .ring = 3};
+	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5, .ring = 3, .bits = 64};
 	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
 		switch (opt) {
 		case 'e':
@@ -251,6 +251,9 @@ static bool parse(int argc, char **argv, struct options *o)
 		case 'g':
 			o->ring = (u8)strtoul(optarg, NULL, 0);
 			break;
+		case 'b':
+			o->bits = (u8)strtoul(optarg, NULL, 0);
+			break;
 		case 'R':
 			o->replay = true;
 			break;
@@ -264,7 +267,8 @@ static bool parse(int argc, char **argv, struct options *o)
 			return false;
 		}
 	}
-	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc && (o->ring == 0 || o->ring == 3);
+	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc && (o->ring == 3 || (o->ring == 0 && o->bits == 64)) &&
+	       (o->bits == 32 || o->bits == 64);
 }
 
 static int open_all(struct run *r, struct err *e)
@@ -277,7 +281,7 @@ static int open_all(struct run *r, struct err *e)
 	rc = r->o.subject->open(&r->subject, e);
 	if (rc)
 		return rc;
-	return forms_build(&r->forms, r->o.subject->has) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
+	return forms_build(&r->forms, r->o.subject->has, r->o.bits) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
 }
 
 static void close_all(struct run *r)
@@ -295,7 +299,7 @@ static void run_all(struct run *r)
 	if (r->o.replay) {
 		replay(r);
 	} else {
-		if (r->o.only_class < 0 && r->o.ring)
+		if (r->o.only_class < 0 && r->o.ring && r->o.bits == 64)
 			run_directed(r);
 		if (!r->o.directed_only)
 			run_random(r);

@@ -122,7 +122,8 @@ void native_run_traced(struct native *nat, const struct cpu_case *c, struct nati
 	s->slot[0].c = *c;
 	if (!run_slots(nat))
 		skip_lost(nat);
-	*trace = s->trace;
+	trace->n = s->trace.n;
+	memcpy(trace->step, s->trace.step, trace->n * sizeof(trace->step[0]));
 }
 
 static int native_map(struct native *nat, struct err *e)

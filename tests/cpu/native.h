@@ -13,7 +13,7 @@
 #include "case.h"
 
 #define NATIVE_BATCH 32u
-#define NATIVE_TRACE 2048u
+#define NATIVE_TRACE 16384u
 
 struct native;
 

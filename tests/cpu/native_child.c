@@ -27,6 +27,9 @@
 #define TICK_US 5000
 #define TICKS_ALLOWED 2u
 #define FX_SW_RESERVED 464u
+#define USER_CODE32 0x23ull /* Linux's selectors */
+#define USER_CODE64 0x33ull
+#define USER_DATA 0x2bull
 #define VEC_DB 1
 #define FL_TF 0x100u
 
@@ -122,6 +125,7 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	case_fill_data(c, child.data);
 	for (u32 i = 0; i < 16; i++)
 		g[greg_of[i]] = (greg_t)c->gpr[i];
+	g[REG_CSGSFS] = (greg_t)((c->bits == 64 ? USER_CODE64 : USER_CODE32) | USER_DATA << 48);
 	g[REG_RIP] = (greg_t)(CASE_CODE + c->start);
 	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
 	native_case_fs = c->fs_base;
@@ -261,6 +265,7 @@ _Noreturn void native_child(struct native_shared *shared, int code_fd, int data_
 	child.shared = shared;
 	child.running = false;
 	__asm__ volatile("rdfsbase %0" : "=r"(native_host_fs));
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA)); /* 32-bit code needs them */
 	map_pages(code_fd, data_fd);
 	install_handlers();
 	install_filter();

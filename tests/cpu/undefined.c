@@ -57,6 +57,13 @@ static const struct undefined_row rows[] = {
 	{M(BTC), OF | SF | AF | PF, PLAIN},
 	{M(LZCNT), OF | SF | AF | PF, PLAIN},
 	{M(TZCNT), OF | SF | AF | PF, PLAIN},
+	/* "OF, SF, ZF, PF undefined"; "OF undefined"; "OF, AF, CF undefined" */
+	{M(AAA), OF | SF | ZF | PF, PLAIN},
+	{M(AAS), OF | SF | ZF | PF, PLAIN},
+	{M(DAA), OF, PLAIN},
+	{M(DAS), OF, PLAIN},
+	{M(AAM), OF | AF | CF, PLAIN},
+	{M(AAD), OF | AF | CF, PLAIN},
 	{M(BEXTR), AF | SF | PF, PLAIN},
 	{M(BZHI), AF | PF, PLAIN},
 	{M(ANDN), AF | PF, PLAIN},
@@ -108,12 +115,21 @@ static bool changes_nothing(const struct undefined_row *row, const ZydisDecodedI
 	return row && row->rule != PLAIN && !count_of(in, op, gpr);
 }
 
+/* A string instruction with a repeat prefix and a count of 0 */
+static bool repeats_nothing(const ZydisDecodedInstruction *in, const u64 gpr[16])
+{
+	const u64 rep = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+	u64 count = in->address_width == 64 ? gpr[1] : in->address_width == 32 ? (u32)gpr[1] : (u16)gpr[1];
+
+	return in->meta.category == ZYDIS_CATEGORY_STRINGOP && (in->attributes & rep) && !count;
+}
+
 u64 undefined_flags_after(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const u64 gpr[16], u64 before)
 {
 	const struct undefined_row *row = row_of(in);
 	u64 written = 0;
 
-	if (changes_nothing(row, in, op, gpr))
+	if (changes_nothing(row, in, op, gpr) || repeats_nothing(in, gpr))
 		return before;
 	if (in->cpu_flags)
 		written = in->cpu_flags->modified | in->cpu_flags->set_0 | in->cpu_flags->set_1;
