@@ -89,17 +89,15 @@ static void patch_in_a_loop(void)
 static void string_store_over_code(void)
 {
 	static const u8 body[] = {
-		0x48, 0x8d, 0x3d, 7, 0, 0, 0, /* lea 7(%rip), %rdi */
-		0xb0, 0x90,		      /* mov $0x90, %al */
-		0xb1, 2, 0xf3, 0xaa, 0x90,    /* mov $2, %cl; rep stosb; nop */
+		0x48, 0x8d, 0x3d, 10, 0, 0, 0,		     /* lea 10(%rip), %rdi */
+		0xb0, 0x90,				     /* mov $0x90, %al */
+		0xb9, 2, 0, 0, 0, 0xf3, 0xaa, 0x90,	     /* mov $2, %ecx; rep stosb; nop */
 		0x0f, 0x0b,		      /* ud2, becomes two nops */
 		0xb8, 5, 0, 0, 0, 0xc3,
 	};
 
 	put(code, body, sizeof(body));
 	CHECK_EQ(((function)code)(0, 0), 5);
-	put(code, body, sizeof(body));
-	__asm__ volatile("xor %%ecx, %%ecx; call *%0" ::"r"(code) : "rax", "rcx", "rdi", "memory");
 }
 
 static void through_an_alias(void)
