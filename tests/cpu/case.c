@@ -79,9 +79,20 @@ bool case_remove(struct cpu_case *c, u32 first, u32 count)
 /* Pointers into the data, small numbers, floating-point landmarks and noise, so that loaded values are worth using. */
 static u64 data_word(struct prng *p)
 {
-	static const u64 landmarks[] = {0, 1, ~0ull, 0x3ff0000000000000ull, 0x7ff0000000000000ull, 0x7ff8000000000001ull, 0xfff0000000000001ull,
-					0x8000000000000000ull, 0x0000000000000001ull, 0x3f8000007f800000ull, 0xff80000180000001ull,
-					0x7fffffffffffffffull, 0x00000000ffffffffull, 0x7fefffffffffffffull};
+	static const u64 landmarks[] = {0,
+					1,
+					~0ull,
+					0x3ff0000000000000ull,
+					0x7ff0000000000000ull,
+					0x7ff8000000000001ull,
+					0xfff0000000000001ull,
+					0x8000000000000000ull,
+					0x0000000000000001ull,
+					0x3f8000007f800000ull,
+					0xff80000180000001ull,
+					0x7fffffffffffffffull,
+					0x00000000ffffffffull,
+					0x7fefffffffffffffull};
 	u64 r = prng_next(p);
 
 	switch (r & 7) {

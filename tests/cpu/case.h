@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What one test of user-mode instructions is: bytes of code, a start state, the data pages; and what came out of running it, the same for the
- * real CPU and for every engine.
+ * What one test of user-mode instructions is: bytes of code, a start state, the data pages; and what came out of running it, the same for
+ * the real CPU and for every engine.
  *
  * The address space of a case is fixed and identical natively and in the guest:
  *
@@ -53,9 +53,9 @@ struct cpu_case {
 	u64 seed;
 	u32 n;
 	struct case_insn insn[CASE_MAX_INSN];
-	u32 start; /* offset of the first instruction in the code area */
-	u8 ring; /* the guest's privilege level, 3 or 0; the real CPU is always in ring 3 */
-	u8 bits; /* 64, or 32: compatibility mode, in ring 3 only */
+	u32 start;     /* offset of the first instruction in the code area */
+	u8 ring;       /* the guest's privilege level, 3 or 0; the real CPU is always in ring 3 */
+	u8 bits;       /* 64, or 32: compatibility mode, in ring 3 only */
 	bool fall_off; /* no end marker: the code ends at the end of the code area and the next fetch faults */
 
 	u64 gpr[16];
@@ -90,19 +90,22 @@ struct cpu_result {
 	char note[160];
 };
 
-/* Place the instructions, patch branches, append the end marker (in ring 3 HLT, which is #GP(0) there and cheap to catch; UD2 in ring 0). False when
- * it does not fit. */
+/* Place the instructions, patch branches, append the end marker (in ring 3 HLT, which is #GP(0) there and cheap to catch; UD2 in ring 0).
+ * False when it does not fit. */
 bool case_layout(struct cpu_case *c);
 
 /* Take instructions out, keep branches going to the same ones, lay out again. */
 bool case_remove(struct cpu_case *c, u32 first, u32 count);
 
 /* Address of the end marker. */
-static inline u64 case_end_rip(const struct cpu_case *c) { return CASE_CODE + c->start + c->offset[c->n]; }
+static inline u64 case_end_rip(const struct cpu_case *c)
+{
+	return CASE_CODE + c->start + c->offset[c->n];
+}
 
 /* The data pages as they are before the run. */
 void case_fill_data(const struct cpu_case *c, u8 *data);
 
-/* Bring components in their initial configuration (XSTATE_BV bit clear) to explicit values and drop what is not compared: the x87 instruction
- * and data pointers and opcode (they name host code when the engine runs x87 natively), reserved bytes, and the header. */
+/* Bring components in their initial configuration (XSTATE_BV bit clear) to explicit values and drop what is not compared: the x87
+ * instruction and data pointers and opcode (they name host code when the engine runs x87 natively), reserved bytes, and the header. */
 void case_xsave_normalise(struct case_xsave *x);

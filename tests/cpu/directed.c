@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The list of directed cases, as machine code. Pointers at the start: rbx and rsi data+0x400, rdi data+0x1400, rbp data+0x2400, rsp data+0x3000,
- * r12 the last 3 bytes of the first page, r13 4 bytes before the read-only page, r14 unmapped, r15 the read-only page. rcx is small.
+ * The list of directed cases, as machine code. Pointers at the start: rbx and rsi data+0x400, rdi data+0x1400, rbp data+0x2400, rsp
+ * data+0x3000, r12 the last 3 bytes of the first page, r13 4 bytes before the read-only page, r14 unmapped, r15 the read-only page. rcx is
+ * small.
  */
 #include "directed.h"
 
@@ -151,8 +152,14 @@ static const struct directed cases[] = {
 	{"pause lfence mfence sfence", "f390 0faee8 0faef0 0faef8", 0},
 };
 
-u32 directed_count(void) { return ARRAY_SIZE(cases); }
-const char *directed_name(u32 i) { return cases[i].name; }
+u32 directed_count(void)
+{
+	return ARRAY_SIZE(cases);
+}
+const char *directed_name(u32 i)
+{
+	return cases[i].name;
+}
 
 static int nibble(char ch)
 {

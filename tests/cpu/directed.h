@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hand-picked sequences: what random ones reach too rarely. Each runs from a start state drawn from the seed, with pointers in fixed registers. */
+/* Hand-picked sequences: what random ones reach too rarely. Each runs from a start state drawn from the seed, with pointers in fixed
+ * registers. */
 #pragma once
 
 #include "gen.h"

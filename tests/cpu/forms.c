@@ -11,10 +11,13 @@
 #define PP_F3 2
 #define PP_F2 3
 
-static const char *const class_names[CLASS_COUNT] = {"general", "string", "bit", "stack", "branch", "x87",    "mmx",	"sse",
+static const char *const class_names[CLASS_COUNT] = {"general", "string", "bit", "stack",  "branch", "x87",    "mmx",	 "sse",
 						     "avx",	"fma",	  "bmi", "crypto", "gather", "avx512", "opmask", "system"};
 
-const char *form_class_name(u32 cls) { return cls < CLASS_COUNT ? class_names[cls] : "none"; }
+const char *form_class_name(u32 cls)
+{
+	return cls < CLASS_COUNT ? class_names[cls] : "none";
+}
 
 int form_class_by_name(const char *name)
 {

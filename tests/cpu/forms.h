@@ -76,10 +76,10 @@ bool forms_allowed(const ZydisDecodedInstruction *in, forms_has_fn has);
 struct form_fill {
 	const u8 *prefixes;
 	u32 nprefixes;
-	bool rex;		/* legacy: emit a REX even if it would be 0x40 */
-	u8 r, x, b, r2, v2;	/* extension bits, 1 = set */
-	u8 vvvv;		/* register number, 0-15 */
+	bool rex;	    /* legacy: emit a REX even if it would be 0x40 */
+	u8 r, x, b, r2, v2; /* extension bits, 1 = set */
+	u8 vvvv;	    /* register number, 0-15 */
 	u8 aaa, z, bcst;
-	u8 l;			/* vector length field */
+	u8 l; /* vector length field */
 };
 u32 form_encode(const struct form *fm, const struct form_fill *fill, u8 *out);

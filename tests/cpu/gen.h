@@ -16,7 +16,7 @@ struct gen {
 	forms_has_fn has;
 	struct prng rnd;
 	struct cpu_case *c;
-	u32 known;	/* general registers whose value is known when control falls through to here */
+	u32 known; /* general registers whose value is known when control falls through to here */
 	u64 value[16];
 	bool counter_used[4];
 	bool far_target; /* the last memory operand could not be aimed */
@@ -41,4 +41,7 @@ void gen_emit(struct gen *g, const u8 *bytes, u32 len);
 void gen_emit_branch(struct gen *g, const u8 *bytes, u32 len, u32 rel_len, u32 target);
 void gen_mov_imm(struct gen *g, u32 reg, u64 value);
 u64 gen_target(struct gen *g); /* an address worth accessing */
-static inline bool gen_full(const struct gen *g) { return g->c->n >= CASE_MAX_INSN - 8; }
+static inline bool gen_full(const struct gen *g)
+{
+	return g->c->n >= CASE_MAX_INSN - 8;
+}

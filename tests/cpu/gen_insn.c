@@ -51,7 +51,10 @@ void gen_emit_branch(struct gen *g, const u8 *bytes, u32 len, u32 rel_len, u32 t
 	g->c->n++;
 }
 
-void gen_emit(struct gen *g, const u8 *bytes, u32 len) { gen_emit_branch(g, bytes, len, 0, 0); }
+void gen_emit(struct gen *g, const u8 *bytes, u32 len)
+{
+	gen_emit_branch(g, bytes, len, 0, 0);
+}
 
 void gen_mov_imm(struct gen *g, u32 reg, u64 value)
 {
@@ -122,8 +125,8 @@ static void random_prefixes(struct gen *g, const struct form *fm, struct prefixe
 struct draft {
 	const struct form *fm;
 	u8 bytes[32];
-	u32 len;      /* up to and with the last byte generated */
-	u32 disp_at;  /* offset of a 4-byte displacement that may be chosen freely; 0: none */
+	u32 len;     /* up to and with the last byte generated */
+	u32 disp_at; /* offset of a 4-byte displacement that may be chosen freely; 0: none */
 	bool rip_relative;
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -292,7 +295,10 @@ static u32 code_so_far(const struct gen *g)
 	return at;
 }
 
-static bool in_data(u64 a) { return a >= CASE_DATA - 64 && a < CASE_ROM + CASE_ROM_SIZE; }
+static bool in_data(u64 a)
+{
+	return a >= CASE_DATA - 64 && a < CASE_ROM + CASE_ROM_SIZE;
+}
 
 /* Choose the displacement so that the operand lies where a test is worth while. True when it does. */
 static bool draft_aim(struct gen *g, struct draft *d)
@@ -338,7 +344,8 @@ static void setup_bit_offset(struct gen *g, const struct draft *d)
 	int reg = gpr_index(d->op[1].reg.value);
 	i64 offset = (i64)prng_below(&g->rnd, 0x4000) - 0x2000;
 
-	if (is_bit_test(d->fm->mnemonic) && d->fm->mem && d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && reg >= 0 && prng_chance(&g->rnd, 70))
+	if (is_bit_test(d->fm->mnemonic) && d->fm->mem && d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && reg >= 0 &&
+	    prng_chance(&g->rnd, 70))
 		gen_mov_imm(g, (u32)reg, (u64)offset);
 }
 
@@ -386,7 +393,10 @@ static u32 relative_size(const struct draft *d)
 	return d->in.raw.imm[0].size == 8 ? 1 : d->in.raw.imm[0].size == 32 ? 4 : 0;
 }
 
-static void give_pointer(struct gen *g) { gen_mov_imm(g, prng_below(&g->rnd, g->c->bits == 64 ? 16 : 8), CASE_DATA + 0x800 + prng_below(&g->rnd, 0x2000)); }
+static void give_pointer(struct gen *g)
+{
+	gen_mov_imm(g, prng_below(&g->rnd, g->c->bits == 64 ? 16 : 8), CASE_DATA + 0x800 + prng_below(&g->rnd, 0x2000));
+}
 
 static bool draft_good(struct gen *g, struct draft *d, u32 try)
 {

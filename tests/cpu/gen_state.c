@@ -34,7 +34,7 @@ static u64 gpr_value(struct gen *g)
 	if (kind < 80)
 		return edge_values[prng_below(&g->rnd, ARRAY_SIZE(edge_values))];
 	if (kind < 85)
-		return (u64)-(i64)prng_below(&g->rnd, 0x1000);
+		return (u64) - (i64)prng_below(&g->rnd, 0x1000);
 	return prng_next(&g->rnd);
 }
 
@@ -45,9 +45,15 @@ static u64 segment_base(struct gen *g)
 	return bases[prng_below(&g->rnd, ARRAY_SIZE(bases))];
 }
 
-static void put(struct case_xsave *x, u32 offset, u64 value, u32 size) { memcpy(x->bytes + offset, &value, size); }
+static void put(struct case_xsave *x, u32 offset, u64 value, u32 size)
+{
+	memcpy(x->bytes + offset, &value, size);
+}
 
-static u32 exception_masks(struct gen *g) { return prng_chance(&g->rnd, 90) ? 0x3f : prng_below(&g->rnd, 64); }
+static u32 exception_masks(struct gen *g)
+{
+	return prng_chance(&g->rnd, 90) ? 0x3f : prng_below(&g->rnd, 64);
+}
 
 static void x87_state(struct gen *g, struct case_xsave *x)
 {
@@ -98,7 +104,10 @@ static u64 lane(struct gen *g)
 	return prng_next(&g->rnd);
 }
 
-static u64 small_lane(struct gen *g) { return (u64)prng_below(&g->rnd, 0x800) << 32 | prng_below(&g->rnd, 0x800); }
+static u64 small_lane(struct gen *g)
+{
+	return (u64)prng_below(&g->rnd, 0x800) << 32 | prng_below(&g->rnd, 0x800);
+}
 
 void gen_state_vectors(struct gen *g, bool small_lanes)
 {

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define KERNEL_BASE 0xffffa5a500000000ull /* maps guest-physical 0 to 64 KiB, supervisor only; far from what a sign-extended displacement reaches */
+#define KERNEL_BASE                                                                                                                        \
+	0xffffa5a500000000ull /* maps guest-physical 0 to 64 KiB, supervisor only; far from what a sign-extended displacement reaches */
 #define KERNEL_PAGES 16u
 
 /* Tables below the root exist twice: for ring 3 (entries of the case's pages with U/S set) and, at OTHER, for ring 0. */
@@ -58,7 +59,10 @@ static void map_range(struct guest *g, gpa_t table, u32 first, u32 pages, gpa_t 
 		put64(g, table + 8 * (first + i), (phys + i * 4096ull) | flags | PTE_P | PTE_AD);
 }
 
-static u32 index_at(u64 va, u32 level) { return (u32)(va >> (12 + 9 * (level - 1)) & 511); }
+static u32 index_at(u64 va, u32 level)
+{
+	return (u32)(va >> (12 + 9 * (level - 1)) & 511);
+}
 
 static void build_pages(struct guest *g, gpa_t at, u64 user)
 {
@@ -90,7 +94,7 @@ static void build_gdt(struct guest *g)
 	put64(g, GDT + SEL_TSS + 8, tss >> 32);
 	put64(g, TSS + 4, KERNEL_BASE + STACK_TOP);
 	put64(g, TSS + 0x24, KERNEL_BASE + STACK_TOP); /* IST1: in ring 0 the case's stack may be anywhere */
-	put64(g, TSS + 0x60, 0x0067000000000000ull); /* I/O map beyond the limit: no port is allowed */
+	put64(g, TSS + 0x60, 0x0067000000000000ull);   /* I/O map beyond the limit: no port is allowed */
 }
 
 /* out %al, $port; hlt; jmp back to hlt */
@@ -125,7 +129,10 @@ int guest_create(struct guest *g, struct err *e)
 	return 0;
 }
 
-void guest_destroy(struct guest *g) { gm_destroy(&g->gm); }
+void guest_destroy(struct guest *g)
+{
+	gm_destroy(&g->gm);
+}
 
 bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest that runs a case: 64-bit mode, the case's pages mapped as user pages at the case's addresses, and behind every exception vector a
- * stub in supervisor pages that writes to a port and halts. The exception frame on the stack says how the case ended.
+ * The guest that runs a case: 64-bit mode, the case's pages mapped as user pages at the case's addresses, and behind every exception vector
+ * a stub in supervisor pages that writes to a port and halts. The exception frame on the stack says how the case ended.
  *
  * Selectors are those of Linux user programs, so that reading a segment register gives what it gives natively.
  * Threading: one thread uses a `struct guest`.

@@ -64,7 +64,8 @@ static void compare_ending(struct report *r, const struct cpu_result *cpu, const
 		compare_u64(r, "cr2", cpu->cr2, engine->cr2);
 }
 
-static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine, const struct judge_notes *notes)
+static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine,
+			      const struct judge_notes *notes)
 {
 	u64 mask = notes->bits32 ? 0xffffffffull : ~0ull, undefined = notes->undefined;
 	static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -149,7 +150,8 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
 	if (!decode_at(forms, c, rip, &in, op))
 		return true;
 	if (!forms_allowed(&in, has) || (!c->ring && !isa_same_in_ring0(&in))) {
-		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic), (unsigned long long)rip);
+		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)rip);
 		return false;
 	}
 	read = in.cpu_flags ? in.cpu_flags->tested & notes->undefined : 0;
@@ -159,7 +161,8 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
 		return false;
 	}
 	if (stale_stack_pointer(&in, op)) {
-		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads rsp", ZydisMnemonicGetString(in.mnemonic), (unsigned long long)rip);
+		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads rsp", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)rip);
 		return false;
 	}
 	if (undefined_result(&in, op, gpr)) {
@@ -195,8 +198,8 @@ static bool is_one_of(ZydisMnemonic m, const u16 *list, u32 n)
 static void judge_last(const struct forms *forms, const struct cpu_case *c, const struct cpu_result *cpu, struct judge_notes *notes)
 {
 	static const u16 two_reads[] = {ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ};
-	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
-					ZYDIS_MNEMONIC_XRSTOR, ZYDIS_MNEMONIC_XRSTOR64, ZYDIS_MNEMONIC_XSAVE, ZYDIS_MNEMONIC_XSAVE64};
+	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV,	ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
+					ZYDIS_MNEMONIC_XRSTOR, ZYDIS_MNEMONIC_XRSTOR64, ZYDIS_MNEMONIC_XSAVE,	ZYDIS_MNEMONIC_XSAVE64};
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
@@ -225,5 +228,6 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 		snprintf(notes->why, sizeof(notes->why), "too long to be traced");
 	}
 	for (u32 i = 0; i < steps && !notes->excused; i++)
-		notes->excused = !judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);
+		notes->excused =
+			!judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Is an engine's result the real CPU's? Differences that the manuals leave open are excused: flags that an executed instruction left undefined,
- * and cases that went through instructions that cannot be compared (a jump into the middle of an instruction can reach any).
+ * Is an engine's result the real CPU's? Differences that the manuals leave open are excused: flags that an executed instruction left
+ * undefined, and cases that went through instructions that cannot be compared (a jump into the middle of an instruction can reach any).
  *
  * Threading: none.
  */
@@ -12,10 +12,10 @@
 
 /* What a single-stepped native run says about a case. */
 struct judge_notes {
-	u64 undefined; /* RFLAGS bits without a defined value at the end */
-	bool bits32;   /* the upper halves of registers and r8 to r15 are open */
-	bool ring0;    /* the engine's page faults are not the user's */
-	bool excused;  /* the whole case says nothing; why is the reason */
+	u64 undefined;	     /* RFLAGS bits without a defined value at the end */
+	bool bits32;	     /* the upper halves of registers and r8 to r15 are open */
+	bool ring0;	     /* the engine's page faults are not the user's */
+	bool excused;	     /* the whole case says nothing; why is the reason */
 	bool any_fault;	     /* the last instruction faults on two operands: which fault comes first is open */
 	bool any_fault_byte; /* the last instruction reads its operand piecemeal: which byte faults first is open */
 	bool mmx_fault;	     /* the last instruction faulted after the CPU had switched the x87 unit to MMX use */

@@ -41,7 +41,10 @@ struct run {
 	char text[4096];
 };
 
-static bool comparable(const struct cpu_result *r) { return r->end == END_FAULT; }
+static bool comparable(const struct cpu_result *r)
+{
+	return r->end == END_FAULT;
+}
 
 /* Compares the engine's result for c with the CPU's. Texts go to r->text. */
 static bool case_fails(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
@@ -148,8 +151,11 @@ static void run_batch(struct run *r, u32 n, const char *name)
 
 static void run_random(struct run *r)
 {
-	const struct gen_options go = {
-		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns, .ring = r->o.ring};
+	const struct gen_options go = {.forms = &r->forms,
+				       .has = r->o.subject->has,
+				       .only_class = r->o.only_class,
+				       .max_insns = r->o.max_insns,
+				       .ring = r->o.ring};
 	u64 i = 0;
 
 	while (i < r->o.cases && r->failures < r->o.max_failures) {
@@ -180,8 +186,11 @@ static void run_directed(struct run *r)
 
 static void replay(struct run *r)
 {
-	const struct gen_options go = {
-		.forms = &r->forms, .has = r->o.subject->has, .only_class = r->o.only_class, .max_insns = r->o.max_insns, .ring = r->o.ring};
+	const struct gen_options go = {.forms = &r->forms,
+				       .has = r->o.subject->has,
+				       .only_class = r->o.only_class,
+				       .max_insns = r->o.max_insns,
+				       .ring = r->o.ring};
 
 	gen_case(&go, r->o.seed, &r->batch[0]);
 	run_natively(r, 1, true);
@@ -192,8 +201,9 @@ static void replay(struct run *r)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
-			"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
+	fprintf(stderr,
+		"usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
+		"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -213,16 +223,30 @@ static const struct subject *subject_by_name(const char *name)
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-	static const struct option longopts[] = {
-		{"engine", required_argument, NULL, 'e'},   {"seed", required_argument, NULL, 's'},
-		{"cases", required_argument, NULL, 'n'},    {"class", required_argument, NULL, 'c'},
-		{"max-insns", required_argument, NULL, 'm'}, {"repeat", required_argument, NULL, 'r'},
-		{"max-failures", required_argument, NULL, 'f'}, {"replay", no_argument, NULL, 'R'},
-		{"ring", required_argument, NULL, 'g'},	    {"bits", required_argument, NULL, 'b'},	    {"directed", no_argument, NULL, 'd'},	    {"coverage", no_argument, NULL, 'C'},
-		{NULL, 0, NULL, 0}};
+	static const struct option longopts[] = {{"engine", required_argument, NULL, 'e'},
+						 {"seed", required_argument, NULL, 's'},
+						 {"cases", required_argument, NULL, 'n'},
+						 {"class", required_argument, NULL, 'c'},
+						 {"max-insns", required_argument, NULL, 'm'},
+						 {"repeat", required_argument, NULL, 'r'},
+						 {"max-failures", required_argument, NULL, 'f'},
+						 {"replay", no_argument, NULL, 'R'},
+						 {"ring", required_argument, NULL, 'g'},
+						 {"bits", required_argument, NULL, 'b'},
+						 {"directed", no_argument, NULL, 'd'},
+						 {"coverage", no_argument, NULL, 'C'},
+						 {NULL, 0, NULL, 0}};
 	int opt;
 
-	*o = (struct options){.subject = subjects[0], .seed = 1, .cases = 10000, .only_class = -1, .max_insns = 24, .repeat = 1, .max_failures = 5, .ring = 3, .bits = 64};
+	*o = (struct options){.subject = subjects[0],
+			      .seed = 1,
+			      .cases = 10000,
+			      .only_class = -1,
+			      .max_insns = 24,
+			      .repeat = 1,
+			      .max_failures = 5,
+			      .ring = 3,
+			      .bits = 64};
 	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
 		switch (opt) {
 		case 'e':
@@ -267,8 +291,8 @@ static bool parse(int argc, char **argv, struct options *o)
 			return false;
 		}
 	}
-	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc && (o->ring == 3 || (o->ring == 0 && o->bits == 64)) &&
-	       (o->bits == 32 || o->bits == 64);
+	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc &&
+	       (o->ring == 3 || (o->ring == 0 && o->bits == 64)) && (o->bits == 32 || o->bits == 64);
 }
 
 static int open_all(struct run *r, struct err *e)
@@ -294,8 +318,8 @@ static void close_all(struct run *r)
 
 static void run_all(struct run *r)
 {
-	printf("cpu-fuzz: engine %s, seed %llu, %u forms of %u instructions\n", r->o.subject->name, (unsigned long long)r->o.seed, r->forms.n,
-	       r->forms.ngroups);
+	printf("cpu-fuzz: engine %s, seed %llu, %u forms of %u instructions\n", r->o.subject->name, (unsigned long long)r->o.seed,
+	       r->forms.n, r->forms.ngroups);
 	if (r->o.replay) {
 		replay(r);
 	} else {

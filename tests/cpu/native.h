@@ -3,7 +3,8 @@
  * The real CPU as the oracle. A child process has the case's address space mapped and runs cases inside a signal handler's return: each
  * signal that ends a case hands over the whole state (registers and XSAVE image) and its return path loads the next case.
  *
- * A seccomp filter turns every system call made from the case's code into END_UNSUPPORTED. A case that kills the child costs that case only.
+ * A seccomp filter turns every system call made from the case's code into END_UNSUPPORTED. A case that kills the child costs that case
+ * only.
  *
  * Threading: one thread uses a `struct native`.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The oracle's child process. Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next case's
- * state into the signal frame and returns into it.
+ * The oracle's child process. Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next
+ * case's state into the signal frame and returns into it.
  *
  * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
  * clears NT and ID, which sigreturn leaves as it finds them.

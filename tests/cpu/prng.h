@@ -31,5 +31,11 @@ static inline u64 prng_next(struct prng *p)
 	return p->s * 0x2545f4914f6cdd1dull;
 }
 
-static inline u32 prng_below(struct prng *p, u32 n) { return (u32)(((prng_next(p) >> 32) * n) >> 32); }
-static inline bool prng_chance(struct prng *p, u32 percent) { return prng_below(p, 100) < percent; }
+static inline u32 prng_below(struct prng *p, u32 n)
+{
+	return (u32)(((prng_next(p) >> 32) * n) >> 32);
+}
+static inline bool prng_chance(struct prng *p, u32 percent)
+{
+	return prng_below(p, 100) < percent;
+}

@@ -53,8 +53,8 @@ static void show_group(const struct forms *f, const struct form_group *g)
 		runs += f->form[k].runs;
 		seen += f->form[k].runs != 0;
 	}
-	printf("  %-8s %-20s forms %u/%u runs %llu\n", form_class_name(f->form[g->first].cls), ZydisMnemonicGetString(g->mnemonic), seen, g->n,
-	       (unsigned long long)runs);
+	printf("  %-8s %-20s forms %u/%u runs %llu\n", form_class_name(f->form[g->first].cls), ZydisMnemonicGetString(g->mnemonic), seen,
+	       g->n, (unsigned long long)runs);
 }
 
 void show_coverage(const struct forms *f, bool all)

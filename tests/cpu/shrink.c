@@ -54,7 +54,7 @@ static void plainer_vectors(struct cpu_case *c, struct cpu_case *tmp, shrink_fai
 
 	for (u32 bit = 0; bit < 8; bit++) {
 		*tmp = *c;
-		tmp->xsave.bytes[512] &= (u8)~(1u << bit);
+		tmp->xsave.bytes[512] &= (u8) ~(1u << bit);
 		if (bit == 0)
 			memset(tmp->xsave.bytes, 0, 24);
 		if (tmp->xsave.bytes[512] != c->xsave.bytes[512])

@@ -25,9 +25,17 @@ struct bt_subject {
 	_Atomic bool running, stop;
 };
 
-static u64 machine_mmio_read(void *opaque, gpa_t gpa, u32 size) { return ~0ull; }
-static void machine_mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value) {}
-static u32 machine_pio_read(void *opaque, u16 port, u32 size) { return ~0u; }
+static u64 machine_mmio_read(void *opaque, gpa_t gpa, u32 size)
+{
+	return ~0ull;
+}
+static void machine_mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
+{
+}
+static u32 machine_pio_read(void *opaque, u16 port, u32 size)
+{
+	return ~0u;
+}
 
 static void machine_pio_write(void *opaque, u16 port, u32 size, u32 value)
 {
@@ -39,14 +47,37 @@ static void machine_pio_write(void *opaque, u16 port, u32 size, u32 value)
 	engine_bt.vcpu_kick(s->vcpu);
 }
 
-static bool machine_msr_read(void *opaque, u32 msr, u64 *value) { return false; }
-static bool machine_msr_write(void *opaque, u32 msr, u64 value) { return false; }
-static u64 machine_cr8_read(void *opaque) { return 0; }
-static void machine_cr8_write(void *opaque, u64 value) {}
-static u64 machine_tsc(void *opaque) { return 0; }
-static u64 machine_hypercall(void *opaque, struct x86_cpu *c) { return ~0ull; }
-static bool machine_irq_pending(void *opaque) { return false; }
-static int machine_irq_accept(void *opaque) { return -1; }
+static bool machine_msr_read(void *opaque, u32 msr, u64 *value)
+{
+	return false;
+}
+static bool machine_msr_write(void *opaque, u32 msr, u64 value)
+{
+	return false;
+}
+static u64 machine_cr8_read(void *opaque)
+{
+	return 0;
+}
+static void machine_cr8_write(void *opaque, u64 value)
+{
+}
+static u64 machine_tsc(void *opaque)
+{
+	return 0;
+}
+static u64 machine_hypercall(void *opaque, struct x86_cpu *c)
+{
+	return ~0ull;
+}
+static bool machine_irq_pending(void *opaque)
+{
+	return false;
+}
+static int machine_irq_accept(void *opaque)
+{
+	return -1;
+}
 
 static const struct engine_machine machine_template = {
 	.mmio_read = machine_mmio_read,
@@ -75,7 +106,10 @@ static void *watch(void *opaque)
 	return NULL;
 }
 
-static void ram_written(void *opaque, gpa_t gpa, u64 len) { engine_bt.ram_written(opaque, gpa, len); }
+static void ram_written(void *opaque, gpa_t gpa, u64 len)
+{
+	engine_bt.ram_written(opaque, gpa, len);
+}
 
 static void bt_close(void *opaque)
 {

@@ -22,10 +22,21 @@ struct interp_subject {
 /* Signal handlers have no argument for it; the interpreter that runs now. */
 static struct interp *running;
 
-static u8 *env_ram(void *opaque, gpa_t gpa, bool write) { return gm_ptr(&((struct interp_subject *)opaque)->guest.gm, PAGE_BASE(gpa), PAGE_SIZE); }
-static u64 env_mmio_read(void *opaque, gpa_t gpa, u32 size) { return ~0ull; }
-static void env_mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value) {}
-static u32 env_pio_read(void *opaque, u16 port, u32 size) { return ~0u; }
+static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
+{
+	return gm_ptr(&((struct interp_subject *)opaque)->guest.gm, PAGE_BASE(gpa), PAGE_SIZE);
+}
+static u64 env_mmio_read(void *opaque, gpa_t gpa, u32 size)
+{
+	return ~0ull;
+}
+static void env_mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
+{
+}
+static u32 env_pio_read(void *opaque, u16 port, u32 size)
+{
+	return ~0u;
+}
 
 static void env_pio_write(void *opaque, u16 port, u32 size, u32 value)
 {
@@ -33,16 +44,41 @@ static void env_pio_write(void *opaque, u16 port, u32 size, u32 value)
 		((struct interp_subject *)opaque)->guest.done = true;
 }
 
-static bool env_msr_read(void *opaque, u32 msr, u64 *value) { return false; }
-static bool env_msr_write(void *opaque, u32 msr, u64 value) { return false; }
-static u64 env_cr8_read(void *opaque) { return 0; }
-static void env_cr8_write(void *opaque, u64 value) {}
-static u64 env_tsc(void *opaque) { return 0; }
-static u64 env_hypercall(void *opaque, struct x86_cpu *c) { return ~0ull; }
-static void env_flush_page(void *opaque, gva_t gva) {}
-static void env_flush_page_pcid(void *opaque, gva_t gva, u16 pcid) {}
-static void env_flush_pcid(void *opaque, u16 pcid) {}
-static void env_nothing(void *opaque) {}
+static bool env_msr_read(void *opaque, u32 msr, u64 *value)
+{
+	return false;
+}
+static bool env_msr_write(void *opaque, u32 msr, u64 value)
+{
+	return false;
+}
+static u64 env_cr8_read(void *opaque)
+{
+	return 0;
+}
+static void env_cr8_write(void *opaque, u64 value)
+{
+}
+static u64 env_tsc(void *opaque)
+{
+	return 0;
+}
+static u64 env_hypercall(void *opaque, struct x86_cpu *c)
+{
+	return ~0ull;
+}
+static void env_flush_page(void *opaque, gva_t gva)
+{
+}
+static void env_flush_page_pcid(void *opaque, gva_t gva, u16 pcid)
+{
+}
+static void env_flush_pcid(void *opaque, u16 pcid)
+{
+}
+static void env_nothing(void *opaque)
+{
+}
 
 static const struct x86_env env_template = {
 	.ram = env_ram,

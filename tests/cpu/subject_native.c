@@ -14,7 +14,10 @@ static int native_open(void **out, struct err *e)
 	return r;
 }
 
-static void native_close(void *s) { native_free(s); }
+static void native_close(void *s)
+{
+	native_free(s);
+}
 
 static void native_subject_run(void *s, const struct cpu_case *c, u32 repeat, struct cpu_result *r)
 {

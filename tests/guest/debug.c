@@ -32,7 +32,7 @@ extern const u8 st_a[], st_b[], st_c[], st_d[];
 static void straight_line(void)
 {
 	start();
-	__asm__ volatile(STEPPED("st_a: nop\nst_b: mov %%rax, %%rax\nst_c: nop\nst_d:") ::: "memory", "cc");
+	__asm__ volatile(STEPPED("st_a: nop\nst_b: mov %%rax, %%rax\nst_c: nop\nst_d:")::: "memory", "cc");
 	/* The instruction behind POPF is the first to be stepped; the last POPF is stepped too. */
 	CHECK_EQ(nsteps, 6);
 	CHECK_EQ(steps[0], (u64)st_b);
@@ -61,7 +61,7 @@ extern const u8 jmp_a[], jmp_b[], jmp_c[];
 static void through_branches(void)
 {
 	start();
-	__asm__ volatile(STEPPED("jmp jmp_a\nnop\njmp_a: call 1f\njmp_b: jmp jmp_c\n1: ret\njmp_c:") ::: "memory", "cc");
+	__asm__ volatile(STEPPED("jmp jmp_a\nnop\njmp_a: call 1f\njmp_b: jmp jmp_c\n1: ret\njmp_c:")::: "memory", "cc");
 	CHECK_EQ(steps[0], (u64)jmp_a);
 	CHECK_EQ(steps[2], (u64)jmp_b);
 	CHECK_EQ(steps[3], (u64)jmp_c);
@@ -73,7 +73,7 @@ extern const u8 ss_a[], ss_b[];
 static void mov_ss_hides_one(void)
 {
 	start();
-	__asm__ volatile(STEPPED("mov %0, %%ss\nss_a: nop\nss_b:") ::"m"(data_selector) : "memory", "cc");
+	__asm__ volatile(STEPPED("mov %0, %%ss\nss_a: nop\nss_b:")::"m"(data_selector) : "memory", "cc");
 	CHECK_EQ(steps[0], (u64)ss_b);
 	CHECK_EQ(nsteps, 1 + 3);
 }
@@ -92,20 +92,23 @@ static void handlers_run_without_tf(void)
 {
 	start();
 	trap_set_handler(UD, skip_ud);
-	__asm__ volatile(STEPPED("exc_a: ud2\nexc_b: nop\n") ::: "memory", "cc");
+	__asm__ volatile(STEPPED("exc_a: ud2\nexc_b: nop\n")::: "memory", "cc");
 	trap_set_handler(UD, NULL);
 	CHECK(nsteps < 100);
 	CHECK_EQ(steps[0], (u64)exc_b + 1);
 }
 
 extern const u8 int_b[];
-static bool handled(struct trap_frame *f) { return true; }
+static bool handled(struct trap_frame *f)
+{
+	return true;
+}
 
 static void through_int(void)
 {
 	start();
 	trap_set_handler(0x62, handled);
-	__asm__ volatile(STEPPED("int $0x62\nint_b: nop") ::: "memory", "cc");
+	__asm__ volatile(STEPPED("int $0x62\nint_b: nop")::: "memory", "cc");
 	/* INT clears TF; the IRET restores it without a trap on the IRET itself */
 	CHECK_EQ(steps[0], (u64)int_b + 1);
 }
@@ -118,7 +121,8 @@ UTEXT static u64 user_stepped(u64 arg)
 {
 	__asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq\n\t"
 			 "syscall\nus_b: nop\n\t"
-			 "pushfq; andq $~0x100, (%%rsp); popfq" ::: "rcx", "r11", "memory", "cc");
+			 "pushfq; andq $~0x100, (%%rsp); popfq" ::
+				 : "rcx", "r11", "memory", "cc");
 	return 1;
 }
 
@@ -160,7 +164,10 @@ static void watch(u64 address, u64 type, u64 length)
 	write_dr7(0x402 | type << 16 | (u64)code[length] << 18);
 }
 
-static void unwatch(void) { write_dr7(0x400); }
+static void unwatch(void)
+{
+	write_dr7(0x400);
+}
 
 extern const u8 bp_here[];
 static void code_breakpoint(void)
@@ -226,7 +233,7 @@ static void general_detect(void)
 	trap_set_handler(DB, NULL);
 	write_dr7(0x2400); /* GD */
 	trap_clear();
-	__asm__ volatile(TRY("mov %%db7, %%rax") ::: "rax");
+	__asm__ volatile(TRY("mov %%db7, %%rax")::: "rax");
 	CHECK_EQ(trap.vector, DB);
 	CHECK_EQ(trap.dr6 & DR6_BD, DR6_BD);
 	CHECK_EQ(read_dr7() & 0x2000, 0); /* cleared on entry to the handler */
@@ -244,11 +251,11 @@ static void dr4_is_dr6(void)
 	CHECK_EQ(v, read_dr6());
 	write_cr4(read_cr4() | CR4_DE);
 	trap_clear();
-	__asm__ volatile(TRY(".byte 0x0f, 0x21, 0xe0") ::: "rax");
+	__asm__ volatile(TRY(".byte 0x0f, 0x21, 0xe0")::: "rax");
 	TRIED(UD, 0);
 	write_cr4(read_cr4() & ~CR4_DE);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%db7") ::"r"(1ul << 32));
+	__asm__ volatile(TRY("mov %0, %%db7")::"r"(1ul << 32));
 	TRIED(GP, 0);
 }
 

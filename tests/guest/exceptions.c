@@ -47,10 +47,10 @@ static void invalid_opcode(void)
 	__asm__ volatile(TRY(".byte 0x06")); /* push es */
 	TRIED(UD, 0);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%cs") ::"r"(8));
+	__asm__ volatile(TRY("mov %0, %%cs")::"r"(8));
 	TRIED(UD, 0);
 	trap_clear();
-	__asm__ volatile(TRY(".byte 0x0f, 0x20, 0xc8") ::: "rax"); /* mov cr1, rax */
+	__asm__ volatile(TRY(".byte 0x0f, 0x20, 0xc8")::: "rax"); /* mov cr1, rax */
 	TRIED(UD, 0);
 }
 
@@ -89,30 +89,30 @@ static void general_protection(void)
 	__asm__ volatile(TRY("mov (%1), %0") : "=r"(v) : "r"(wild));
 	TRIED(GP, 0);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%ds") ::"r"(SEL_CODE64 | 0x400)); /* beyond the table */
+	__asm__ volatile(TRY("mov %0, %%ds")::"r"(SEL_CODE64 | 0x400)); /* beyond the table */
 	TRIED(GP, SEL_CODE64 | 0x400);
 	__asm__ volatile("lldt %w0" ::"r"(0));
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%ds") ::"r"(0x14)); /* in the LDT, of which there is none */
+	__asm__ volatile(TRY("mov %0, %%ds")::"r"(0x14)); /* in the LDT, of which there is none */
 	TRIED(GP, 0x14);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%ss") ::"r"(SEL_CODE64));
+	__asm__ volatile(TRY("mov %0, %%ss")::"r"(SEL_CODE64));
 	TRIED(GP, SEL_CODE64);
 	if (!on_qemu_tcg()) { /* which ignores writes to MSRs it does not know and to the upper half of CR4 */
 		trap_clear();
-		__asm__ volatile(TRY("wrmsr") ::"c"(0xdeadbeef), "a"(0), "d"(0));
+		__asm__ volatile(TRY("wrmsr")::"c"(0xdeadbeef), "a"(0), "d"(0));
 		TRIED(GP, 0);
 		trap_clear();
-		__asm__ volatile(TRY("mov %0, %%cr4") ::"r"(read_cr4() | 1ul << 40));
+		__asm__ volatile(TRY("mov %0, %%cr4")::"r"(read_cr4() | 1ul << 40));
 		TRIED(GP, 0);
 	}
 	if (!on_qemu_tcg()) { /* which does not check it */
 		trap_clear();
-		__asm__ volatile(TRY("mov %0, %%cr0") ::"r"(read_cr0() & ~1ul)); /* PG without PE */
+		__asm__ volatile(TRY("mov %0, %%cr0")::"r"(read_cr0() & ~1ul)); /* PG without PE */
 		TRIED(GP, 0);
 	}
 	trap_clear();
-	__asm__ volatile(TRY("movaps (%0), %%xmm0") ::"r"((u64)&gdt + 1));
+	__asm__ volatile(TRY("movaps (%0), %%xmm0")::"r"((u64)&gdt + 1));
 	TRIED(GP, 0);
 }
 
@@ -120,7 +120,8 @@ static void stack_fault(void)
 {
 	idt[SS].ist = 1; /* the frame cannot be pushed on the stack that is the subject */
 	trap_clear();
-	__asm__ volatile("mov %%rsp, %%rcx; mov %0, %%rsp\n" TRY("push %%rax") "mov %%rcx, %%rsp" ::"r"(0x800000000100ul) : "rcx", "memory");
+	__asm__ volatile("mov %%rsp, %%rcx; mov %0, %%rsp\n" TRY("push %%rax") "mov %%rcx, %%rsp" ::"r"(0x800000000100ul)
+			 : "rcx", "memory");
 	idt[SS].ist = 0;
 	TRIED(SS, 0);
 	trap_clear();
@@ -133,10 +134,10 @@ static void segment_not_present(void)
 {
 	gdt[SEL_SPARE / 8] = 0x00cf13000000ffff; /* data, not present */
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%ds") ::"r"(SEL_SPARE));
+	__asm__ volatile(TRY("mov %0, %%ds")::"r"(SEL_SPARE));
 	TRIED(NP, SEL_SPARE);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%ss") ::"r"(SEL_SPARE));
+	__asm__ volatile(TRY("mov %0, %%ss")::"r"(SEL_SPARE));
 	TRIED(SS, SEL_SPARE);
 	gdt[SEL_SPARE / 8] = 0;
 	idt[0x55].type = 0x0e; /* gate not present */
@@ -149,10 +150,10 @@ static void segment_not_present(void)
 static void task_register(void)
 {
 	trap_clear();
-	__asm__ volatile(TRY("ltr %w0") ::"r"(SEL_TSS)); /* busy */
+	__asm__ volatile(TRY("ltr %w0")::"r"(SEL_TSS)); /* busy */
 	TRIED(GP, SEL_TSS);
 	trap_clear();
-	__asm__ volatile(TRY("ltr %w0") ::"r"(0));
+	__asm__ volatile(TRY("ltr %w0")::"r"(0));
 	TRIED(GP, 0);
 }
 
@@ -170,13 +171,17 @@ static u32 mxcsr_unmasked = 0x1d80, mxcsr_default = 0x1f80;
 static void simd_error(void)
 {
 	trap_clear();
-	__asm__ volatile("ldmxcsr %0; xorps %%xmm1, %%xmm1; mov $0x3f800000, %%eax; movd %%eax, %%xmm0\n" TRY("divss %%xmm1, %%xmm0")
-			 "ldmxcsr %1" ::"m"(mxcsr_unmasked), "m"(mxcsr_default) : "rax");
+	__asm__ volatile("ldmxcsr %0; xorps %%xmm1, %%xmm1; mov $0x3f800000, %%eax; movd %%eax, %%xmm0\n" TRY(
+				 "divss %%xmm1, %%xmm0") "ldmxcsr %1" ::"m"(mxcsr_unmasked),
+			 "m"(mxcsr_default)
+			 : "rax");
 	TRIED(XM, 0);
 	write_cr4(read_cr4() & ~(1ul << 10));
 	trap_clear();
-	__asm__ volatile("ldmxcsr %0; xorps %%xmm1, %%xmm1; mov $0x3f800000, %%eax; movd %%eax, %%xmm0\n" TRY("divss %%xmm1, %%xmm0")
-			 "ldmxcsr %1" ::"m"(mxcsr_unmasked), "m"(mxcsr_default) : "rax");
+	__asm__ volatile("ldmxcsr %0; xorps %%xmm1, %%xmm1; mov $0x3f800000, %%eax; movd %%eax, %%xmm0\n" TRY(
+				 "divss %%xmm1, %%xmm0") "ldmxcsr %1" ::"m"(mxcsr_unmasked),
+			 "m"(mxcsr_default)
+			 : "rax");
 	TRIED(UD, 0); /* without OSXMMEXCPT */
 	write_cr4(read_cr4() | 1ul << 10);
 }
@@ -185,7 +190,7 @@ static u64 user_words[4] UDATA;
 
 UTEXT static u64 user_misaligned(u64 at)
 {
-	__asm__ volatile(TRY("mov (%0), %%rax") ::"r"(at + 1) : "rax");
+	__asm__ volatile(TRY("mov (%0), %%rax")::"r"(at + 1) : "rax");
 	return 7;
 }
 
@@ -212,19 +217,19 @@ UTEXT static u64 user_privileged(u64 which)
 		__asm__ volatile(TRY("cli"));
 		break;
 	case 2:
-		__asm__ volatile(TRY("mov %%cr0, %%rax") ::: "rax");
+		__asm__ volatile(TRY("mov %%cr0, %%rax")::: "rax");
 		break;
 	case 3:
-		__asm__ volatile(TRY("wrmsr") ::"c"(0x10), "a"(0), "d"(0));
+		__asm__ volatile(TRY("wrmsr")::"c"(0x10), "a"(0), "d"(0));
 		break;
 	case 4:
-		__asm__ volatile(TRY("in $0x80, %%al") ::: "rax");
+		__asm__ volatile(TRY("in $0x80, %%al")::: "rax");
 		break;
 	case 5:
-		__asm__ volatile(TRY("invlpg (%0)") ::"r"(0ul));
+		__asm__ volatile(TRY("invlpg (%0)")::"r"(0ul));
 		break;
 	case 6:
-		__asm__ volatile(TRY("lidt (%0)") ::"r"(user_words));
+		__asm__ volatile(TRY("lidt (%0)")::"r"(user_words));
 		break;
 	case 7:
 		__asm__ volatile(TRY("clts"));
@@ -236,22 +241,22 @@ UTEXT static u64 user_privileged(u64 which)
 		__asm__ volatile(TRY("wbinvd"));
 		break;
 	case 10:
-		__asm__ volatile(TRY("ltr %w0") ::"r"(SEL_TSS));
+		__asm__ volatile(TRY("ltr %w0")::"r"(SEL_TSS));
 		break;
 	case 11:
-		__asm__ volatile(TRY("mov %%db7, %%rax") ::: "rax");
+		__asm__ volatile(TRY("mov %%db7, %%rax")::: "rax");
 		break;
 	case 12:
-		__asm__ volatile(TRY("mov %%cr8, %%rax") ::: "rax");
+		__asm__ volatile(TRY("mov %%cr8, %%rax")::: "rax");
 		break;
 	case 13:
 		__asm__ volatile(TRY("sti"));
 		break;
 	case 14:
-		__asm__ volatile(TRY("lmsw %w0") ::"r"(0));
+		__asm__ volatile(TRY("lmsw %w0")::"r"(0));
 		break;
 	default:
-		__asm__ volatile(TRY("sysretq") ::"c"(0x1000ul));
+		__asm__ volatile(TRY("sysretq")::"c"(0x1000ul));
 	}
 	return 1;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Instructions with a switch of their own: UMIP, FSGSBASE, RDPID and RDTSCP, CR4.TSD and PCE, SWAPGS, the MSRs behind them; what CPUID promises. */
+/* Instructions with a switch of their own: UMIP, FSGSBASE, RDPID and RDTSCP, CR4.TSD and PCE, SWAPGS, the MSRs behind them; what CPUID
+ * promises. */
 #include "lib.h"
 
 #define MSR_FS_BASE 0xc0000100
@@ -19,13 +20,13 @@ UTEXT static u64 user_store(u64 which)
 		__asm__ volatile(TRY("sidt %0") : "=m"(store));
 		break;
 	case 2:
-		__asm__ volatile(TRY("sldt %%eax") ::: "rax");
+		__asm__ volatile(TRY("sldt %%eax")::: "rax");
 		break;
 	case 3:
-		__asm__ volatile(TRY("str %%eax") ::: "rax");
+		__asm__ volatile(TRY("str %%eax")::: "rax");
 		break;
 	default:
-		__asm__ volatile(TRY("smsw %%eax") ::: "rax");
+		__asm__ volatile(TRY("smsw %%eax")::: "rax");
 	}
 	return 0;
 }
@@ -89,7 +90,7 @@ static void fsgsbase(void)
 	__asm__ volatile("wrgsbase %k0" ::"r"(0xabcdef0123456789));
 	CHECK_EQ(rdmsr(MSR_GS_BASE), 0x23456789);
 	trap_clear();
-	__asm__ volatile(TRY("wrfsbase %0") ::"r"(0x800000000000ul));
+	__asm__ volatile(TRY("wrfsbase %0")::"r"(0x800000000000ul));
 	if (!on_qemu_tcg()) { /* which takes any address */
 		TRIED(GP, 0);
 		CHECK_EQ(rdmsr(MSR_FS_BASE), 0x1234567890);
@@ -130,7 +131,7 @@ static void swapgs(void)
 	CHECK_EQ(rdmsr(MSR_GS_BASE), 0x2222);
 	wrmsr(MSR_GS_BASE, 0);
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(MSR_KERNEL_GS_BASE), "a"(0), "d"(0x8000));
+	__asm__ volatile(TRY("wrmsr")::"c"(MSR_KERNEL_GS_BASE), "a"(0), "d"(0x8000));
 	if (!on_qemu_tcg()) /* which takes any address */
 		TRIED(GP, 0);
 	wrmsr(MSR_KERNEL_GS_BASE, 0);
@@ -157,7 +158,7 @@ static void tsd(void)
 
 UTEXT static u64 user_rdpmc(u64 arg)
 {
-	__asm__ volatile(TRY("rdpmc") ::"c"(0) : "rax", "rdx");
+	__asm__ volatile(TRY("rdpmc")::"c"(0) : "rax", "rdx");
 	return 1;
 }
 
@@ -222,13 +223,13 @@ static void efer(void)
 	u64 v = rdmsr(0xc0000080);
 
 	CHECK_EQ(v & 0xd01, 0xd01); /* SCE LME LMA NXE */
-	if (on_qemu_tcg()) /* which checks nothing */
+	if (on_qemu_tcg())	    /* which checks nothing */
 		return;
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(0xc0000080), "a"((u32)v | 2), "d"(0)); /* reserved */
+	__asm__ volatile(TRY("wrmsr")::"c"(0xc0000080), "a"((u32)v | 2), "d"(0)); /* reserved */
 	TRIED(GP, 0);
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(0xc0000080), "a"((u32)v & ~0x100u), "d"(0)); /* LME off while paging */
+	__asm__ volatile(TRY("wrmsr")::"c"(0xc0000080), "a"((u32)v & ~0x100u), "d"(0)); /* LME off while paging */
 	TRIED(GP, 0);
 	CHECK_EQ(rdmsr(0xc0000080), v);
 }
@@ -241,7 +242,7 @@ static void pat(void)
 	CHECK_EQ(rdmsr(0x277), 0x0606060606060606);
 	if (!on_qemu_tcg()) { /* which takes any type */
 		trap_clear();
-		__asm__ volatile(TRY("wrmsr") ::"c"(0x277), "a"(2), "d"(0));
+		__asm__ volatile(TRY("wrmsr")::"c"(0x277), "a"(2), "d"(0));
 		TRIED(GP, 0);
 	}
 	wrmsr(0x277, v);

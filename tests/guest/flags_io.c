@@ -80,7 +80,7 @@ static void permission_bitmap(void)
 	memset(tss.bitmap, 0xff, sizeof(tss.bitmap));
 	user_call(user_in, PORT);
 	TRIED(GP, 0);
-	tss.bitmap[PORT / 8] &= (u8)~(1 << PORT % 8);
+	tss.bitmap[PORT / 8] &= (u8) ~(1 << PORT % 8);
 	user_call(user_in, PORT);
 	TRIED(NO_TRAP, 0);
 	user_call(user_in, PORT + 1);

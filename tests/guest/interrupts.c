@@ -20,7 +20,10 @@ static bool note(struct trap_frame *f)
 	return true;
 }
 
-static void send_self(u32 vector) { apic_write(APIC_ICR, SELF | vector); }
+static void send_self(u32 vector)
+{
+	apic_write(APIC_ICR, SELF | vector);
+}
 
 static void start(void)
 {

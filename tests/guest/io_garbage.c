@@ -32,7 +32,8 @@ static bool port_allowed(u32 port, u32 size)
 
 static u32 random_port(void)
 {
-	static const u16 known[] = {0x20, 0x21, 0x40, 0x43, 0x61, 0x70, 0x71, 0x80, 0xa0, 0xa1, 0x3f8, 0x3fd, 0x4d0, 0x620, 0xcf8, 0xcfc, 0xcfe, 0xc000};
+	static const u16 known[] = {0x20, 0x21,	 0x40,	0x43,  0x61,  0x70,  0x71,  0x80,  0xa0,
+				    0xa1, 0x3f8, 0x3fd, 0x4d0, 0x620, 0xcf8, 0xcfc, 0xcfe, 0xc000};
 
 	return rnd() & 1 ? known[rnd() % ARRAY_SIZE(known)] + rnd() % 4 : rnd() % 0x10000;
 }
@@ -163,7 +164,10 @@ static void string_io(void)
 	__asm__ volatile("rep movsl" : "+D"(p), "+c"(cx), "+S"(from)::"memory");
 }
 
-static bool swallow(struct trap_frame *f) { return true; }
+static bool swallow(struct trap_frame *f)
+{
+	return true;
+}
 
 void guest_main(void)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stack switching by IST and by TSS.RSP0, alignment of the frame, faults while a fault is delivered: #DF with error code 0 on its IST stack. */
+/* Stack switching by IST and by TSS.RSP0, alignment of the frame, faults while a fault is delivered: #DF with error code 0 on its IST
+ * stack. */
 #include "lib.h"
 
 extern u8 ist_stack_top[], trap_stack_top[];
@@ -11,7 +12,10 @@ static bool note_stack(struct trap_frame *f)
 	return true;
 }
 
-static bool on_stack(u64 rsp, u8 *top, u64 size) { return rsp <= (u64)top && rsp > (u64)top - size; }
+static bool on_stack(u64 rsp, u8 *top, u64 size)
+{
+	return rsp <= (u64)top && rsp > (u64)top - size;
+}
 
 static void ist_is_used(void)
 {
@@ -25,7 +29,10 @@ static void ist_is_used(void)
 	idt[0x60].ist = 0;
 }
 
-UTEXT static u64 user_nothing(u64 arg) { return arg; }
+UTEXT static u64 user_nothing(u64 arg)
+{
+	return arg;
+}
 
 static void ring3_switches_to_rsp0(void)
 {
@@ -61,7 +68,7 @@ static void double_fault_by_missing_gate(void)
 {
 	idt[PF].type = 0;
 	trap_clear();
-	__asm__ volatile(TRY("mov %%rax, (%0)") ::"r"(TEST_VA) : "memory");
+	__asm__ volatile(TRY("mov %%rax, (%0)")::"r"(TEST_VA) : "memory");
 	idt[PF].type = 0x8e;
 	TRIED(DF, 0);
 }
@@ -70,7 +77,8 @@ static void double_fault_by_missing_gate(void)
 static void double_fault_by_bad_stack(void)
 {
 	trap_clear();
-	__asm__ volatile("mov %%rsp, %%rcx; mov %0, %%rsp\n" TRY("push %%rax") "mov %%rcx, %%rsp" ::"r"(TEST_VA + 0x1000) : "rcx", "memory");
+	__asm__ volatile("mov %%rsp, %%rcx; mov %0, %%rsp\n" TRY("push %%rax") "mov %%rcx, %%rsp" ::"r"(TEST_VA + 0x1000)
+			 : "rcx", "memory");
 	TRIED(DF, 0);
 	CHECK_EQ(trap.frame.rsp, TEST_VA + 0x1000);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Modes that a 64-bit system leaves behind: protected mode without paging, 32-bit and PAE paging, virtual-8086 and real mode; and the way back. */
+/* Modes that a 64-bit system leaves behind: protected mode without paging, 32-bit and PAE paging, virtual-8086 and real mode; and the way
+ * back. */
 #include "lib.h"
 
 void legacy_call(void *routine);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Excursions from 64-bit mode: protected mode without paging (32-bit, and 16-bit segments), virtual-8086 mode, 32-bit and PAE paging, real mode.
+ * Excursions from 64-bit mode: protected mode without paging (32-bit, and 16-bit segments), virtual-8086 mode, 32-bit and PAE paging,
+ * real mode.
  * Each routine leaves numbers in legacy_results, which legacy.c compares. Called as C functions; all callee-saved registers are kept.
  */
 #define SEL32_CODE 0x30

@@ -5,7 +5,10 @@
 static u64 *page;
 static const u64 va = TEST_VA + 0x201000;
 
-static u64 bits(u64 *pte) { return *(volatile u64 *)pte & (A | D); }
+static u64 bits(u64 *pte)
+{
+	return *(volatile u64 *)pte & (A | D);
+}
 
 static void read_sets_accessed(void)
 {
@@ -66,7 +69,7 @@ static void faults_set_no_dirty(void)
 
 	paging_map(va, (u64)page, P);
 	trap_clear();
-	__asm__ volatile(TRY("movq $1, (%0)") ::"r"(va) : "memory");
+	__asm__ volatile(TRY("movq $1, (%0)")::"r"(va) : "memory");
 	TRIED(PF, PFE_P | PFE_W);
 	CHECK_EQ(bits(pte) & D, 0);
 }

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* R/W, U/S, NX, CR0.WP, SMEP and SMAP with EFLAGS.AC: who may do what, and which error code says no. Permission changes count at once after INVLPG. */
+/* R/W, U/S, NX, CR0.WP, SMEP and SMAP with EFLAGS.AC: who may do what, and which error code says no. Permission changes count at once after
+ * INVLPG. */
 #include "lib.h"
 
-static u64 *page;	 /* a frame, by its identity mapping */
+static u64 *page; /* a frame, by its identity mapping */
 static const u64 va = TEST_VA + 0x123000;
 
-static void map(u64 flags) { paging_map(va, (u64)page, flags); }
+static void map(u64 flags)
+{
+	paging_map(va, (u64)page, flags);
+}
 
 static u64 try_read(u64 at)
 {
@@ -19,10 +23,13 @@ static u64 try_read(u64 at)
 static void try_write(u64 at, u64 v)
 {
 	trap_clear();
-	__asm__ volatile(TRY("mov %1, (%0)") ::"r"(at), "r"(v) : "memory");
+	__asm__ volatile(TRY("mov %1, (%0)")::"r"(at), "r"(v) : "memory");
 }
 
-static u64 call_it(u64 at) { return ((u64(*)(void))at)(); }
+static u64 call_it(u64 at)
+{
+	return ((u64(*)(void))at)();
+}
 
 static u64 try_exec(u64 at)
 {
@@ -40,11 +47,14 @@ UTEXT static u64 user_read(u64 at)
 
 UTEXT static u64 user_write(u64 at)
 {
-	__asm__ volatile(TRY("movq $0x77, (%0)") ::"r"(at) : "memory");
+	__asm__ volatile(TRY("movq $0x77, (%0)")::"r"(at) : "memory");
 	return 0;
 }
 
-UTEXT static u64 user_exec(u64 at) { return ((u64(*)(void))at)(); }
+UTEXT static u64 user_exec(u64 at)
+{
+	return ((u64(*)(void))at)();
+}
 
 static void denied(u64 error)
 {
@@ -218,8 +228,10 @@ static void change_seen_at_next_instruction(void)
 
 	map(P | W);
 	trap_clear();
-	__asm__ volatile("mov %%rax, (%1)\n\tmov %2, (%0)\n\tinvlpg (%1)\n\t" TRY("mov %%rax, (%1)") "mov %3, (%0)\n\tinvlpg (%1)\n\tmov %%rax, (%1)"
-			 ::"r"(pte), "r"(va), "r"(ro), "r"(rw), "a"(0x99) : "memory");
+	__asm__ volatile("mov %%rax, (%1)\n\tmov %2, (%0)\n\tinvlpg (%1)\n\t" TRY(
+				 "mov %%rax, (%1)") "mov %3, (%0)\n\tinvlpg (%1)\n\tmov %%rax, (%1)" ::"r"(pte),
+			 "r"(va), "r"(ro), "r"(rw), "a"(0x99)
+			 : "memory");
 	denied(PFE_P | PFE_W);
 	CHECK_EQ(page[0], 0x99);
 }

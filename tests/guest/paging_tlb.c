@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What flushes translations: INVLPG, CR3, global pages, PCID, INVPCID; large pages, aliases, reserved bits. Only what the architecture promises
- * is checked: that a change is seen after the flush, and that what needs no flush (not-present to present, more rights) is seen without.
+ * What flushes translations: INVLPG, CR3, global pages, PCID, INVPCID; large pages, aliases, reserved bits. Only what the architecture
+ * promises is checked: that a change is seen after the flush, and that what needs no flush (not-present to present, more rights) is seen
+ * without.
  */
 #include "lib.h"
 
@@ -58,7 +59,7 @@ static void more_rights_need_no_flush(void)
 	*pte = (u64)frame[2] | P | W;
 	for (u32 i = 0; i < 2; i++) {
 		trap_clear();
-		__asm__ volatile(TRY("movq $2, (%0)") ::"r"(va) : "memory");
+		__asm__ volatile(TRY("movq $2, (%0)")::"r"(va) : "memory");
 	}
 	TRIED(NO_TRAP, 0);
 }
@@ -112,7 +113,7 @@ static void invpcid(u64 type, u64 pcid, u64 at)
 	struct invpcid_desc d = {pcid, at};
 
 	trap_clear();
-	__asm__ volatile(TRY("invpcid %1, %0") ::"r"(type), "m"(d) : "memory");
+	__asm__ volatile(TRY("invpcid %1, %0")::"r"(type), "m"(d) : "memory");
 }
 
 static void pcids(void)
@@ -239,7 +240,10 @@ static void aliases(void)
 }
 
 /* QEMU's software walk forgets P in the error code of reserved bits. */
-static void denied_reserved(u64 error) { TRIED(PF, (on_qemu_tcg() ? 0 : PFE_P) | PFE_RSVD | error); }
+static void denied_reserved(u64 error)
+{
+	TRIED(PF, (on_qemu_tcg() ? 0 : PFE_P) | PFE_RSVD | error);
+}
 
 static void reserved_bits(void)
 {
@@ -254,7 +258,7 @@ static void reserved_bits(void)
 		denied_reserved(0);
 		CHECK_EQ(trap.cr2, va);
 		trap_clear();
-		__asm__ volatile(TRY("movq $2, (%0)") ::"r"(va) : "memory");
+		__asm__ volatile(TRY("movq $2, (%0)")::"r"(va) : "memory");
 		denied_reserved(PFE_W);
 	}
 	*pte = 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Segments where 64-bit mode still has them, and where compatibility mode has all of them: limits, expand-down, call gates, LDT, LAR, LSL, VERR, VERW. */
+/* Segments where 64-bit mode still has them, and where compatibility mode has all of them: limits, expand-down, call gates, LDT, LAR, LSL,
+ * VERR, VERW. */
 #include "lib.h"
 
 static u64 ldt[4] __attribute__((aligned(16)));
@@ -82,14 +83,14 @@ static void local_table(void)
 	__asm__ volatile("mov %0, %%fs" ::"r"(8 | 4) : "memory");
 	CHECK_EQ(rdmsr(0xc0000100), 0x11223344);
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%fs") ::"r"(32 | 4) : "memory"); /* beyond its limit */
+	__asm__ volatile(TRY("mov %0, %%fs")::"r"(32 | 4) : "memory"); /* beyond its limit */
 	TRIED(GP, 32 | 4);
 	__asm__ volatile("lldt %w0" ::"r"(0));
 	trap_clear();
-	__asm__ volatile(TRY("mov %0, %%fs") ::"r"(8 | 4) : "memory");
+	__asm__ volatile(TRY("mov %0, %%fs")::"r"(8 | 4) : "memory");
 	TRIED(GP, 8 | 4);
 	trap_clear();
-	__asm__ volatile(TRY("lldt %w0") ::"r"(SEL_DATA));
+	__asm__ volatile(TRY("lldt %w0")::"r"(SEL_DATA));
 	TRIED(GP, SEL_DATA);
 	__asm__ volatile("mov %0, %%fs" ::"r"(0) : "memory");
 }

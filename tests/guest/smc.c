@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Self-modifying code, as on a CPU that snoops its own stores: the modified instruction counts from the next one executed on, whoever wrote it
- * and through whichever address.
+ * Self-modifying code, as on a CPU that snoops its own stores: the modified instruction counts from the next one executed on, whoever wrote
+ * it and through whichever address.
  */
 #include "lib.h"
 
@@ -43,8 +43,8 @@ static void immediate_patched_between_calls(void)
 static void next_instruction(void)
 {
 	static const u8 body[] = {
-		0x89, 0x3d, 1, 0, 0, 0,	 /* mov %edi, 1(%rip): the immediate below */
-		0xb8, 0, 0, 0, 0,	 /* mov $0, %eax */
+		0x89, 0x3d, 1, 0, 0, 0, /* mov %edi, 1(%rip): the immediate below */
+		0xb8, 0,    0, 0, 0,	/* mov $0, %eax */
 		0xc3,
 	};
 
@@ -57,7 +57,7 @@ static void next_instruction(void)
 static void same_block(void)
 {
 	static const u8 body[] = {
-		0x89, 0x3d, 7, 0, 0, 0,	 /* mov %edi, 7(%rip) */
+		0x89, 0x3d, 7,	  0,	0,    0,		      /* mov %edi, 7(%rip) */
 		0x31, 0xc0, 0x90, 0x90, 0x90, 0x90, 0x05, 0, 0, 0, 0, /* xor %eax, %eax; nops; add $0, %eax */
 		0xc3,
 	};
@@ -71,11 +71,11 @@ static void same_block(void)
 static void patch_in_a_loop(void)
 {
 	static const u8 body[] = {
-		0x31, 0xc0,		      /* xor %eax, %eax */
-		0x05, 1, 0, 0, 0,	      /* 2: add $1, %eax */
+		0x31, 0xc0,			    /* xor %eax, %eax */
+		0x05, 1,    0,	  0,	0,	    /* 2: add $1, %eax */
 		0xff, 0x05, 0xf6, 0xff, 0xff, 0xff, /* incl -10(%rip): that immediate */
-		0xff, 0xcf,		      /* dec %edi */
-		0x75, 0xf1,		      /* jnz 2b */
+		0xff, 0xcf,			    /* dec %edi */
+		0x75, 0xf1,			    /* jnz 2b */
 		0xc3,
 	};
 
@@ -89,11 +89,11 @@ static void patch_in_a_loop(void)
 static void string_store_over_code(void)
 {
 	static const u8 body[] = {
-		0x48, 0x8d, 0x3d, 10, 0, 0, 0,		     /* lea 10(%rip), %rdi */
-		0xb0, 0x90,				     /* mov $0x90, %al */
-		0xb9, 2, 0, 0, 0, 0xf3, 0xaa, 0x90,	     /* mov $2, %ecx; rep stosb; nop */
-		0x0f, 0x0b,		      /* ud2, becomes two nops */
-		0xb8, 5, 0, 0, 0, 0xc3,
+		0x48, 0x8d, 0x3d, 10, 0, 0,    0,	   /* lea 10(%rip), %rdi */
+		0xb0, 0x90,				   /* mov $0x90, %al */
+		0xb9, 2,    0,	  0,  0, 0xf3, 0xaa, 0x90, /* mov $2, %ecx; rep stosb; nop */
+		0x0f, 0x0b,				   /* ud2, becomes two nops */
+		0xb8, 5,    0,	  0,  0, 0xc3,
 	};
 
 	put(code, body, sizeof(body));
@@ -102,7 +102,7 @@ static void string_store_over_code(void)
 
 static void through_an_alias(void)
 {
-	paging_map(va, (u64)code, P);	   /* executed here */
+	paging_map(va, (u64)code, P);		 /* executed here */
 	paging_map(va + PAGE, (u64)code, P | W); /* written here */
 	for (u32 i = 0; i < 20; i++) {
 		put_return((u8 *)(va + PAGE) + 0x80, i * 3);

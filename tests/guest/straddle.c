@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Accesses that cross a page: right value, all or nothing when the second (or first) page refuses, cr2 of the byte that could not be reached. */
+/* Accesses that cross a page: right value, all or nothing when the second (or first) page refuses, cr2 of the byte that could not be
+ * reached. */
 #include "lib.h"
 
 static u8 *first, *second;
@@ -41,7 +42,7 @@ static void store_is_all_or_nothing(void)
 	for (u32 cut = 1; cut < 8; cut++) {
 		fill(0x5a);
 		trap_clear();
-		__asm__ volatile(TRY("movq $0, (%0)") ::"r"(va + PAGE - cut) : "memory");
+		__asm__ volatile(TRY("movq $0, (%0)")::"r"(va + PAGE - cut) : "memory");
 		TRIED(PF, PFE_P | PFE_W);
 		CHECK_EQ(trap.cr2, va + PAGE);
 		for (u32 i = 1; i <= 8; i++)
@@ -50,7 +51,7 @@ static void store_is_all_or_nothing(void)
 	}
 	both(P | W, 0);
 	trap_clear();
-	__asm__ volatile(TRY("movups %%xmm0, (%0)") ::"r"(va + PAGE - 5) : "memory");
+	__asm__ volatile(TRY("movups %%xmm0, (%0)")::"r"(va + PAGE - 5) : "memory");
 	TRIED(PF, PFE_W);
 	CHECK_EQ(trap.cr2, va + PAGE);
 	CHECK_EQ(first[PAGE - 1], 0x5a);
@@ -61,7 +62,7 @@ static void first_page_refuses(void)
 	both(P, P | W);
 	fill(0x5a);
 	trap_clear();
-	__asm__ volatile(TRY("movq $0, (%0)") ::"r"(va + PAGE - 3) : "memory");
+	__asm__ volatile(TRY("movq $0, (%0)")::"r"(va + PAGE - 3) : "memory");
 	TRIED(PF, PFE_P | PFE_W);
 	CHECK_EQ(trap.cr2, va + PAGE - 3);
 	CHECK_EQ(second[0], 0x5a);
@@ -74,7 +75,10 @@ static void read_modify_write(void)
 	both(P | W, P);
 	fill(0x5a);
 	trap_clear();
-	__asm__ volatile("stc; pushfq; popq %0\n" TRY("adcq %2, (%1)") "pushfq; pop %0" : "=&r"(flags) : "r"(va + PAGE - 4), "r"(7ul) : "memory", "cc");
+	__asm__ volatile("stc; pushfq; popq %0\n" TRY("adcq %2, (%1)") "pushfq; pop %0"
+			 : "=&r"(flags)
+			 : "r"(va + PAGE - 4), "r"(7ul)
+			 : "memory", "cc");
 	TRIED(PF, PFE_P | PFE_W);
 	CHECK_EQ(trap.cr2, va + PAGE);
 	CHECK_EQ(flags & 1, 1); /* flags are as before */
@@ -99,7 +103,9 @@ static void push_and_call(void)
 	fill(0x5a);
 	trap_clear();
 	idt[PF].ist = 1;
-	__asm__ volatile("mov %%rsp, %%rcx; mov %1, %%rsp\n" TRY("push %%rax") "mov %%rsp, %0; mov %%rcx, %%rsp" : "=&r"(sp) : "r"(va + PAGE + 4)
+	__asm__ volatile("mov %%rsp, %%rcx; mov %1, %%rsp\n" TRY("push %%rax") "mov %%rsp, %0; mov %%rcx, %%rsp"
+			 : "=&r"(sp)
+			 : "r"(va + PAGE + 4)
 			 : "rcx", "memory");
 	idt[PF].ist = 0;
 	TRIED(PF, PFE_W);
@@ -141,7 +147,10 @@ static void code_across_pages(void)
 	}
 }
 
-static u64 call_it(u64 at) { return ((u64(*)(void))at)(); }
+static u64 call_it(u64 at)
+{
+	return ((u64(*)(void))at)();
+}
 
 static void code_whose_second_page_is_missing(void)
 {

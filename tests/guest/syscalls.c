@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SYSCALL, SYSRET, SYSENTER, SYSEXIT: what they load, what they leave in rcx, r11 and flags, when they are refused. INT and IRET between rings. */
+/* SYSCALL, SYSRET, SYSENTER, SYSEXIT: what they load, what they leave in rcx, r11 and flags, when they are refused. INT and IRET between
+ * rings. */
 #include "lib.h"
 
 #define MSR_STAR 0xc0000081
@@ -75,8 +76,8 @@ static void syscall_loads_and_saves(void)
 	CHECK_EQ(sc_count, count + 1);
 	CHECK_EQ(sc_cs, SEL_CODE64);
 	CHECK_EQ(sc_ss, SEL_CODE64 + 8);
-	CHECK_EQ(sc_r11 & 1, 1);	/* the user's CF */
-	CHECK_EQ(sc_flags & 0x701, 0);	/* masked */
+	CHECK_EQ(sc_r11 & 1, 1);       /* the user's CF */
+	CHECK_EQ(sc_flags & 0x701, 0); /* masked */
 	CHECK(sc_user_rsp > (u64)user_stack && sc_user_rsp < (u64)user_stack + sizeof(user_stack));
 }
 
@@ -109,7 +110,7 @@ static void many(void)
 
 UTEXT static u64 user_try_syscall(u64 n)
 {
-	__asm__ volatile(TRY("syscall") ::: "rax", "rcx", "r11", "memory");
+	__asm__ volatile(TRY("syscall")::: "rax", "rcx", "r11", "memory");
 	return 3;
 }
 
@@ -119,7 +120,7 @@ static void refused_without_sce(void)
 	user_call(user_try_syscall, 0);
 	TRIED(UD, 0);
 	trap_clear();
-	__asm__ volatile(TRY("sysretq") ::"c"((u64)user_syscall));
+	__asm__ volatile(TRY("sysretq")::"c"((u64)user_syscall));
 	TRIED(UD, 0);
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 1);
 }
@@ -130,7 +131,7 @@ static void bad_msr_values(void)
 
 	for (u32 i = 0; i < ARRAY_SIZE(msrs); i++) {
 		trap_clear();
-		__asm__ volatile(TRY("wrmsr") ::"c"(msrs[i]), "a"(0), "d"(0x8000));
+		__asm__ volatile(TRY("wrmsr")::"c"(msrs[i]), "a"(0), "d"(0x8000));
 		TRIED(GP, 0);
 	}
 }
@@ -141,7 +142,7 @@ __asm__(".pushsection .utext, \"ax\"\n"
 	".globl user32_code\n"
 	"user32_code:\n"
 	"	mov $0xffffffff, %eax\n"
-	"	inc %eax\n"		/* 40: a REX prefix in 64-bit mode */
+	"	inc %eax\n" /* 40: a REX prefix in 64-bit mode */
 	"	lea 5(%eax), %eax\n"
 	"	push %cs\n"
 	"	pop %edx\n"
@@ -183,16 +184,15 @@ static void sysret_compat(void)
 /* IRETQ to 32-bit code and back by an interrupt */
 static void iret_compat(void)
 {
-	struct user_context u = {.rip = (u64)user32_code,
-				 .cs = SEL_UCODE32,
-				 .rflags = 2,
-				 .rsp = (u64)user_stack + 4096,
-				 .ss = SEL_UDATA};
+	struct user_context u = {.rip = (u64)user32_code, .cs = SEL_UCODE32, .rflags = 2, .rsp = (u64)user_stack + 4096, .ss = SEL_UDATA};
 
 	CHECK_EQ(user_enter(&u), 5);
 }
 
-static u64 run_context(u64 arg) { return user_enter((struct user_context *)arg); }
+static u64 run_context(u64 arg)
+{
+	return user_enter((struct user_context *)arg);
+}
 
 static void iret_refusals(void)
 {
@@ -232,15 +232,17 @@ static void iret_same_ring(void)
 {
 	u64 rsp = 0, want = 0;
 
-	__asm__ volatile("mov %%rsp, %%rcx; lea -64(%%rsp), %1; sub $256, %%rsp; push $0x10; push %1; pushfq; push $8; lea 1f(%%rip), %%rax;"
-			 "push %%rax; iretq\n1: mov %%rsp, %0; mov %%rcx, %%rsp"
-			 : "=&r"(rsp), "=&r"(want)
-			 :
-			 : "rax", "rcx", "memory", "cc");
+	__asm__ volatile(
+		"mov %%rsp, %%rcx; lea -64(%%rsp), %1; sub $256, %%rsp; push $0x10; push %1; pushfq; push $8; lea 1f(%%rip), %%rax;"
+		"push %%rax; iretq\n1: mov %%rsp, %0; mov %%rcx, %%rsp"
+		: "=&r"(rsp), "=&r"(want)
+		:
+		: "rax", "rcx", "memory", "cc");
 	CHECK_EQ(rsp, want);
 	/* a null SS is fine in ring 0 */
 	__asm__ volatile("mov %%rsp, %%rcx; push $0; push %%rcx; pushfq; push $8; lea 1f(%%rip), %%rax; push %%rax; iretq\n"
-			 "1: mov %%ss, %0; mov $0x10, %%eax; mov %%eax, %%ss" : "=r"(rsp)::"rax", "rcx", "memory", "cc");
+			 "1: mov %%ss, %0; mov $0x10, %%eax; mov %%eax, %%ss"
+			 : "=r"(rsp)::"rax", "rcx", "memory", "cc");
 	CHECK_EQ(rsp & 0xffff, 0);
 }
 
@@ -255,15 +257,16 @@ static void far_return_and_call(void)
 	__asm__ volatile("push $8; lea 1f(%%rip), %%rax; push %%rax; mov $7, %0; lretq\n1: inc %0" : "+r"(r)::"rax", "memory");
 	CHECK_EQ(r, 8);
 	far.sel = SEL_CODE64;
-	__asm__ volatile("lea 1f(%%rip), %%rax; mov %%eax, %1; lcall *%1; jmp 2f\n1: mov $9, %0; lretl\n2:" : "+r"(r), "+m"(far)::"rax", "memory");
+	__asm__ volatile("lea 1f(%%rip), %%rax; mov %%eax, %1; lcall *%1; jmp 2f\n1: mov $9, %0; lretl\n2:"
+			 : "+r"(r), "+m"(far)::"rax", "memory");
 	CHECK_EQ(r, 9);
 	far.sel = 0;
 	trap_clear();
-	__asm__ volatile(TRY("ljmp *%0") ::"m"(far));
+	__asm__ volatile(TRY("ljmp *%0")::"m"(far));
 	TRIED(GP, 0);
 	far.sel = SEL_DATA;
 	trap_clear();
-	__asm__ volatile(TRY("ljmp *%0") ::"m"(far));
+	__asm__ volatile(TRY("ljmp *%0")::"m"(far));
 	TRIED(GP, SEL_DATA);
 }
 
@@ -291,7 +294,10 @@ __asm__(".text\n"
 	"	.text\n");
 u64 compat_call(u64 arg);
 
-static void compat_in_ring0(void) { CHECK_EQ(compat_call(loop_count + 100), (loop_count + 99) * 2); }
+static void compat_in_ring0(void)
+{
+	CHECK_EQ(compat_call(loop_count + 100), (loop_count + 99) * 2);
+}
 
 extern const u8 sysenter_entry[], sysenter_done[];
 __asm__(".text\n"
@@ -316,7 +322,7 @@ UTEXT static u64 user_sysenter(u64 arg)
 
 UTEXT static u64 user_try_sysenter(u64 arg)
 {
-	__asm__ volatile(TRY("sysenter") ::: "memory");
+	__asm__ volatile(TRY("sysenter")::: "memory");
 	return 0;
 }
 

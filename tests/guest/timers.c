@@ -198,7 +198,7 @@ static void x2apic(void)
 
 	wrmsr(0x1b, base | 0xc00);
 	CHECK_EQ(rdmsr(0x802), id);
-	CHECK_EQ(rdmsr(0x803) & 0xff, 0x14); /* version */
+	CHECK_EQ(rdmsr(0x803) & 0xff, 0x14);			   /* version */
 	CHECK_EQ(rdmsr(0x80d), 1u << (id & 15) | (id >> 4) << 16); /* LDR follows from the id */
 	irq_count[VEC] = 0;
 	trap_set_handler(VEC, NULL);
@@ -206,16 +206,16 @@ static void x2apic(void)
 	wrmsr(0x828, 0);
 	wrmsr(0x80b, 0);
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(0x80b), "a"(1), "d"(0)); /* EOI takes 0 only */
+	__asm__ volatile(TRY("wrmsr")::"c"(0x80b), "a"(1), "d"(0)); /* EOI takes 0 only */
 	TRIED(GP, 0);
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(0x802), "a"(1), "d"(0)); /* read-only */
+	__asm__ volatile(TRY("wrmsr")::"c"(0x802), "a"(1), "d"(0)); /* read-only */
 	TRIED(GP, 0);
 	trap_clear();
-	__asm__ volatile(TRY("rdmsr") ::"c"(0x80e) : "rax", "rdx"); /* DFR does not exist in this mode */
+	__asm__ volatile(TRY("rdmsr")::"c"(0x80e) : "rax", "rdx"); /* DFR does not exist in this mode */
 	TRIED(GP, 0);
 	trap_clear();
-	__asm__ volatile(TRY("wrmsr") ::"c"(0x1b), "a"((u32)base), "d"((u32)(base >> 32))); /* x2APIC to xAPIC directly */
+	__asm__ volatile(TRY("wrmsr")::"c"(0x1b), "a"((u32)base), "d"((u32)(base >> 32))); /* x2APIC to xAPIC directly */
 	TRIED(GP, 0);
 	wrmsr(0x1b, base & ~0xc00ul);
 	wrmsr(0x1b, base);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A fault with an empty IDT resets the machine (the VMM ends or restarts it; with --no-reboot it ends). Nothing is written to the exit port. */
+/* A fault with an empty IDT resets the machine (the VMM ends or restarts it; with --no-reboot it ends). Nothing is written to the exit
+ * port. */
 #include "lib.h"
 
 void guest_main(void)

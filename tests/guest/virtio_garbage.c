@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every virtio device on the PCI bus gets broken rings: descriptor loops, chains out of range, addresses outside RAM, lengths that wrap, indirect
- * tables of nonsense, indices that jump. The device may ask for a reset; it must stay resettable and the machine must live.
+ * Every virtio device on the PCI bus gets broken rings: descriptor loops, chains out of range, addresses outside RAM, lengths that wrap,
+ * indirect tables of nonsense, indices that jump. The device may ask for a reset; it must stay resettable and the machine must live.
  */
 #include "pci.h"
 
@@ -88,7 +88,10 @@ static void random_descriptors(struct desc *d)
 	}
 }
 
-static u64 ring_address(const void *good) { return rnd() % 6 ? (u64)good : random_address(); }
+static u64 ring_address(const void *good)
+{
+	return rnd() % 6 ? (u64)good : random_address();
+}
 
 static void setup_queue(const struct virtio *v, u32 q)
 {

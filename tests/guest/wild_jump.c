@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Jumps to where no code is: unmapped, non-canonical, MMIO, beyond RAM, into the middle of data. The CPU faults or runs what is there; the VMM lives. */
+/* Jumps to where no code is: unmapped, non-canonical, MMIO, beyond RAM, into the middle of data. The CPU faults or runs what is there; the
+ * VMM lives. */
 #include "lib.h"
 
 static u64 go(u64 at)
@@ -31,7 +32,10 @@ static void non_canonical(void)
 		faults(wild[i], GP, 0);
 }
 
-static u64 call_it(u64 at) { return ((u64(*)(void))at)(); }
+static u64 call_it(u64 at)
+{
+	return ((u64(*)(void))at)();
+}
 
 static void call_to_nowhere(void)
 {
@@ -51,7 +55,10 @@ static void zeros(void)
 	u64 at = (u64)zero, ax = TEST_VA + 0x7000;
 
 	trap_clear();
-	__asm__ volatile("lea 1f(%%rip), %%rdx; mov %%rdx, %2; jmp *%1\n1:" : "+a"(ax) : "r"(at), "m"(*(u64 *)(zero + 32)) : "rdx", "memory");
+	__asm__ volatile("lea 1f(%%rip), %%rdx; mov %%rdx, %2; jmp *%1\n1:"
+			 : "+a"(ax)
+			 : "r"(at), "m"(*(u64 *)(zero + 32))
+			 : "rdx", "memory");
 }
 
 static u64 zeros_guarded(u64 arg)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* XSAVE: what CPUID says of sizes, XCR0's rules, round trips of every component, XSAVEOPT, XSAVEC, INIT and refused images, CR0.TS, CR4.OSXSAVE. */
+/* XSAVE: what CPUID says of sizes, XCR0's rules, round trips of every component, XSAVEOPT, XSAVEC, INIT and refused images, CR0.TS,
+ * CR4.OSXSAVE. */
 #include "lib.h"
 
 #define AREA 4096
@@ -17,11 +18,14 @@ static u64 xgetbv(u32 n)
 static void try_xsetbv(u32 n, u64 v)
 {
 	trap_clear();
-	__asm__ volatile(TRY("xsetbv") ::"c"(n), "a"((u32)v), "d"((u32)(v >> 32)));
+	__asm__ volatile(TRY("xsetbv")::"c"(n), "a"((u32)v), "d"((u32)(v >> 32)));
 }
 
-#define XOP(name, insn)                                                                                                             \
-	static void name(void *p, u64 mask) { __asm__ volatile(insn " (%0)" ::"r"(p), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory"); }
+#define XOP(name, insn)                                                                                                                    \
+	static void name(void *p, u64 mask)                                                                                                \
+	{                                                                                                                                  \
+		__asm__ volatile(insn " (%0)" ::"r"(p), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");                                \
+	}
 XOP(xsave, "xsave64")
 XOP(xrstor, "xrstor64")
 XOP(xsaveopt, "xsaveopt64")
@@ -30,10 +34,13 @@ XOP(xsavec, "xsavec64")
 static void try_xrstor(void *p, u64 mask)
 {
 	trap_clear();
-	__asm__ volatile(TRY("xrstor64 (%0)") ::"r"(p), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+	__asm__ volatile(TRY("xrstor64 (%0)")::"r"(p), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
 }
 
-static u64 *bv(u8 *p) { return (u64 *)(p + 512); }
+static u64 *bv(u8 *p)
+{
+	return (u64 *)(p + 512);
+}
 
 static void sizes(void)
 {
@@ -79,7 +86,7 @@ static void xcr0_rules(void)
 	TRIED(GP, 0);
 	CHECK_EQ(xgetbv(0), supported);
 	trap_clear();
-	__asm__ volatile(TRY("xgetbv") ::"c"(7) : "rax", "rdx");
+	__asm__ volatile(TRY("xgetbv")::"c"(7) : "rax", "rdx");
 	TRIED(GP, 0);
 }
 
@@ -93,10 +100,10 @@ static void osxsave_follows_cr4(void)
 	cpuid(1, 0, r);
 	CHECK_EQ(r[2] >> 27 & 1, 0);
 	trap_clear();
-	__asm__ volatile(TRY("xgetbv") ::"c"(0) : "rax", "rdx");
+	__asm__ volatile(TRY("xgetbv")::"c"(0) : "rax", "rdx");
 	TRIED(UD, 0);
 	trap_clear();
-	__asm__ volatile(TRY("xsave64 (%0)") ::"r"(area), "a"(3), "d"(0) : "memory");
+	__asm__ volatile(TRY("xsave64 (%0)")::"r"(area), "a"(3), "d"(0) : "memory");
 	TRIED(UD, 0);
 	if (supported & 4) {
 		trap_clear();
@@ -116,7 +123,8 @@ static void fill_registers(void)
 	if (supported & 4)
 		__asm__ volatile("vmovups (%0), %%ymm3; vmovups 32(%0), %%ymm12" ::"r"(pattern));
 	if (supported & 0xe0)
-		__asm__ volatile("vmovups (%0), %%zmm5; vmovups (%0), %%zmm21; mov $0x1234, %%eax; kmovw %%eax, %%k3" ::"r"(pattern) : "rax");
+		__asm__ volatile("vmovups (%0), %%zmm5; vmovups (%0), %%zmm21; mov $0x1234, %%eax; kmovw %%eax, %%k3" ::"r"(pattern)
+				 : "rax");
 }
 
 static void clear_registers(void)
@@ -148,8 +156,14 @@ static void save_clear_restore(void (*save)(void *, u64))
 	clear_registers();
 }
 
-static void round_trip(void) { save_clear_restore(xsave); }
-static void round_trip_opt(void) { save_clear_restore(xsaveopt); }
+static void round_trip(void)
+{
+	save_clear_restore(xsave);
+}
+static void round_trip_opt(void)
+{
+	save_clear_restore(xsaveopt);
+}
 static void round_trip_compact(void)
 {
 	save_clear_restore(xsavec);
@@ -229,7 +243,7 @@ static void task_switched(void)
 	try_xrstor(area, supported);
 	TRIED(NM, 0);
 	trap_clear();
-	__asm__ volatile(TRY("xsave64 (%0)") ::"r"(area), "a"(3), "d"(0) : "memory");
+	__asm__ volatile(TRY("xsave64 (%0)")::"r"(area), "a"(3), "d"(0) : "memory");
 	TRIED(NM, 0);
 	if (supported & 4) {
 		trap_clear();
@@ -237,7 +251,7 @@ static void task_switched(void)
 		TRIED(NM, 0);
 	}
 	trap_clear();
-	__asm__ volatile(TRY("fxsave64 (%0)") ::"r"(area) : "memory");
+	__asm__ volatile(TRY("fxsave64 (%0)")::"r"(area) : "memory");
 	TRIED(NM, 0);
 	__asm__ volatile("clts");
 }
@@ -249,7 +263,7 @@ static void faults_in_the_area(void)
 	paging_map(at, (u64)area, P | W);
 	paging_map(at + PAGE, 0, 0);
 	trap_clear();
-	__asm__ volatile(TRY("xsave64 (%0)") ::"r"(at + PAGE - 512), "a"((u32)supported), "d"(0) : "memory");
+	__asm__ volatile(TRY("xsave64 (%0)")::"r"(at + PAGE - 512), "a"((u32)supported), "d"(0) : "memory");
 	CHECK_EQ(trap.vector, PF);
 	CHECK_EQ(trap.cr2 & ~(PAGE - 1), at + PAGE);
 	try_xrstor((void *)(at + PAGE - 512), supported);

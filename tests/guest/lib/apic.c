@@ -6,8 +6,14 @@
 
 volatile u32 irq_count[256];
 
-u32 apic_read(u32 reg) { return *(volatile u32 *)(APIC_BASE + reg); }
-void apic_write(u32 reg, u32 v) { *(volatile u32 *)(APIC_BASE + reg) = v; }
+u32 apic_read(u32 reg)
+{
+	return *(volatile u32 *)(APIC_BASE + reg);
+}
+void apic_write(u32 reg, u32 v)
+{
+	*(volatile u32 *)(APIC_BASE + reg) = v;
+}
 
 void apic_enable(void)
 {
@@ -22,7 +28,10 @@ static bool count_and_eoi(struct trap_frame *f)
 	return true;
 }
 
-void irq_catch(u32 vector) { trap_set_handler(vector, count_and_eoi); }
+void irq_catch(u32 vector)
+{
+	trap_set_handler(vector, count_and_eoi);
+}
 
 bool wait_until(volatile u32 *counter, u32 at_least, u64 tsc_limit)
 {

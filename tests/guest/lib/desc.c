@@ -19,12 +19,8 @@ void idt_set(u32 vector, const void *handler, u32 type_dpl, u32 ist)
 {
 	u64 at = (u64)handler;
 
-	idt[vector] = (struct idt_gate){.off0 = (u16)at,
-					.sel = SEL_CODE64,
-					.ist = (u8)ist,
-					.type = (u8)type_dpl,
-					.off1 = (u16)(at >> 16),
-					.off2 = (u32)(at >> 32)};
+	idt[vector] = (struct idt_gate){
+		.off0 = (u16)at, .sel = SEL_CODE64, .ist = (u8)ist, .type = (u8)type_dpl, .off1 = (u16)(at >> 16), .off2 = (u32)(at >> 32)};
 }
 
 static void tss_describe(void)
@@ -49,4 +45,7 @@ void desc_load(void)
 	__asm__ volatile("ltr %w0" ::"r"(SEL_TSS));
 }
 
-u64 gate_error(u32 vector) { return on_qemu_tcg() ? vector * 16 + 2 : vector * 8 + 2; } /* QEMU multiplies by the gate's size */
+u64 gate_error(u32 vector)
+{
+	return on_qemu_tcg() ? vector * 16 + 2 : vector * 8 + 2;
+} /* QEMU multiplies by the gate's size */

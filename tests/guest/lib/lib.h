@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The library of the bare-metal test guests: 64-bit mode with 4 GiB identity-mapped, own descriptor tables, all exceptions recorded, ring 3,
- * page-table helpers, local APIC. A guest is one file with a guest_main(); it ends with PASS, FAIL or SKIP on the serial line and on the exit port.
+ * The library of the bare-metal test guests: 64-bit mode with 4 GiB identity-mapped, own descriptor tables, all exceptions recorded, ring
+ * 3, page-table helpers, local APIC. A guest is one file with a guest_main(); it ends with PASS, FAIL or SKIP on the serial line and on the
+ * exit port.
  *
  * Compiled for general registers only; vector instructions are written in assembly where they are the subject.
  */
@@ -39,16 +40,16 @@ _Noreturn void check_failed(const char *file, int line, const char *what, u64 go
 extern u64 loop_count; /* the iteration under way, for failure messages */
 extern const char *loop_name;
 
-#define CHECK(cond)                                                       \
-	do {                                                              \
-		if (!(cond))                                              \
-			check_failed(__FILE__, __LINE__, #cond, 0, 1);    \
+#define CHECK(cond)                                                                                                                        \
+	do {                                                                                                                               \
+		if (!(cond))                                                                                                               \
+			check_failed(__FILE__, __LINE__, #cond, 0, 1);                                                                     \
 	} while (0)
-#define CHECK_EQ(got, want)                                                                  \
-	do {                                                                                 \
-		u64 got_ = (u64)(got), want_ = (u64)(want);                                  \
-		if (got_ != want_)                                                           \
-			check_failed(__FILE__, __LINE__, #got " == " #want, got_, want_);    \
+#define CHECK_EQ(got, want)                                                                                                                \
+	do {                                                                                                                               \
+		u64 got_ = (u64)(got), want_ = (u64)(want);                                                                                \
+		if (got_ != want_)                                                                                                         \
+			check_failed(__FILE__, __LINE__, #got " == " #want, got_, want_);                                                  \
 	} while (0)
 
 /* Run a check often enough to pass every threshold a translator may have: first a few times, then many. */
@@ -58,9 +59,18 @@ void loop_check(const char *name, void (*fn)(void), u32 times);
 
 /* ---- instructions ---- */
 
-static inline void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outw(u16 port, u16 v) { __asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outl(u16 port, u32 v) { __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
+static inline void outb(u16 port, u8 v)
+{
+	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outw(u16 port, u16 v)
+{
+	__asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outl(u16 port, u32 v)
+{
+	__asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port));
+}
 static inline u8 inb(u16 port)
 {
 	u8 v;
@@ -85,33 +95,45 @@ static inline u64 rdmsr(u32 msr)
 	__asm__ volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(msr));
 	return (u64)hi << 32 | lo;
 }
-static inline void wrmsr(u32 msr, u64 v) { __asm__ volatile("wrmsr" ::"c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory"); }
-#define CR_ACCESSORS(n)                                                                                 \
-	static inline u64 read_cr##n(void)                                                              \
-	{                                                                                               \
-		u64 v;                                                                                  \
-		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(v));                                       \
-		return v;                                                                               \
-	}                                                                                               \
-	static inline void write_cr##n(u64 v) { __asm__ volatile("mov %0, %%cr" #n ::"r"(v) : "memory"); }
+static inline void wrmsr(u32 msr, u64 v)
+{
+	__asm__ volatile("wrmsr" ::"c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+}
+#define CR_ACCESSORS(n)                                                                                                                    \
+	static inline u64 read_cr##n(void)                                                                                                 \
+	{                                                                                                                                  \
+		u64 v;                                                                                                                     \
+		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(v));                                                                          \
+		return v;                                                                                                                  \
+	}                                                                                                                                  \
+	static inline void write_cr##n(u64 v)                                                                                              \
+	{                                                                                                                                  \
+		__asm__ volatile("mov %0, %%cr" #n ::"r"(v) : "memory");                                                                   \
+	}
 CR_ACCESSORS(0)
 CR_ACCESSORS(2)
 CR_ACCESSORS(3)
 CR_ACCESSORS(4)
 CR_ACCESSORS(8)
-#define DR_ACCESSORS(n)                                                                                 \
-	static inline u64 read_dr##n(void)                                                              \
-	{                                                                                               \
-		u64 v;                                                                                  \
-		__asm__ volatile("mov %%db" #n ", %0" : "=r"(v));                                       \
-		return v;                                                                               \
-	}                                                                                               \
-	static inline void write_dr##n(u64 v) { __asm__ volatile("mov %0, %%db" #n ::"r"(v)); }
+#define DR_ACCESSORS(n)                                                                                                                    \
+	static inline u64 read_dr##n(void)                                                                                                 \
+	{                                                                                                                                  \
+		u64 v;                                                                                                                     \
+		__asm__ volatile("mov %%db" #n ", %0" : "=r"(v));                                                                          \
+		return v;                                                                                                                  \
+	}                                                                                                                                  \
+	static inline void write_dr##n(u64 v)                                                                                              \
+	{                                                                                                                                  \
+		__asm__ volatile("mov %0, %%db" #n ::"r"(v));                                                                              \
+	}
 DR_ACCESSORS(0)
 DR_ACCESSORS(1)
 DR_ACCESSORS(6)
 DR_ACCESSORS(7)
-static inline void invlpg(const volatile void *p) { __asm__ volatile("invlpg (%0)" ::"r"(p) : "memory"); }
+static inline void invlpg(const volatile void *p)
+{
+	__asm__ volatile("invlpg (%0)" ::"r"(p) : "memory");
+}
 static inline u64 rdtsc(void)
 {
 	u32 lo, hi;
@@ -124,15 +146,24 @@ static inline u64 flags_get(void)
 	__asm__ volatile("pushfq; pop %0" : "=r"(v));
 	return v;
 }
-static inline void flags_set(u64 v) { __asm__ volatile("push %0; popfq" ::"r"(v) : "memory", "cc"); }
+static inline void flags_set(u64 v)
+{
+	__asm__ volatile("push %0; popfq" ::"r"(v) : "memory", "cc");
+}
 static inline void cpuid(u32 leaf, u32 sub, u32 *r)
 {
 	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
 }
-bool on_qemu_tcg(void); /* the second opinion's known deviations are left out there, each with its reason */
+bool on_qemu_tcg(void);				     /* the second opinion's known deviations are left out there, each with its reason */
 bool cpuid_bit(u32 leaf, u32 sub, u32 reg, u32 bit); /* reg: 0 eax ... 3 edx; false when the leaf is beyond the maximum */
-static inline void sti(void) { __asm__ volatile("sti" ::: "memory"); }
-static inline void cli(void) { __asm__ volatile("cli" ::: "memory"); }
+static inline void sti(void)
+{
+	__asm__ volatile("sti" ::: "memory");
+}
+static inline void cli(void)
+{
+	__asm__ volatile("cli" ::: "memory");
+}
 
 void *memset(void *d, int c, u64 n);
 void *memcpy(void *d, const void *s, u64 n);
@@ -140,7 +171,25 @@ int memcmp(const void *a, const void *b, u64 n);
 
 /* ---- traps (trap.c) ---- */
 
-enum { DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, XM = 19 };
+enum {
+	DE = 0,
+	DB = 1,
+	NMI = 2,
+	BP = 3,
+	OF = 4,
+	BR = 5,
+	UD = 6,
+	NM = 7,
+	DF = 8,
+	TS = 10,
+	NP = 11,
+	SS = 12,
+	GP = 13,
+	PF = 14,
+	MF = 16,
+	AC = 17,
+	XM = 19
+};
 #define NO_TRAP 0x1ff
 #define USER_EXIT 0x80
 
@@ -157,14 +206,14 @@ struct trap_record {
 extern struct trap_record trap;
 void trap_clear(void);
 
-/* Assembly around one instruction (or several: the first that faults ends it) that may fault: execution goes on behind it, and `trap` says what
- * happened. The record's rip is the instruction's (faults) or its successor's (traps), otherwise the guest fails. */
+/* Assembly around one instruction (or several: the first that faults ends it) that may fault: execution goes on behind it, and `trap` says
+ * what happened. The record's rip is the instruction's (faults) or its successor's (traps), otherwise the guest fails. */
 #define TRY(insn) "771:\n\t" insn "\n772:\n\t.pushsection .extable, \"a\"\n\t.quad 771b, 772b\n\t.popsection\n\t"
-#define TRIED(vec, err)                                  \
-	do {                                             \
-		CHECK_EQ(trap.vector, vec);              \
-		if ((vec) != NO_TRAP)                    \
-			CHECK_EQ(trap.error, err);       \
+#define TRIED(vec, err)                                                                                                                    \
+	do {                                                                                                                               \
+		CHECK_EQ(trap.vector, vec);                                                                                                \
+		if ((vec) != NO_TRAP)                                                                                                      \
+			CHECK_EQ(trap.error, err);                                                                                         \
 	} while (0)
 
 typedef bool (*trap_handler)(struct trap_frame *f); /* true: handled, return to where the frame says */
@@ -251,7 +300,10 @@ void *page_alloc(void); /* zeroed; never freed */
 u64 *paging_entry(u64 root, u64 va, u32 level);
 void paging_map(u64 va, u64 pa, u64 flags); /* 4 KiB in the current address space, with invlpg */
 u64 paging_clone(void);			    /* a new root with the same entries at the top */
-static inline u64 paging_root(void) { return read_cr3() & ADDR_MASK; }
+static inline u64 paging_root(void)
+{
+	return read_cr3() & ADDR_MASK;
+}
 
 #define TEST_VA 0x8000000000ul /* 512 GiB, a top-level entry of its own: nothing is there, for mappings of the tests */
 
@@ -280,5 +332,5 @@ extern volatile u32 irq_count[256];
 void apic_enable(void); /* xAPIC, spurious vector 0xff */
 u32 apic_read(u32 reg);
 void apic_write(u32 reg, u32 v);
-void irq_catch(u32 vector); /* count it and send EOI */
+void irq_catch(u32 vector);					     /* count it and send EOI */
 bool wait_until(volatile u32 *counter, u32 at_least, u64 tsc_limit); /* with interrupts on */

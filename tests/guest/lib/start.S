@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Multiboot entry in 32-bit protected mode without paging; switches to 64-bit mode with the first 4 GiB identity-mapped and calls lib_main. */
+/*
+ * Multiboot entry in 32-bit protected mode without paging; switches to 64-bit mode with the first 4 GiB identity-mapped and calls
+ * lib_main.
+ */
 	.section .multiboot, "a"
 	.balign 4
 	.long 0x1badb002, 0, -0x1badb002

@@ -21,7 +21,10 @@ void trap_clear(void)
 	trap.vector = NO_TRAP;
 }
 
-void trap_set_handler(u32 vector, trap_handler fn) { handlers[vector] = fn; }
+void trap_set_handler(u32 vector, trap_handler fn)
+{
+	handlers[vector] = fn;
+}
 
 void trap_print(void)
 {
@@ -54,7 +57,10 @@ static void record(const struct trap_frame *f)
 	trap.frame = *f;
 }
 
-static bool is_trap_class(u64 vector) { return vector == BP || vector == OF || vector == DB; }
+static bool is_trap_class(u64 vector)
+{
+	return vector == BP || vector == OF || vector == DB;
+}
 
 static bool goes_on(struct trap_frame *f)
 {

@@ -24,5 +24,7 @@ u64 user_call_flags(u64 (*fn)(u64), u64 arg, u64 rflags)
 	return user_enter(&u);
 }
 
-u64 user_call(u64 (*fn)(u64), u64 arg) { return user_call_flags(fn, arg, 0); }
-
+u64 user_call(u64 (*fn)(u64), u64 arg)
+{
+	return user_call_flags(fn, arg, 0);
+}
