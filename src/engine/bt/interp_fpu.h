@@ -130,4 +130,4 @@ u64 interp_enabled_elements(const struct interp *in, const struct x86_cpu *c, co
 bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, u8 *buf);
 bool interp_store_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, const u8 *buf);
 
-enum { VF_MASKED = 1, VF_PACKED = 2, VF_VMASK = 4, VF_BCAST = 8, VF_WHOLE = 16 };
+enum { VF_MASKED = 1, VF_PACKED = 2, VF_VMASK = 4, VF_BCAST = 8, VF_WHOLE = 16, VF_VZERO = 32 };

@@ -6,6 +6,7 @@
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
+#include "x86/internal.h"
 
 u64 interp_stack_mask(const struct x86_cpu *c)
 {
@@ -46,13 +47,14 @@ bool interp_peek(struct interp *in, struct x86_cpu *c, u64 disp, u32 size, u64 *
 	return interp_load(in, c, SEG_SS, (c->gpr[R_RSP] + disp) & interp_stack_mask(c), size, v);
 }
 
-/* A segment register is pushed as 16 bits into a wider slot: the rest of the slot stays as it is in legacy modes, as CPUs do. */
+/* A segment register goes as 16 bits into a wider slot. In legacy modes the rest of the slot stays as it is on Intel's CPUs and is cleared on
+ * AMD's; the manuals allow both. */
 static bool push_seg(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 size = i->osize;
 	u64 sel = c->seg[i->op[0].reg].sel;
 
-	if (!store_below(in, c, size, size == 4 ? 2 : size, sel))
+	if (!store_below(in, c, size, size == 4 && !x86_is_amd(c) ? 2 : size, sel))
 		return false;
 	interp_set_sp(c, c->gpr[R_RSP] - size);
 	return true;
@@ -111,7 +113,7 @@ static bool op_popa(struct interp *in, struct x86_cpu *c, const struct interp_in
 	u32 size = i->row->arg;
 	u64 v[8];
 
-	for (u32 r = 0; r < 8; r++)
+	for (u32 r = 8; r-- > 0;) /* from the top of the stack, which decides the fault's address */
 		if (!interp_peek(in, c, (u64)size * (7 - r), size, &v[r]))
 			return false;
 	interp_set_sp(c, c->gpr[R_RSP] + size * 8);

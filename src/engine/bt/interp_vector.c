@@ -136,6 +136,8 @@ void interp_fill_vector(struct interp_insn *i, const u8 *bytes, const ZydisDecod
 			const ZydisDecoder *d64, bool amd)
 {
 	i->vec_len = (u8)(z->avx.vector_length / 8);
+	if (z->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		i->vflags |= VF_VZERO;
 	if (i->unit == UNIT_X87)
 		i->fop = x87_opcode(bytes, z);
 	if (i->mem != 0xff) {
@@ -336,6 +338,28 @@ static bool close_memory(struct interp *in, struct x86_cpu *c, const struct inte
 	return interp_store_elements(c, i->ea.seg, ea, esize, element_alignment(i, esize), on, in->thunk->bounce);
 }
 
+/* VZEROUPPER and VZEROALL run on the host's sixteen registers; outside 64-bit code there are eight. */
+static bool is_vzero(const struct interp_insn *i)
+{
+	return i->vflags & VF_VZERO;
+}
+
+static void keep_high_registers(struct interp *in, struct x86_cpu *c, const struct x86_xsave *before)
+{
+	const struct interp_layout *l = &in->thunk->lay;
+	static const u8 component[] = {2, 6}; /* upper halves of ymm and zmm0-15 */
+	u64 bv;
+
+	memcpy(c->fpu.bytes + FX_XMM + 8 * 16, before->bytes + FX_XMM + 8 * 16, 8 * 16);
+	for (u32 k = 0; k < ARRAY_SIZE(component); k++) {
+		u32 half = l->size[component[k]] / 2, off = l->off[component[k]] + half;
+
+		memcpy(c->fpu.bytes + off, before->bytes + off, half);
+	}
+	memcpy(&bv, before->bytes + 512, 8);
+	*(u64 *)(c->fpu.bytes + 512) |= bv;
+}
+
 /* The host's unit notes where the host's code and buffer are: replaced by the guest's addresses, or by what was there. */
 static void set_pointers(struct x86_cpu *c, const struct interp_insn *i, const u8 *before, u64 ea)
 {
@@ -361,8 +385,14 @@ static bool op_vector(struct interp *in, struct x86_cpu *c, const struct interp_
 	}
 	interp_fpu_own(in, c, interp_unit_components(in, (enum interp_unit)i->unit));
 	memcpy(before, c->fpu.bytes, sizeof(before));
+	bool narrow = is_vzero(i) && !x86_code64(c);
+	struct x86_xsave all;
+	if (narrow)
+		all = c->fpu;
 	if (!interp_thunk_run(in, c, i))
 		return false;
+	if (narrow)
+		keep_high_registers(in, c, &all);
 	if (i->mem != 0xff && !close_memory(in, c, i, ea)) {
 		memcpy(c->fpu.bytes, before, sizeof(before));
 		return false;
