@@ -217,8 +217,25 @@ void x86_reset(struct x86_cpu *c, bool bsp, bool init_only);
 /* A start-up IPI reached a CPU that waits for one: run from vector << 12 in real mode. Ignored when it does not wait. */
 void x86_sipi(struct x86_cpu *c, u8 vector);
 
-/* Raise a fault: record it (the first one wins) and return false, so that callers write `return x86_raise(...)`. Vectors that push an
- * error code get 0 from x86_raise. */
-bool x86_raise(struct x86_cpu *c, enum x86_vector v);
-bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error);
-bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error);
+/* Record a fault; the first one wins. `cr2` is of page faults only. */
+void x86_record_fault(struct x86_cpu *c, enum x86_vector v, u32 error, gva_t cr2) __attribute__((cold));
+
+/* Raise a fault: record it and return false, so that callers write `return x86_raise(...)`. Vectors that push an error code get 0 from
+ * x86_raise. */
+static inline bool x86_raise(struct x86_cpu *c, enum x86_vector v)
+{
+	x86_record_fault(c, v, 0, 0);
+	return false;
+}
+
+static inline bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error)
+{
+	x86_record_fault(c, v, error, 0);
+	return false;
+}
+
+static inline bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error)
+{
+	x86_record_fault(c, VEC_PF, error, addr);
+	return false;
+}
