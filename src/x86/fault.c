@@ -6,10 +6,12 @@
 #include "x86/internal.h"
 
 #define BIT_OF(v) (1u << (v))
-#define HAS_ERROR_CODE (BIT_OF(VEC_DF) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_AC))
+#define HAS_ERROR_CODE                                                                                                                     \
+	(BIT_OF(VEC_DF) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_AC))
 /* #DB never: its handler sets RF itself. Traps and aborts never. */
-#define SETS_RF (BIT_OF(VEC_DE) | BIT_OF(VEC_BR) | BIT_OF(VEC_UD) | BIT_OF(VEC_NM) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | \
-		 BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_MF) | BIT_OF(VEC_AC) | BIT_OF(VEC_XM))
+#define SETS_RF                                                                                                                            \
+	(BIT_OF(VEC_DE) | BIT_OF(VEC_BR) | BIT_OF(VEC_UD) | BIT_OF(VEC_NM) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) |            \
+	 BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_MF) | BIT_OF(VEC_AC) | BIT_OF(VEC_XM))
 
 void x86_record_fault(struct x86_cpu *c, enum x86_vector v, u32 error, gva_t cr2)
 {
