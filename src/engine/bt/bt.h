@@ -3,11 +3,12 @@
  * The software engine's own structures: one translator per vCPU.
  *
  * Registers while translated code runs (decided once, see ARCHITECTURE.md):
- *   guest rax rdx rbx rsp rbp rsi rdi r8 r9 r12 r13 r14   the same host register, rsp included
- *   guest rcx                                             host r15
- *   guest r10 r11 r15                                     cpu.gpr[] in memory
+ *   guest rax rdx rbx rbp rsi rdi r8 r9 r12 r13           the same host register
+ *   guest rsp, rcx                                        host r15, r14
+ *   guest r10 r11 r14 r15                                 cpu.gpr[] in memory
  *   host r10 (address), r11 (table base, homed operand), rcx (delta, shift count, jrcxz)   scratch
  *   flags and vector state                                the host's own
+ *   host rsp                                              the return stack: host addresses behind the guest's calls, so that the host predicts returns
  *   host fs                                               thread pointer: struct bt_vcpu is thread-local, reached as fs:disp32
  *   host gs                                               the current address space's table for user reads
  *
@@ -33,6 +34,7 @@
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
+#define BT_RAS_SIZE (64u * 1024)
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -93,6 +95,7 @@ struct bt_exit {
 	u32 next;   /* in the target's list of incoming exits, 0 = end */
 	u32 target; /* block it is linked to, 0 = none */
 	u64 gva;
+	bool checked; /* always by the target's checked entry */
 };
 
 struct bt_block {
@@ -166,6 +169,8 @@ struct bt_vcpu {
 	u64 *super[2]; /* the supervisor view in force (AC or not) */
 	u64 *itlb;
 	u64 host_rsp;
+	u64 ras;	/* host rsp of translated code: the return stack in force */
+	u64 ras_top[2]; /* [user]: where it is empty; the word there leads to ras_bottom_off */
 	u64 jump_to;
 	u64 t1;	    /* scratch r10 at an event: the address */
 	u64 t2;	    /* r11: the site */
@@ -202,6 +207,10 @@ struct bt_vcpu {
 	u8 *cache_rw, *cache_rx;
 	u32 cache_used, cache_start; /* start: after the trampolines */
 	u32 enter_off, leave_off, jc_miss_off;
+	u32 ras_miss_off[2], ras_bottom_off[2];
+	void *ras_memory;
+	u64 ras_saved; /* user code's, while supervisor code runs */
+	u32 ras_user;
 	u32 ev_off[16];
 	struct bt_block *blocks;
 	u32 nblocks;
@@ -235,6 +244,7 @@ enum bt_event {
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
 	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
+	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site; it is carried out but for the jump */
 	EV_SIGNAL,
 	EV_COUNT
 };
@@ -250,6 +260,7 @@ void *bt_event_straddle(struct bt_vcpu *v, u32 site);
 void *bt_event_interp(struct bt_vcpu *v, u32 site);
 void *bt_event_exit(struct bt_vcpu *v, u32 exit);
 void *bt_event_indirect(struct bt_vcpu *v, u32 site);
+void *bt_event_ret(struct bt_vcpu *v, u32 site);
 void *bt_event_goto(struct bt_vcpu *v, u32 unused);
 void *bt_event_itlb(struct bt_vcpu *v, u32 block);
 void *bt_event_poll(struct bt_vcpu *v, u32 site);
@@ -270,6 +281,13 @@ void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
+
+/* Calls nested deeper than the return stack push into the guard page below it. */
+static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
+{
+	u64 top = v->ras_top[v->ras_user];
+	return top && top - address > BT_RAS_SIZE - 64 && top - address <= BT_RAS_SIZE + PAGE_SIZE;
+}
 
 static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
 static inline u32 bt_itlb_index(gva_t gva)
@@ -302,5 +320,8 @@ void bt_flush_code(struct bt_vcpu *v);
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);
 void bt_signals_install(void);
+bool bt_ras_init(struct bt_vcpu *v, struct err *e);
+void bt_ras_fini(struct bt_vcpu *v);
+void bt_ras_empty(struct bt_vcpu *v);
 bool bt_thread_init(struct bt_vcpu *v);
 void bt_thread_fini(struct bt_vcpu *v);

@@ -80,9 +80,24 @@ static void adopt_mode(struct bt_vcpu *v, u32 mode)
 	bt_flush_code(v);
 }
 
+static void choose_return_stack(struct bt_vcpu *v)
+{
+	u32 user = v->mode & MODE_USER;
+	if (user == v->ras_user)
+		return;
+	if (user) {
+		v->ras = v->ras_saved;
+	} else {
+		v->ras_saved = v->ras;
+		v->ras = v->ras_top[0];
+	}
+	v->ras_user = user;
+}
+
 void bt_update_mode(struct bt_vcpu *v)
 {
 	v->mode = v->vm->translate ? mode_of(&v->cpu) : (u32)MODE_INTERP;
+	choose_return_stack(v);
 	bt_shadow_views(v);
 }
 
@@ -351,7 +366,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b && b->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
-		bt_block_link(v, exit, b, (from_gva ^ to) >> 12 != 0 || b->gpfn2);
+		bt_block_link(v, exit, b, x->checked || (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return finish(v, h);
 }
 
@@ -381,6 +396,25 @@ void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 	}
 	if (!complete_jump(v, &p))
 		return deliver(v);
+	struct bt_block *b;
+	void *h = dispatch_to(v, &b);
+	if (b)
+		remember_target(v, b);
+	return finish(v, h);
+}
+
+/* The return stack and the jump cache do not know where this return goes. */
+void *bt_event_ret(struct bt_vcpu *v, u32 site)
+{
+	v->t3 = (u64)(bt_block_at(v, site) - v->blocks);
+	place_of(v, site);
+	v->st.indirect_misses++;
+	if (!x86_canonical(v->t1)) {
+		v->cpu.gpr[R_RSP] -= 8;
+		interpret(v); /* faults at the return */
+		return bt_dispatch(v);
+	}
+	v->cpu.rip = v->t1;
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b)

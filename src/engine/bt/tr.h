@@ -61,19 +61,23 @@ struct tr {
 	struct {
 		u32 rel32;
 		gva_t gva;
+		bool checked;
 	} exit[BT_MAX_INSNS * 2 + 4];
 };
 
-enum { T_ADDR = H_R10, T_BASE = H_R11, T_DELTA = H_RCX };
+enum { T_ADDR = H_R10, T_BASE = H_R11, T_DELTA = H_RCX, G_RSP = H_R15, G_RCX = H_R14 /* where guest rsp and rcx live */ };
 
 /* Host register of a guest register, or -1 when it lives in memory. */
 static inline int tr_host(u32 guest)
 {
 	switch (guest) {
 	case R_RCX:
-		return H_R15;
+		return G_RCX;
+	case R_RSP:
+		return G_RSP;
 	case R_R10:
 	case R_R11:
+	case R_R14:
 	case R_R15:
 		return -1;
 	default:

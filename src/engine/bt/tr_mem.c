@@ -203,7 +203,7 @@ void tr_stack_check(struct tr *t)
 	if (t->rsp_ok)
 		return;
 	tr_guard(t, 40);
-	align_test(t, 3, H_RSP);
+	align_test(t, 3, G_RSP);
 	tr_jrcxz(t, EV_STRADDLE); /* the handler interprets to the end of the block when rsp is odd */
 	t->rsp_ok = true;
 }

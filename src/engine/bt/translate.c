@@ -189,7 +189,7 @@ static void emit_exits(struct tr *t)
 	for (u32 i = 0; i < t->nexits; i++) {
 		u32 rel = t->exit[i].rel32, at = t->e.pos;
 		e_patch32(&t->e, rel, at - (rel + 4));
-		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva};
+		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked};
 		tr_to_event(t, EV_EXIT, v->nexits);
 		v->nexits++;
 	}
