@@ -31,6 +31,7 @@
 #define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
 #define BT_JC_SIZE 8192u      /* entries of one jump cache */
+#define BT_PAGE_MASK 0x0000fffffffff000ull
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
@@ -86,7 +87,10 @@ struct bt_insn_map {
 enum {
 	INSN_EXACT_FAULT = 1, /* a failed translation must be redone by the interpreter: masked vector accesses */
 	INSN_CALL = 2,	      /* indirect call: EV_INDIRECT has yet to push */
-	INSN_RET = 4	      /* return: EV_INDIRECT has yet to pop */
+	INSN_RET = 4,	      /* return: EV_INDIRECT has yet to pop */
+	INSN_SHADOW = 8,      /* follows STI: no interrupt before it */
+	INSN_RUN = 16,	      /* inside a run (tr_run.c): not to be entered from outside */
+	INSN_END = 32	      /* not an instruction: the block's own end */
 };
 
 struct bt_exit {
@@ -155,13 +159,14 @@ struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
 
 	/* constants and pointers that translated code reads */
-	u64 k_page;	 /* pext mask of the page number */
+	u64 k_page;	 /* pext mask of the page number; 0 after a kick: then every look-up misses */
 	u64 k_align[7];	 /* by log2 of the access size: shifted right, zero when misaligned */
 	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
 	u64 k_not_df;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
+	u64 k_line[2]; /* shifted right by the number of the 64-byte line: 0 when 64 or 128 bytes from there may leave the page */
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */

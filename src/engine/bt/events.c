@@ -23,10 +23,9 @@ static struct place place_of(struct bt_vcpu *v, u32 site)
 	return p;
 }
 
-static gva_t next_rip(struct bt_vcpu *v, const struct place *p)
+static gva_t next_rip(const struct place *p)
 {
-	bool last = p->m + 1 == &v->maps[p->b->map] + p->b->ninsns;
-	return p->b->gva + (last ? p->b->bytes : p->m[1].guest);
+	return p->b->gva + p->m[1].guest; /* an INSN_END follows the last */
 }
 
 static void *host(struct bt_vcpu *v, u32 off) { return v->cache_rx + off; }
@@ -38,7 +37,13 @@ static void *finish(struct bt_vcpu *v, void *to)
 	return to;
 }
 
-static bool must_leave(struct bt_vcpu *v) { return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || v->cpu.triple_fault || v->halted || v->failed; }
+/* Either word of a kick will do: the kicker may be between them. */
+static bool kicked(struct bt_vcpu *v)
+{
+	return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || __atomic_load_n(&v->k_page, __ATOMIC_ACQUIRE) == 0;
+}
+
+static bool must_leave(struct bt_vcpu *v) { return kicked(v) || v->cpu.triple_fault || v->halted || v->failed; }
 
 /* ---- modes */
 
@@ -239,8 +244,8 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (b->dead || must_leave(v))
 		return bt_dispatch(v);
 	bt_update_mode(v);
-	bool last = p->m + 1 == &v->maps[b->map] + b->ninsns;
-	if (last || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
+	bool closed = p->m[1].flags & (INSN_RUN | INSN_END);
+	if (closed || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
 	    interrupt_waits(v))
 		return bt_dispatch(v);
 	past_shadows(v);
@@ -314,6 +319,8 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, gva, x86_acc(&v->cpu, write ? ACC_WRITE : ACC_READ), &x))
 		return 0;
+	if (gva < PAGE_SIZE)
+		return -1; /* entry 0 stays absent: where look-ups go after a kick */
 	u8 *page = v->env.ram(v, x.gpa & ~(u64)4095, write);
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
@@ -335,6 +342,10 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 static void *miss(struct bt_vcpu *v, u32 site, bool write)
 {
 	struct place p = place_of(v, site);
+	if (kicked(v)) {
+		v->cpu.irq_shadow = (p.m->flags & INSN_SHADOW) != 0;
+		return bt_dispatch(v);
+	}
 	v->st.misses++;
 	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
 	if (r > 0)
@@ -377,7 +388,7 @@ static bool complete_jump(struct bt_vcpu *v, const struct place *p)
 	if (p->m->flags & INSN_RET)
 		c->gpr[R_RSP] += 8;
 	if (p->m->flags & INSN_CALL) {
-		if (!x86_write_val(c, c->gpr[R_RSP] - 8, 8, next_rip(v, p), x86_acc(c, ACC_WRITE)))
+		if (!x86_write_val(c, c->gpr[R_RSP] - 8, 8, next_rip(p), x86_acc(c, ACC_WRITE)))
 			return false;
 		c->gpr[R_RSP] -= 8;
 	}
@@ -661,7 +672,7 @@ static void *light_string(struct bt_vcpu *v, const struct place *p, u32 arg)
 	struct x86_cpu *c = &v->cpu;
 	u32 size = arg & 15;
 	bool rep = arg & 16, movs = arg & 32;
-	gva_t next = next_rip(v, p);
+	gva_t next = next_rip(p);
 	for (;;) {
 		u64 left = rep ? c->gpr[R_RCX] : 1, done = 0;
 		if (left == 0)
@@ -697,7 +708,7 @@ void *bt_event_light(struct bt_vcpu *v, u32 site)
 	v->st.light++;
 	if (op == LIGHT_STRING)
 		return light_string(v, &p, arg);
-	gva_t next = next_rip(v, &p);
+	gva_t next = next_rip(&p);
 	struct bt_aspace *as = v->as;
 	bool jumped;
 	if (!light_op(v, op, arg, next, &jumped))

@@ -16,8 +16,11 @@ void tr_interp(struct tr *t, bool stop)
 	t->rsp_ok = false;
 }
 
+/* Before a jump backwards: a loop must notice a kick. Where the block has looked something up on the way here, it did. */
 static void poll(struct tr *t)
 {
+	if (t->looked)
+		return;
 	e_load_fs(&t->e, H_RCX, FS(go));
 	tr_jrcxz(t, EV_POLL);
 }
@@ -135,11 +138,37 @@ static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
 	return temp;
 }
 
+/* Inside a run rcx is the delta of the words at rsp. */
+static void run_push(struct tr *t, const ZydisDecodedOperand *o)
+{
+	struct emit *e = &t->e;
+	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		e_rex(e, true, 0, H_RCX, G_RSP);
+		e8(e, 0xc7);
+		e_mem(e, 0, G_RSP, H_RCX, 0, -8);
+		e32(e, (u32)o->imm.value.s);
+	} else {
+		e_store(e, true, G_RSP, H_RCX, 0, -8, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
+	}
+	e_lea(e, true, G_RSP, G_RSP, H_RSP, 0, -8);
+}
+
+static void run_pop(struct tr *t, u32 guest)
+{
+	int h = tr_host(guest);
+	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
+	if (h < 0)
+		tr_write_guest(t, guest, H_R11);
+	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
+}
+
 static void flow_push(struct tr *t)
 {
 	const ZydisDecodedOperand *o = &t->op[0];
 	if (t->in.operand_width != 64) {
 		tr_interp(t, false);
+	} else if (t->run_left) {
+		run_push(t, o);
 	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		push_constant(t, (u64)o->imm.value.s);
 	} else if (is_mem(o)) {
@@ -161,6 +190,10 @@ static void flow_pop(struct tr *t)
 	int g = is_mem(o) ? -1 : tr_gpr(o->reg.value);
 	if (t->in.operand_width != 64 || g < 0) {
 		tr_interp(t, false);
+		return;
+	}
+	if (t->run_left) {
+		run_pop(t, (u32)g);
 		return;
 	}
 	prepare_pop(t);
@@ -228,8 +261,12 @@ static void flow_ret(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	prepare_pop(t);
-	e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+	if (t->run_left) {
+		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
+	} else {
+		prepare_pop(t);
+		e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+	}
 	if (!uses_ras(t)) {
 		mark(t, INSN_RET);
 		jump_cache(t, NULL);
