@@ -371,7 +371,7 @@ static const struct {
 
 static void set_constants(struct bt_vcpu *v)
 {
-	v->k_page = 0x0000fffffffff000ull;
+	v->k_page = BT_PAGE_MASK;
 	v->k_align[1] = 0xffffffff;
 	v->k_align[2] = 0xffff;
 	v->k_align[3] = 0xff;
@@ -386,6 +386,8 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
 	v->k_31 = 31;
+	v->k_line[0] = (1ull << 63) - 1;
+	v->k_line[1] = (1ull << 62) - 1;
 	v->jc_mask[0] = v->jc_mask[1] = BT_JC_MASK;
 	v->go = 1;
 	v->irq_idle = 1;
@@ -459,6 +461,7 @@ static void nudge(struct bt_vcpu *v)
 	__atomic_store_n(&v->jc_mask[0], 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->jc_mask[1], 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->k_page, 0, __ATOMIC_SEQ_CST);
 }
 
 static void bt_vcpu_kick(struct engine_vcpu *ev)
@@ -556,6 +559,7 @@ static void look_around(struct bt_vcpu *v)
 {
 	__atomic_store_n(&v->jc_mask[0], BT_JC_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->jc_mask[1], BT_JC_MASK, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->k_page, BT_PAGE_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 1, __ATOMIC_SEQ_CST);
 	do_invalidations(v);
 	if (atomic_exchange(&v->nmi_req, 0))
