@@ -36,6 +36,7 @@
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
 #define BT_RAS_SIZE (64u * 1024)
+#define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -128,13 +129,15 @@ struct bt_frame {
 	u32 crossing; /* those whose only instruction ends here */
 	u16 writers;  /* 0-2 known, 3: more */
 	u16 kills;    /* how often all code here was dropped because of a store */
+	u16 stores;   /* looked at one by one */
 	u64 lines;    /* 64-byte lines that hold translated bytes */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 };
 
 struct bt_stats {
 	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light, irqs,
-		aspace_evictions, straddles, signals;
+		aspace_evictions, straddles, signals,
+		too_large; /* blocks that could not be laid out: interpreted */
 };
 
 struct bt_vm {
@@ -249,7 +252,7 @@ enum bt_event {
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
 	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
-	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site; it is carried out but for the jump */
+	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site and, above bit 32, what RET n added; it is carried out but for the jump */
 	EV_SIGNAL,
 	EV_COUNT
 };

@@ -292,8 +292,10 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	add_map(&t, t.e.pos, b->bytes, INSN_END);
 	emit_stubs(&t);
 	emit_exits(&t);
-	if (t.e.full || t.e.pos - b->checked > 0xffff)
+	if (t.e.full || t.e.pos - b->checked > 0xffff) {
+		v->st.too_large++;
 		return NULL;
+	}
 	b->end = t.e.pos;
 	v->cache_used = t.e.pos;
 	v->nblocks++;

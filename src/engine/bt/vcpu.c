@@ -363,7 +363,7 @@ static const struct {
 } counters[] = {
 #define C(field_) {#field_, offsetof(struct bt_stats, field_)}
 	C(blocks), C(guest_bytes), C(host_bytes), C(flushes), C(smc), C(misses), C(misses_failed), C(interp), C(indirect_misses),
-	C(itlb_misses), C(dispatches), C(light), C(irqs), C(aspace_evictions), C(straddles), C(signals),
+	C(itlb_misses), C(dispatches), C(light), C(irqs), C(aspace_evictions), C(straddles), C(signals), C(too_large),
 #undef C
 };
 
