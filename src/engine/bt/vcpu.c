@@ -108,6 +108,7 @@ int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id
 		vcpu_release(v);
 		return e->code ? -e->code : err_sys(e, ENOMEM, "engine bt: signal stack");
 	}
+	interp_cache_translations(v->interp, &v->epoch);
 	x86_reset(&v->cpu, id == 0, false);
 	bt_mode_changed(v);
 	enlist(v);
