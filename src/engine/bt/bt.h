@@ -184,6 +184,7 @@ struct bt_vcpu {
 	bool in_guest;
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
+	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
 	u64 epoch; /* counts invalidations, for whoever keeps translations of his own */
 	bool kitlb_local; /* kitlb holds a page that is not global */
 	void *sigstack;

@@ -162,9 +162,19 @@ static u64 paging_rules(const struct x86_cpu *c)
 	       (u64)(c->msr.efer & EFER_NXE) << 24;
 }
 
+/* The guest wrote its TSC: what the machine derives from it follows before the next instruction, while the VM loop has the vCPU. */
+static void notice_tsc(struct bt_vcpu *v)
+{
+	if (v->cpu.tsc_offset == v->guest_tsc_offset)
+		return;
+	v->guest_tsc_offset = v->cpu.tsc_offset;
+	bt_vcpu_kick((struct engine_vcpu *)v);
+}
+
 /* Rights are checked when an entry is made, so whatever changes the rules drops the entries. */
 void bt_mode_changed(struct bt_vcpu *v)
 {
+	notice_tsc(v);
 	u64 rules = paging_rules(&v->cpu);
 	if (rules != v->paging_rules) {
 		v->paging_rules = rules;

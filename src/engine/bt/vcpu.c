@@ -189,7 +189,7 @@ static void run_translated(struct bt_vcpu *v)
 
 static void refresh_tsc(struct bt_vcpu *v)
 {
-	u64 now = bt_host_tsc(), offset = v->machine.tsc(v->machine.opaque) - now;
+	u64 now = bt_host_tsc(), offset = v->machine.tsc(v->machine.opaque) - v->cpu.tsc_offset - now;
 	i64 drift = (i64)(offset - v->tsc_offset);
 	if (drift > 100000 || drift < -100000) /* the clock was stopped meanwhile; smaller differences are call overhead */
 		v->tsc_offset = offset;
