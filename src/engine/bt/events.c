@@ -465,13 +465,6 @@ void *bt_event_poll(struct bt_vcpu *v, u32 site)
 
 /* ---- system instructions */
 
-static u64 host_tsc(void)
-{
-	u32 lo, hi;
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return (u64)hi << 32 | lo;
-}
-
 static bool tsc_allowed(struct x86_cpu *c)
 {
 	if ((c->cr4 & CR4_TSD) && x86_cpl(c) != 0)
@@ -484,7 +477,7 @@ static bool light_tsc(struct bt_vcpu *v, bool aux)
 	struct x86_cpu *c = &v->cpu;
 	if (!tsc_allowed(c))
 		return false;
-	u64 t = host_tsc() + v->tsc_offset + c->tsc_offset;
+	u64 t = bt_host_tsc() + v->tsc_offset + c->tsc_offset;
 	c->gpr[R_RAX] = (u32)t;
 	c->gpr[R_RDX] = t >> 32;
 	if (aux)
