@@ -74,22 +74,24 @@ bench-deps: all $(GUEST)
 
 # Sanitizer builds, each in a directory of its own. What the translator emits is not instrumented; these runs judge the C code around it.
 # The linux tests that count here are those that feed bad inputs and those that boot: they reach every device.
-SANITIZED_LINUX = --only 'bad-*,boot-*,disk-*,net-*'
+SANITIZED_LINUX = -- --only 'bad-*,boot-*,disk-*,net-*' $(ARGS)
 
 .PHONY: asan ubsan tsan
 asan: ## build-asan: AddressSanitizer and LeakSanitizer, unit, cpu, guest tests and the bad inputs
-	$(call sanitize,asan,address,ASAN_OPTIONS=allow_user_segv_handler=1:handle_sigill=0:handle_sigfpe=0:detect_stack_use_after_return=0)
+	$(call sanitize,asan,address,,ASAN_OPTIONS=allow_user_segv_handler=1:handle_sigill=0:handle_sigfpe=0:detect_stack_use_after_return=0,$(SANITIZED_LINUX))
 ubsan: ## build-ubsan: UndefinedBehaviorSanitizer, the same tests
-	$(call sanitize,ubsan,undefined,UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1)
-tsan: ## build-tsan: ThreadSanitizer, the same tests
-	$(call sanitize,tsan,thread,TSAN_OPTIONS=halt_on_error=1:handle_segv=0)
+	$(call sanitize,ubsan,undefined,,UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1,$(SANITIZED_LINUX))
+# ThreadSanitizer takes no notice of fences, and gcc says so at each. Ours order one atomic store before another atomic load, which is no
+# matter of data races. What needs the software engine does not fit into its address space: see has_engine in meson.build.
+tsan: ## build-tsan: ThreadSanitizer, unit tests (devices with their threads) and the interpreter
+	$(call sanitize,tsan,thread,-Dc_args=-Wno-tsan,TSAN_OPTIONS=halt_on_error=1:handle_segv=0,--without-linux)
 
 define sanitize
 	tools/deps.sh build guest test
 	$(MAKE) --no-print-directory $(GUEST)
-	[ -e build-$(1)/build.ninja ] || meson setup build-$(1) -Db_sanitize=$(2) -Db_lundef=false -Dbuildtype=debugoptimized
+	[ -e build-$(1)/build.ninja ] || meson setup build-$(1) -Db_sanitize=$(2) -Db_lundef=false -Dbuildtype=debugoptimized $(3)
 	ninja -C build-$(1) -j$(JOBS)
-	$(3) tools/run-tests.py --build build-$(1) --slow 10 -- $(SANITIZED_LINUX) $(ARGS)
+	$(4) tools/run-tests.py --build build-$(1) --slow 10 $(5)
 endef
 
 .PHONY: cov
@@ -110,21 +112,25 @@ fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
 	tools/run-fuzz.sh build-fuzz $(or $(FUZZ_SECONDS),60)
 
 C_FILES = git ls-files -z '*.c' '*.h'
-SHELL_FILES = tools/*.sh .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
+SHELL_FILES = tools/*.sh bench/*.sh .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
 
-.PHONY: format
+.PHONY: format format-check
 format: ## clang-format over every C file
 	tools/deps.sh dev
 	$(C_FILES) | xargs -0 clang-format -i
-
-.PHONY: lint
-lint: $(BUILD)/build.ninja ## clang-format, clang-tidy, shellcheck and mandoc, changing nothing
+format-check: ## what `make format` would change, changing nothing
 	tools/deps.sh dev
 	$(C_FILES) | xargs -0 clang-format --dry-run --Werror
-	git ls-files -z 'src/*.c' | xargs -0 -n 4 -P $(JOBS) clang-tidy --quiet -p $(BUILD)
+	@echo "format-check: nothing to change"
+
+# clang-tidy asks the compile commands of the build, which must have generated its headers. One file a process: version 14 mixes them up.
+.PHONY: lint
+lint: format-check all ## format-check, clang-tidy, shellcheck and mandoc, changing nothing
+	git ls-files -z 'src/*.c' | xargs -0 -n 1 -P $(JOBS) clang-tidy --quiet -p $(BUILD) 2> >(grep -v ' warnings\? generated\.$$' >&2)
 	shellcheck $(SHELL_FILES)
-	mandoc -Tlint -W warning docs/guise.1
-	python3 -m compileall -q bench tests/linux tools
+	mandoc -T lint -W warning docs/guise.1
+	PYTHONPYCACHEPREFIX=$(BUILD)/pycache python3 -m compileall -q bench tests tools
+	@echo "lint: nothing found"
 
 .PHONY: install
 install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions and the default guest

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs everything that tests: Meson's suites (unit, cpu, guest), then tests/linux. The last line is `N passed, N failed`.
 
-    tools/run-tests.py --build build [--slow FACTOR] [-- options of tests/linux/run.py]
+    tools/run-tests.py --build build [--slow FACTOR] [--without-linux] [-- options of tests/linux/run.py]
 """
 
 import argparse
@@ -58,10 +58,13 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit")
+    p.add_argument("--without-linux", action="store_true", help="only Meson's suites")
     p.add_argument("linux_options", nargs="*", metavar="-- OPTION", help="for tests/linux/run.py")
     options = p.parse_args()
     build = os.path.abspath(options.build)
-    parts = [meson(build, options.slow), linux(build, options.slow, options.linux_options)]
+    parts = [meson(build, options.slow)]
+    if not options.without_linux:
+        parts.append(linux(build, options.slow, options.linux_options))
     passed, failed, skipped = (sum(column) for column in zip(*parts))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed or not passed else 0

@@ -9,10 +9,10 @@ __attribute__((noinline)) static uint64_t fib(unsigned n)
 	return fib(n - 1) + fib(n - 2);
 }
 
-#define STEP(name, expr)                                                                                                                  \
-	__attribute__((noinline)) static uint64_t name(uint64_t v)                                                                        \
-	{                                                                                                                                 \
-		return expr;                                                                                                              \
+#define STEP(name, expr)                                                                                                                   \
+	__attribute__((noinline)) static uint64_t name(uint64_t v)                                                                         \
+	{                                                                                                                                  \
+		return expr;                                                                                                               \
 	}
 STEP(add1, v + 1)
 STEP(add2, v + 2)

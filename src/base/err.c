@@ -7,6 +7,8 @@
 #include "base/err.h"
 
 #include <ctype.h>
+#include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,13 +23,21 @@ static size_t format_at(struct err *e, size_t at, const char *fmt, va_list ap)
 	return at + ((size_t)n < room ? (size_t)n : room - 1);
 }
 
+/* A failure without a number would look like success to the caller. */
+static int code_of(int errnum)
+{
+	if (errnum == 0 || errnum == INT_MIN)
+		return EIO;
+	return errnum > 0 ? errnum : -errnum;
+}
+
 static int record(struct err *e, int errnum)
 {
-	e->code = errnum > 0 ? errnum : -errnum;
+	e->code = code_of(errnum);
 	return -e->code;
 }
 
-int err_set(struct err *e, int errnum, const char *fmt, ...)
+int(err_set)(struct err *e, int errnum, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -37,7 +47,7 @@ int err_set(struct err *e, int errnum, const char *fmt, ...)
 	return record(e, errnum);
 }
 
-int err_sys(struct err *e, int errnum, const char *fmt, ...)
+int(err_sys)(struct err *e, int errnum, const char *fmt, ...)
 {
 	char reason[128];
 	size_t at;
@@ -50,7 +60,7 @@ int err_sys(struct err *e, int errnum, const char *fmt, ...)
 	return record(e, errnum);
 }
 
-int err_prefix(struct err *e, const char *fmt, ...)
+int(err_prefix)(struct err *e, const char *fmt, ...)
 {
 	char old[sizeof(e->msg)];
 	size_t at;
@@ -61,7 +71,7 @@ int err_prefix(struct err *e, const char *fmt, ...)
 	at = format_at(e, 0, fmt, ap);
 	va_end(ap);
 	snprintf(e->msg + at, sizeof(e->msg) - at, ": %s", old);
-	return -e->code;
+	return record(e, e->code);
 }
 
 #define WORD_MAX 40

@@ -23,5 +23,16 @@ int err_sys(struct err *e, int errnum, const char *fmt, ...) printf_like(3, 4);
 /* Put "prefix: " before the message already recorded. Returns -e->code. */
 int err_prefix(struct err *e, const char *fmt, ...) printf_like(2, 3);
 
+/* Compilers and analysers see that what these three return is an error, so that nobody goes on after it. */
+static inline int err_negative(int r)
+{
+	if (r >= 0)
+		__builtin_unreachable();
+	return r;
+}
+#define err_set(...) err_negative(err_set(__VA_ARGS__))
+#define err_sys(...) err_negative(err_sys(__VA_ARGS__))
+#define err_prefix(...) err_negative(err_prefix(__VA_ARGS__))
+
 /* The candidate nearest to `word` (edit distance, NULL when none is near enough): for "did you mean". `candidates` ends with NULL. */
 const char *err_nearest(const char *word, const char *const *candidates);

@@ -212,5 +212,5 @@ int bzimage_load(struct loader *ld)
 		r = load_body(ld, &b);
 	if (r == 0)
 		r = put_boot_params(ld, &b, &boot_params);
-	return r < 0 ? r : enter(ld, &b, boot_params);
+	return r ? r : enter(ld, &b, boot_params);
 }

@@ -133,7 +133,7 @@ int elf_load(struct loader *ld, const struct elf_image *img)
 
 	for (u32 i = 0; i < img->phnum && r == 0; i++) {
 		r = read_segment(ld, img, i, &s);
-		if (r < 0 || s.type != PT_LOAD || s.memsz == 0)
+		if (r || s.type != PT_LOAD || s.memsz == 0)
 			continue;
 		r = load_segment(ld, &s);
 		loaded++;
@@ -151,7 +151,7 @@ int elf_entry_paddr(struct loader *ld, const struct elf_image *img, u64 *out)
 	for (u32 i = 0; i < img->phnum; i++) {
 		int r = read_segment(ld, img, i, &s);
 
-		if (r < 0)
+		if (r)
 			return r;
 		if (s.type == PT_LOAD && img->entry - s.vaddr < s.memsz) {
 			*out = img->entry - s.vaddr + s.paddr;

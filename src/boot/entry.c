@@ -108,7 +108,7 @@ int entry_long(struct loader *ld, gpa_t rip)
 
 	if (r == 0)
 		r = put_page_tables(ld, &root);
-	if (r < 0)
+	if (r)
 		return r;
 	c->cr3 = root;
 	c->cr4 = CR4_PAE;

@@ -38,7 +38,7 @@ static int open_stdio(struct char_backend *c, const char *arg, struct err *e)
 
 	if (r == 0)
 		r = terminal_take(STDIN_FILENO, c->loop, on_terminal_changed, c, &state, e);
-	if (r < 0)
+	if (r)
 		return r;
 	c->has_terminal = state == TERMINAL_OURS;
 	/* Reading a terminal from the background would stop the process; a closed stdin is no input. */

@@ -37,11 +37,11 @@ struct engine_machine {
 };
 
 enum exit_kind {
-	EXIT_KICKED,	/* vcpu_kick, or a callback asked for it: look at the VM's requests and run again */
-	EXIT_HALTED,	/* HLT with interrupts to wait for: run again when irq_pending, NMI or kick */
-	EXIT_SHUTDOWN,	/* triple fault */
-	EXIT_DEBUG,	/* debugger's breakpoint or step */
-	EXIT_ERROR,	/* the engine cannot go on; err says why */
+	EXIT_KICKED,   /* vcpu_kick, or a callback asked for it: look at the VM's requests and run again */
+	EXIT_HALTED,   /* HLT with interrupts to wait for: run again when irq_pending, NMI or kick */
+	EXIT_SHUTDOWN, /* triple fault */
+	EXIT_DEBUG,    /* debugger's breakpoint or step */
+	EXIT_ERROR,    /* the engine cannot go on; err says why */
 };
 
 struct engine_stats_item {
@@ -56,8 +56,7 @@ struct engine_ops {
 	/* Can this engine run here, and how well? 0, or -errno with the reason in e. */
 	int (*probe)(struct err *e);
 
-	int (*vm_create)(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus,
-			 struct err *e);
+	int (*vm_create)(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e);
 	void (*vm_destroy)(struct engine_vm *vm);
 
 	int (*vcpu_create)(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e);

@@ -30,7 +30,7 @@ static void sort_classes(void)
 {
 	for (const struct device_class *const *p = __start_guise_devices; p != __stop_guise_devices && nsorted < MAX_CLASSES; p++)
 		sorted[nsorted++] = *p;
-	qsort(sorted, nsorted, sizeof(sorted[0]), compare);
+	qsort(sorted, nsorted, sizeof(const struct device_class *), compare);
 }
 
 u32 device_classes(const struct device_class ***out)

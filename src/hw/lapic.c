@@ -117,11 +117,16 @@ static void reset_locked(struct lapic *l)
 	lapic_update_locked(l);
 }
 
+static u64 base_at_power_on(const struct lapic *l)
+{
+	return LAYOUT_LAPIC_BASE | BASE_ENABLE | (l->cpu == 0 ? BASE_BSP : 0);
+}
+
 void lapic_reset_one(struct lapic *l, bool init)
 {
 	pthread_mutex_lock(&l->lock);
 	if (!init)
-		l->base = LAYOUT_LAPIC_BASE | BASE_ENABLE | (l->cpu == 0 ? BASE_BSP : 0);
+		atomic_store_explicit(&l->base, base_at_power_on(l), memory_order_relaxed);
 	reset_locked(l);
 	pthread_mutex_unlock(&l->lock);
 }

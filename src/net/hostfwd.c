@@ -72,9 +72,9 @@ int hostfwd_parse(struct hostfwd *f, const char *text, struct err *e)
 
 	if (strlen(text) >= sizeof(copy))
 		return malformed(text, e);
-	strcpy(copy, text);
+	memcpy(copy, text, strlen(text) + 1);
 	n = split(copy, field);
-	if (n < 3 || (strcmp(field[0], "tcp") && strcmp(field[0], "udp") && *field[0]))
+	if (n < 3 || (strcmp(field[0], "tcp") != 0 && strcmp(field[0], "udp") != 0 && *field[0]))
 		return malformed(text, e);
 	*f = (struct hostfwd){.udp = !strcmp(field[0], "udp"), .host_addr = htonl(INADDR_LOOPBACK)};
 	r = parse_port(text, field[shapes[n].host_port], &f->host_port, e);

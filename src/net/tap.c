@@ -200,7 +200,7 @@ int net_tap_open(struct net_backend **out, struct evloop *l, const char *ifname,
 	tap->nb.features |= 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 |
 			    1ull << VIRTIO_NET_F_HOST_ECN;
 	tap->loop = l;
-	strcpy(tap->name, ifname);
+	memcpy(tap->name, ifname, strlen(ifname) + 1);
 	r = open_device(tap, e);
 	if (!r)
 		r = attach(tap, e);

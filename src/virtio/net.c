@@ -299,7 +299,7 @@ static int open_backend(struct virtio_net *net, struct device_env *env, const st
 
 	if (opts_has(opts, "mtu") && (opts_num(opts, "mtu") < NET_MIN_MTU || opts_num(opts, "mtu") > NET_MAX_MTU))
 		return err_set(e, EINVAL, "--net: mtu must be from %d to %d", NET_MIN_MTU, NET_MAX_MTU);
-	if (kind && *kind && (tap || strcmp(kind, "user")))
+	if (kind && *kind && (tap || strcmp(kind, "user") != 0))
 		return err_set(e, EINVAL, "--net: '%s'%s; choose one of user, tap=NAME and none", kind,
 			       tap ? " and tap= exclude each other" : " is unknown");
 	if (parse_forwards(opts, fwd, &nfwd, e))

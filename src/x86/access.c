@@ -117,7 +117,10 @@ static bool write_some(struct x86_cpu *c, gva_t gva, const u8 *buf, u32 len, u32
 	return true;
 }
 
-static inline bool in_one_page(gva_t gva, u32 len) { return PAGE_OFFSET(gva) + (u64)len <= PAGE_SIZE; }
+static inline bool in_one_page(gva_t gva, u32 len)
+{
+	return PAGE_OFFSET(gva) + (u64)len <= PAGE_SIZE;
+}
 
 bool x86_read(struct x86_cpu *c, gva_t gva, void *buf, u32 len, u32 acc)
 {
@@ -209,10 +212,18 @@ bool x86_write_val(struct x86_cpu *c, gva_t gva, u32 size, u64 val, u32 acc)
 static u64 host_cmpxchg(u8 *p, u32 size, u64 expect, u64 val)
 {
 	switch (size) {
-	case 1: __asm__ volatile("lock cmpxchgb %b2, %1" : "+a"(expect), "+m"(*p) : "q"(val) : "memory", "cc"); break;
-	case 2: __asm__ volatile("lock cmpxchgw %w2, %1" : "+a"(expect), "+m"(*(u16_any *)p) : "r"(val) : "memory", "cc"); break;
-	case 4: __asm__ volatile("lock cmpxchgl %k2, %1" : "+a"(expect), "+m"(*(u32_any *)p) : "r"(val) : "memory", "cc"); break;
-	default: __asm__ volatile("lock cmpxchgq %2, %1" : "+a"(expect), "+m"(*(u64_any *)p) : "r"(val) : "memory", "cc"); break;
+	case 1:
+		__asm__ volatile("lock cmpxchgb %b2, %1" : "+a"(expect), "+m"(*p) : "q"(val) : "memory", "cc");
+		break;
+	case 2:
+		__asm__ volatile("lock cmpxchgw %w2, %1" : "+a"(expect), "+m"(*(u16_any *)p) : "r"(val) : "memory", "cc");
+		break;
+	case 4:
+		__asm__ volatile("lock cmpxchgl %k2, %1" : "+a"(expect), "+m"(*(u32_any *)p) : "r"(val) : "memory", "cc");
+		break;
+	default:
+		__asm__ volatile("lock cmpxchgq %2, %1" : "+a"(expect), "+m"(*(u64_any *)p) : "r"(val) : "memory", "cc");
+		break;
 	}
 	return expect & x86_size_mask(size);
 }

@@ -16,7 +16,10 @@
 #define XCR0_AVX 4ull
 #define XCR0_AVX512 0xe0ull
 
-static bool gp0(struct x86_cpu *c) { return x86_raise_err(c, VEC_GP, 0); }
+static bool gp0(struct x86_cpu *c)
+{
+	return x86_raise_err(c, VEC_GP, 0);
+}
 
 /* PAE paging outside long mode: the PDPTEs are checked when it is entered or its CR3 changes. */
 static bool pae_tables_ok(struct x86_cpu *c, u64 cr0, u64 cr4, u64 cr3)
@@ -35,7 +38,10 @@ static bool enable_paging_ok(struct x86_cpu *c)
 	return c->cr4 & CR4_PAE && !(c->seg[SEG_CS].attr & SEGA_L);
 }
 
-static bool disable_paging_ok(struct x86_cpu *c) { return !(c->cr4 & CR4_PCIDE) && !x86_code64(c); }
+static bool disable_paging_ok(struct x86_cpu *c)
+{
+	return !(c->cr4 & CR4_PCIDE) && !x86_code64(c);
+}
 
 static bool cr0_ok(struct x86_cpu *c, u64 val)
 {
@@ -141,12 +147,19 @@ bool x86_write_cr(struct x86_cpu *c, u32 n, u64 val)
 	if (x86_cpl(c) != 0)
 		return gp0(c);
 	switch (n) {
-	case 0: return write_cr0(c, val);
-	case 2: c->cr2 = val; return true;
-	case 3: return write_cr3(c, val);
-	case 4: return write_cr4(c, val);
-	case 8: return write_cr8(c, val);
-	default: return x86_raise(c, VEC_UD);
+	case 0:
+		return write_cr0(c, val);
+	case 2:
+		c->cr2 = val;
+		return true;
+	case 3:
+		return write_cr3(c, val);
+	case 4:
+		return write_cr4(c, val);
+	case 8:
+		return write_cr8(c, val);
+	default:
+		return x86_raise(c, VEC_UD);
 	}
 }
 
@@ -155,12 +168,23 @@ bool x86_read_cr(struct x86_cpu *c, u32 n, u64 *val)
 	if (x86_cpl(c) != 0)
 		return gp0(c);
 	switch (n) {
-	case 0: *val = c->cr0; return true;
-	case 2: *val = c->cr2; return true;
-	case 3: *val = c->cr3; return true;
-	case 4: *val = c->cr4; return true;
-	case 8: *val = c->env->cr8_read(c->env->opaque); return true;
-	default: return x86_raise(c, VEC_UD);
+	case 0:
+		*val = c->cr0;
+		return true;
+	case 2:
+		*val = c->cr2;
+		return true;
+	case 3:
+		*val = c->cr3;
+		return true;
+	case 4:
+		*val = c->cr4;
+		return true;
+	case 8:
+		*val = c->env->cr8_read(c->env->opaque);
+		return true;
+	default:
+		return x86_raise(c, VEC_UD);
 	}
 }
 
@@ -208,8 +232,7 @@ bool x86_invpcid(struct x86_cpu *c, u64 type, gva_t desc)
 		return gp0(c);
 	if (!x86_read(c, desc, d, 16, x86_acc(c, ACC_READ)))
 		return false;
-	if (d[0] >> 12 || (type <= INVPCID_CONTEXT && d[0] && !(c->cr4 & CR4_PCIDE)) ||
-	    (type == INVPCID_ADDRESS && !x86_canonical(d[1])))
+	if (d[0] >> 12 || (type <= INVPCID_CONTEXT && d[0] && !(c->cr4 & CR4_PCIDE)) || (type == INVPCID_ADDRESS && !x86_canonical(d[1])))
 		return gp0(c);
 	invpcid(c, type, (u16)d[0], d[1]);
 	return true;

@@ -88,13 +88,20 @@ static bool offered(const struct build *b, const struct x86_feature *f, bool hos
 	if (f->needs & ~b->p->xcr0_supported)
 		return false;
 	switch ((enum x86_feature_policy)f->policy) {
-	case HIDE: return false;
-	case HOST: return host;
-	case OURS: return host || b->cfg->engine_bt;
-	case ALWAYS: return true;
-	case ON_KVM: return host && !b->cfg->engine_bt;
-	case ON_BT: return b->cfg->engine_bt;
-	case WHEN_SMP: return b->cfg->ncpus > 1;
+	case HIDE:
+		return false;
+	case HOST:
+		return host;
+	case OURS:
+		return host || b->cfg->engine_bt;
+	case ALWAYS:
+		return true;
+	case ON_KVM:
+		return host && !b->cfg->engine_bt;
+	case ON_BT:
+		return b->cfg->engine_bt;
+	case WHEN_SMP:
+		return b->cfg->ncpus > 1;
 	}
 	return false;
 }
@@ -313,10 +320,9 @@ static u64 cr4_reserved(const struct x86_cpuid *p)
 		u32 cr4, leaf;
 		u8 reg, bit;
 	} needs[] = {
-		{CR4_TSD, 1, 3, 4},	   {CR4_DE, 1, 3, 2},	   {CR4_PSE, 1, 3, 3},	     {CR4_PAE, 1, 3, 6},
-		{CR4_MCE, 1, 3, 7},	   {CR4_PGE, 1, 3, 13},	   {CR4_OSFXSR, 1, 3, 24},   {CR4_OSXMMEXCPT, 1, 3, 25},
-		{CR4_UMIP, 7, 2, 2},	   {CR4_FSGSBASE, 7, 1, 0}, {CR4_PCIDE, 1, 2, 17},   {CR4_OSXSAVE, 1, 2, 26},
-		{CR4_SMEP, 7, 1, 7},	   {CR4_SMAP, 7, 1, 20},
+		{CR4_TSD, 1, 3, 4},    {CR4_DE, 1, 3, 2},	{CR4_PSE, 1, 3, 3},	    {CR4_PAE, 1, 3, 6},	  {CR4_MCE, 1, 3, 7},
+		{CR4_PGE, 1, 3, 13},   {CR4_OSFXSR, 1, 3, 24},	{CR4_OSXMMEXCPT, 1, 3, 25}, {CR4_UMIP, 7, 2, 2},  {CR4_FSGSBASE, 7, 1, 0},
+		{CR4_PCIDE, 1, 2, 17}, {CR4_OSXSAVE, 1, 2, 26}, {CR4_SMEP, 7, 1, 7},	    {CR4_SMAP, 7, 1, 20},
 	};
 	u64 allowed = CR4_PCE;
 

@@ -16,12 +16,30 @@ enum { EAX, EBX, ECX, EDX };
 #define XAVX 0x4
 #define X512 0xe4
 
-#define F(leaf, reg, bit, policy, name) {leaf, 0, reg, bit, policy, 0, name}
-#define F1(leaf, reg, bit, policy, name) {leaf, 1, reg, bit, policy, 0, name}
-#define V(leaf, reg, bit, name) {leaf, 0, reg, bit, HOST, XAVX, name}
-#define V1(leaf, reg, bit, name) {leaf, 1, reg, bit, HOST, XAVX, name}
-#define Z(leaf, reg, bit, name) {leaf, 0, reg, bit, HOST, X512, name}
-#define Z1(leaf, reg, bit, name) {leaf, 1, reg, bit, HOST, X512, name}
+#define F(leaf, reg, bit, policy, name)                                                                                                    \
+	{                                                                                                                                  \
+		leaf, 0, reg, bit, policy, 0, name                                                                                         \
+	}
+#define F1(leaf, reg, bit, policy, name)                                                                                                   \
+	{                                                                                                                                  \
+		leaf, 1, reg, bit, policy, 0, name                                                                                         \
+	}
+#define V(leaf, reg, bit, name)                                                                                                            \
+	{                                                                                                                                  \
+		leaf, 0, reg, bit, HOST, XAVX, name                                                                                        \
+	}
+#define V1(leaf, reg, bit, name)                                                                                                           \
+	{                                                                                                                                  \
+		leaf, 1, reg, bit, HOST, XAVX, name                                                                                        \
+	}
+#define Z(leaf, reg, bit, name)                                                                                                            \
+	{                                                                                                                                  \
+		leaf, 0, reg, bit, HOST, X512, name                                                                                        \
+	}
+#define Z1(leaf, reg, bit, name)                                                                                                           \
+	{                                                                                                                                  \
+		leaf, 1, reg, bit, HOST, X512, name                                                                                        \
+	}
 
 const struct x86_feature x86_features[] = {
 	F(1, ECX, 0, HOST, "sse3"),

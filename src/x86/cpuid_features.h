@@ -8,20 +8,20 @@
 #include "base/types.h"
 
 enum x86_feature_policy {
-	HIDE,	   /* not implemented, or of no use to a guest */
-	HOST,	   /* announced when the host has it: its instructions reach the host CPU */
-	OURS,	   /* implemented by Guise's rules alone: the translator announces it whatever the host has; KVM follows the host */
-	ALWAYS,	   /* implemented by the machine around any engine */
-	ON_KVM,	   /* acts on the real CPU only: KVM passes it on, translated code could not keep its promise */
-	ON_BT,	   /* true of translated code only */
-	WHEN_SMP,  /* with more than one vCPU */
+	HIDE,	  /* not implemented, or of no use to a guest */
+	HOST,	  /* announced when the host has it: its instructions reach the host CPU */
+	OURS,	  /* implemented by Guise's rules alone: the translator announces it whatever the host has; KVM follows the host */
+	ALWAYS,	  /* implemented by the machine around any engine */
+	ON_KVM,	  /* acts on the real CPU only: KVM passes it on, translated code could not keep its promise */
+	ON_BT,	  /* true of translated code only */
+	WHEN_SMP, /* with more than one vCPU */
 };
 
 struct x86_feature {
 	u32 leaf;
 	u8 sub, reg, bit;
 	u8 policy;
-	u8 needs; /* XCR0 bits without which it is hidden */
+	u8 needs;	  /* XCR0 bits without which it is hidden */
 	const char *name; /* as /proc/cpuinfo writes it, where it does */
 };
 

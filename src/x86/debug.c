@@ -10,8 +10,14 @@
 
 enum bp_kind { BP_EXECUTE, BP_WRITE, BP_IO, BP_ACCESS };
 
-static bool bp_enabled(const struct x86_cpu *c, u32 i) { return c->dr[7] >> (i * 2) & 3; }
-static enum bp_kind bp_kind(const struct x86_cpu *c, u32 i) { return c->dr[7] >> (16 + i * 4) & 3; }
+static bool bp_enabled(const struct x86_cpu *c, u32 i)
+{
+	return c->dr[7] >> (i * 2) & 3;
+}
+static enum bp_kind bp_kind(const struct x86_cpu *c, u32 i)
+{
+	return c->dr[7] >> (16 + i * 4) & 3;
+}
 static u32 bp_len(const struct x86_cpu *c, u32 i)
 {
 	static const u8 len[4] = {1, 2, 8, 4};

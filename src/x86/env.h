@@ -48,11 +48,11 @@ struct x86_env {
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 
 	/* Translations to be forgotten; any of these may be NULL. pcid_only: entries of this PCID that are not global; all: everything, global too. */
-	void (*tlb_flush_page)(void *opaque, gva_t gva);		 /* INVLPG: this PCID and global */
+	void (*tlb_flush_page)(void *opaque, gva_t gva);		/* INVLPG: this PCID and global */
 	void (*tlb_flush_page_pcid)(void *opaque, gva_t gva, u16 pcid); /* INVPCID type 0 */
-	void (*tlb_flush_pcid)(void *opaque, u16 pcid);			 /* non-global entries of one PCID */
-	void (*tlb_flush_nonglobal)(void *opaque);			 /* non-global entries of every PCID */
-	void (*tlb_flush_all)(void *opaque);				 /* everything */
+	void (*tlb_flush_pcid)(void *opaque, u16 pcid);			/* non-global entries of one PCID */
+	void (*tlb_flush_nonglobal)(void *opaque);			/* non-global entries of every PCID */
+	void (*tlb_flush_all)(void *opaque);				/* everything */
 
 	/* CR0, CR4, EFER, XCR0, CR3 (also its PCID), CPL, CS or SS attributes, DR7 changed: cached modes must be looked at again. Called after
 	 * the change; also when tsc_offset changed. May be NULL. */

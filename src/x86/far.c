@@ -8,9 +8,15 @@
  */
 #include "x86/internal.h"
 
-static u64 trim(u64 off, u32 size) { return off & x86_size_mask(size); }
+static u64 trim(u64 off, u32 size)
+{
+	return off & x86_size_mask(size);
+}
 
-static bool gp_sel(struct x86_cpu *c, u16 sel) { return x86_raise_err(c, VEC_GP, SEL_ERR(sel)); }
+static bool gp_sel(struct x86_cpu *c, u16 sel)
+{
+	return x86_raise_err(c, VEC_GP, SEL_ERR(sel));
+}
 
 /* Is `rip` an address that the code segment can run at? */
 static bool check_rip(struct x86_cpu *c, u64 d, u64 rip)

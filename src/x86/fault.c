@@ -6,27 +6,24 @@
 #include "x86/internal.h"
 
 #define BIT_OF(v) (1u << (v))
-#define HAS_ERROR_CODE (BIT_OF(VEC_DF) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_AC))
+#define HAS_ERROR_CODE                                                                                                                     \
+	(BIT_OF(VEC_DF) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_AC))
 /* #DB never: its handler sets RF itself. Traps and aborts never. */
-#define SETS_RF (BIT_OF(VEC_DE) | BIT_OF(VEC_BR) | BIT_OF(VEC_UD) | BIT_OF(VEC_NM) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) | \
-		 BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_MF) | BIT_OF(VEC_AC) | BIT_OF(VEC_XM))
+#define SETS_RF                                                                                                                            \
+	(BIT_OF(VEC_DE) | BIT_OF(VEC_BR) | BIT_OF(VEC_UD) | BIT_OF(VEC_NM) | BIT_OF(VEC_TS) | BIT_OF(VEC_NP) | BIT_OF(VEC_SS) |            \
+	 BIT_OF(VEC_GP) | BIT_OF(VEC_PF) | BIT_OF(VEC_MF) | BIT_OF(VEC_AC) | BIT_OF(VEC_XM))
 
-static bool record(struct x86_cpu *c, u32 vector, u32 error, u64 cr2)
+void x86_record_fault(struct x86_cpu *c, enum x86_vector v, u32 error, gva_t cr2)
 {
 	if (c->fault.pending)
-		return false;
-	c->fault.vector = (u8)vector;
-	c->fault.has_error = (HAS_ERROR_CODE >> vector & 1) != 0;
+		return;
+	c->fault.vector = (u8)v;
+	c->fault.has_error = (HAS_ERROR_CODE >> v & 1) != 0;
 	c->fault.error = error;
 	c->fault.cr2 = cr2;
 	c->fault.dr6_set = 0;
 	c->fault.pending = true;
-	return false;
 }
-
-bool x86_raise(struct x86_cpu *c, enum x86_vector v) { return record(c, v, 0, 0); }
-bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error) { return record(c, v, error, 0); }
-bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error) { return record(c, VEC_PF, error, addr); }
 
 static void enter_debug_exception(struct x86_cpu *c)
 {

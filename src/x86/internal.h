@@ -48,24 +48,39 @@ static inline void x86_zero(void *dst, u64 len)
 static inline u64 x86_load_host(const u8 *p, u32 size)
 {
 	switch (size) {
-	case 1: return *(const volatile u8 *)p;
-	case 2: return ((const volatile u16_any *)p)->v;
-	case 4: return ((const volatile u32_any *)p)->v;
-	default: return ((const volatile u64_any *)p)->v;
+	case 1:
+		return *(const volatile u8 *)p;
+	case 2:
+		return ((const volatile u16_any *)p)->v;
+	case 4:
+		return ((const volatile u32_any *)p)->v;
+	default:
+		return ((const volatile u64_any *)p)->v;
 	}
 }
 
 static inline void x86_store_host(u8 *p, u32 size, u64 v)
 {
 	switch (size) {
-	case 1: *(volatile u8 *)p = (u8)v; break;
-	case 2: ((volatile u16_any *)p)->v = (u16)v; break;
-	case 4: ((volatile u32_any *)p)->v = (u32)v; break;
-	default: ((volatile u64_any *)p)->v = v; break;
+	case 1:
+		*(volatile u8 *)p = (u8)v;
+		break;
+	case 2:
+		((volatile u16_any *)p)->v = (u16)v;
+		break;
+	case 4:
+		((volatile u32_any *)p)->v = (u32)v;
+		break;
+	default:
+		((volatile u64_any *)p)->v = v;
+		break;
 	}
 }
 
-static inline u64 x86_size_mask(u32 size) { return size >= 8 ? ~0ull : (1ull << (size * 8)) - 1; }
+static inline u64 x86_size_mask(u32 size)
+{
+	return size >= 8 ? ~0ull : (1ull << (size * 8)) - 1;
+}
 
 /* ---- the environment ---- */
 
@@ -114,20 +129,38 @@ enum {
 	SYS_TRAP = 15,
 };
 #define TYPE_ACCESSED 1u
-#define TYPE_RW 2u   /* data: writable; code: readable */
-#define TYPE_DC 4u   /* data: expand down; code: conforming */
+#define TYPE_RW 2u /* data: writable; code: readable */
+#define TYPE_DC 4u /* data: expand down; code: conforming */
 #define TYPE_CODE 8u
 
 #define SEL_RPL 3u
 #define SEL_TI 4u
 #define SEL_ERR(sel) ((u32)(sel)&0xfffcu)
 
-static inline bool sel_null(u16 sel) { return (sel & 0xfffc) == 0; }
-static inline u32 desc_attr(u64 d) { return (u32)(d >> 40) & 0xf0ff; }
-static inline u32 desc_type(u64 d) { return (u32)(d >> 40) & 0xf; }
-static inline u32 desc_dpl(u64 d) { return (u32)(d >> 45) & 3; }
-static inline bool desc_present(u64 d) { return d >> 47 & 1; }
-static inline u64 desc_base(u64 d) { return (d >> 16 & 0xffffff) | (d >> 32 & 0xff000000); }
+static inline bool sel_null(u16 sel)
+{
+	return (sel & 0xfffc) == 0;
+}
+static inline u32 desc_attr(u64 d)
+{
+	return (u32)(d >> 40) & 0xf0ff;
+}
+static inline u32 desc_type(u64 d)
+{
+	return (u32)(d >> 40) & 0xf;
+}
+static inline u32 desc_dpl(u64 d)
+{
+	return (u32)(d >> 45) & 3;
+}
+static inline bool desc_present(u64 d)
+{
+	return d >> 47 & 1;
+}
+static inline u64 desc_base(u64 d)
+{
+	return (d >> 16 & 0xffffff) | (d >> 32 & 0xff000000);
+}
 static inline u32 desc_limit(u64 d)
 {
 	u32 raw = (u32)(d & 0xffff) | ((u32)(d >> 32) & 0xf0000);
@@ -135,15 +168,39 @@ static inline u32 desc_limit(u64 d)
 	return d >> 55 & 1 ? raw << 12 | 0xfff : raw;
 }
 /* Code or data descriptor of the kind asked for. */
-static inline bool desc_is_code(u64 d) { return (d >> 40 & (SEGA_S | TYPE_CODE)) == (SEGA_S | TYPE_CODE); }
-static inline bool desc_is_data(u64 d) { return (d >> 40 & (SEGA_S | TYPE_CODE)) == SEGA_S; }
-static inline bool desc_conforming(u64 d) { return (d >> 40 & TYPE_DC) != 0; } /* of code */
-static inline bool desc_is_stack(u64 d) { return desc_is_data(d) && (d >> 40 & TYPE_RW); }
-static inline bool desc_is_code64(u64 d) { return d >> 53 & 1; }
-static inline bool desc_l_and_d(u64 d) { return (d >> 53 & 3) == 3; }
+static inline bool desc_is_code(u64 d)
+{
+	return (d >> 40 & (SEGA_S | TYPE_CODE)) == (SEGA_S | TYPE_CODE);
+}
+static inline bool desc_is_data(u64 d)
+{
+	return (d >> 40 & (SEGA_S | TYPE_CODE)) == SEGA_S;
+}
+static inline bool desc_conforming(u64 d)
+{
+	return (d >> 40 & TYPE_DC) != 0;
+} /* of code */
+static inline bool desc_is_stack(u64 d)
+{
+	return desc_is_data(d) && (d >> 40 & TYPE_RW);
+}
+static inline bool desc_is_code64(u64 d)
+{
+	return d >> 53 & 1;
+}
+static inline bool desc_l_and_d(u64 d)
+{
+	return (d >> 53 & 3) == 3;
+}
 
-static inline u32 gate_sel(u64 g) { return (u32)(g >> 16) & 0xffff; }
-static inline u64 gate_off32(u64 g) { return (g & 0xffff) | (g >> 32 & 0xffff0000); }
+static inline u32 gate_sel(u64 g)
+{
+	return (u32)(g >> 16) & 0xffff;
+}
+static inline u64 gate_off32(u64 g)
+{
+	return (g & 0xffff) | (g >> 32 & 0xffff0000);
+}
 
 static inline void x86_seg_from_desc(struct x86_seg *s, u16 sel, u64 d)
 {
@@ -178,7 +235,10 @@ static inline void x86_seg_flat(struct x86_seg *s, u32 sel, u32 type, u32 dpl, u
 	s->base = 0;
 }
 
-static inline bool x86_v86(const struct x86_cpu *c) { return (c->rflags & FL_VM) && (c->cr0 & CR0_PE); }
+static inline bool x86_v86(const struct x86_cpu *c)
+{
+	return (c->rflags & FL_VM) && (c->cr0 & CR0_PE);
+}
 
 /* Does [off, off+len) respect the segment's limit? */
 static inline bool x86_in_limit(const struct x86_seg *s, u64 off, u32 len)

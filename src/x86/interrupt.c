@@ -27,9 +27,15 @@ struct target {
 	u32 size; /* of a frame slot */
 };
 
-static u32 idt_error(const struct event *ev) { return ev->vector << 3 | 2 | ev->ext; }
+static u32 idt_error(const struct event *ev)
+{
+	return ev->vector << 3 | 2 | ev->ext;
+}
 
-static bool gate_refused(struct x86_cpu *c, const struct event *ev) { return x86_raise_err(c, VEC_GP, idt_error(ev)); }
+static bool gate_refused(struct x86_cpu *c, const struct event *ev)
+{
+	return x86_raise_err(c, VEC_GP, idt_error(ev));
+}
 
 static bool check_gate(struct x86_cpu *c, const struct event *ev, u64 gate)
 {
@@ -258,9 +264,12 @@ static enum fault_class class_of(u32 vector, enum x86_int_kind kind)
 	case VEC_TS:
 	case VEC_NP:
 	case VEC_SS:
-	case VEC_GP: return CONTRIBUTORY;
-	case VEC_PF: return PAGE_FAULT;
-	default: return BENIGN;
+	case VEC_GP:
+		return CONTRIBUTORY;
+	case VEC_PF:
+		return PAGE_FAULT;
+	default:
+		return BENIGN;
 	}
 }
 

@@ -37,7 +37,10 @@ struct iret_frame {
 	u64 rip, cs, flags, sp, ss;
 };
 
-static void iret_flags(struct x86_cpu *c, u64 flags, u32 size, u32 mask) { merge_flags(c, flags, (mask | FL_RF) & FLAGS_WIDTH(size)); }
+static void iret_flags(struct x86_cpu *c, u64 flags, u32 size, u32 mask)
+{
+	merge_flags(c, flags, (mask | FL_RF) & FLAGS_WIDTH(size));
+}
 
 /* ---- real and virtual-8086 mode ---- */
 

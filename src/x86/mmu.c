@@ -50,7 +50,10 @@ static inline u64 reserved_phys(const struct x86_cpu *c)
 	return PTE_ADDR & ~0ull << c->cpuid->phys_bits;
 }
 
-static inline bool nx_on(const struct x86_cpu *c) { return (c->msr.efer & EFER_NXE) != 0; }
+static inline bool nx_on(const struct x86_cpu *c)
+{
+	return (c->msr.efer & EFER_NXE) != 0;
+}
 
 /* Reads one entry. False: a probe met a table outside RAM, which cannot be read without side effects. */
 static inline bool read_entry(struct walk *w, gpa_t gpa, u64 *e)
@@ -89,7 +92,10 @@ static inline enum walk_end leaf(struct walk *w, u64 e, u32 shift)
 }
 
 /* Bits 13 to shift-1 of a large page's address are reserved; bit 12 is PAT. */
-static inline u64 large_reserved(u32 shift) { return ((1ull << shift) - 1) & ~0x1fffull; }
+static inline u64 large_reserved(u32 shift)
+{
+	return ((1ull << shift) - 1) & ~0x1fffull;
+}
 
 /* The levels below `table`, whose entries are indexed by bits `shift` and up: all of 4-level paging, and PAE below its PDPTEs. */
 static inline enum walk_end walk_long_levels(struct walk *w, gpa_t table, u32 shift)
@@ -110,8 +116,7 @@ static inline enum walk_end walk_long_levels(struct walk *w, gpa_t table, u32 sh
 		if (shift == 12)
 			return leaf(w, e, 12);
 		if (e & PTE_PS) {
-			if (shift == 39 || e & large_reserved(shift) ||
-			    (shift == 30 && !c->cpuid->gbpages))
+			if (shift == 39 || e & large_reserved(shift) || (shift == 30 && !c->cpuid->gbpages))
 				return reserved_set(w);
 			return leaf(w, e, shift);
 		}
@@ -333,8 +338,7 @@ bool x86_pdptes_valid(struct x86_cpu *c, u64 cr3)
 	start(&w, c, 0, ACC_READ | ACC_IMPLICIT, false);
 	for (u32 i = 0; i < 4; i++) {
 		w.depth = 0;
-		if (read_entry(&w, (cr3 & 0xffffffe0) + i * 8, &e) && e & PTE_P &&
-		    e & (PDPTE_RESERVED | reserved_phys(c) | 0xfffull << 52))
+		if (read_entry(&w, (cr3 & 0xffffffe0) + i * 8, &e) && e & PTE_P && e & (PDPTE_RESERVED | reserved_phys(c) | 0xfffull << 52))
 			return false;
 	}
 	return true;

@@ -20,7 +20,10 @@ enum x86_access {
 };
 
 /* The access bits for the current CPL. */
-static inline u32 x86_acc(const struct x86_cpu *c, u32 acc) { return acc | (x86_cpl(c) == 3 ? ACC_USER : 0); }
+static inline u32 x86_acc(const struct x86_cpu *c, u32 acc)
+{
+	return acc | (x86_cpl(c) == 3 ? ACC_USER : 0);
+}
 
 struct x86_xlat {
 	gpa_t gpa;	/* of the byte asked for */

@@ -30,8 +30,8 @@ struct msr_row {
 	u32 msr;
 	enum msr_vendor vendor;
 	enum msr_rule rule;
-	u32 offset;    /* of the u64 in struct x86_cpu; 0: none */
-	u64 reserved;  /* STORED: a write that sets one of these raises #GP */
+	u32 offset;   /* of the u64 in struct x86_cpu; 0: none */
+	u64 reserved; /* STORED: a write that sets one of these raises #GP */
 	u64 fixed;
 	bool (*read)(struct x86_cpu *c, u64 *val);
 	bool (*write)(struct x86_cpu *c, u64 val);
@@ -127,40 +127,43 @@ static bool platform_info_read(struct x86_cpu *c, u64 *val)
 #define PRED_CMD_IBPB 1u
 
 /* A barrier has nothing to remember. */
-static bool pred_cmd_write(struct x86_cpu *c, u64 val) { return !(val & ~(u64)PRED_CMD_IBPB); }
+static bool pred_cmd_write(struct x86_cpu *c, u64 val)
+{
+	return !(val & ~(u64)PRED_CMD_IBPB);
+}
 
 /* ---- the table ---- */
 
 static const struct msr_row rows[] = {
-	{.msr = 0x00000000, .rule = FIXED},						       /* P5_MC_ADDR */
-	{.msr = 0x00000001, .rule = FIXED},						       /* P5_MC_TYPE */
-	{.msr = 0x00000010, .rule = CALLED, .read = tsc_read, .write = tsc_write},	       /* TIME_STAMP_COUNTER */
-	{.msr = 0x00000017, .vendor = INTEL, .rule = READ_ONLY},			       /* PLATFORM_ID */
-	{.msr = 0x0000002a, .vendor = INTEL, .rule = FIXED},				       /* EBL_CR_POWERON */
-	{.msr = 0x0000003a, .vendor = INTEL, .rule = READ_ONLY, .fixed = 1},		       /* FEATURE_CONTROL: locked, all off */
+	{.msr = 0x00000000, .rule = FIXED},					   /* P5_MC_ADDR */
+	{.msr = 0x00000001, .rule = FIXED},					   /* P5_MC_TYPE */
+	{.msr = 0x00000010, .rule = CALLED, .read = tsc_read, .write = tsc_write}, /* TIME_STAMP_COUNTER */
+	{.msr = 0x00000017, .vendor = INTEL, .rule = READ_ONLY},		   /* PLATFORM_ID */
+	{.msr = 0x0000002a, .vendor = INTEL, .rule = FIXED},			   /* EBL_CR_POWERON */
+	{.msr = 0x0000003a, .vendor = INTEL, .rule = READ_ONLY, .fixed = 1},	   /* FEATURE_CONTROL: locked, all off */
 	{.msr = 0x0000003b, .rule = CALLED, .offset = AT(msr.tsc_adjust), .write = tsc_adjust_write, .leaf = 7, .reg = 1, .bit = 1},
-	{.msr = 0x00000048, .offset = AT(msr.spec_ctrl), .reserved = ~7ull, .leaf = 7, .reg = 3, .bit = 26},	    /* SPEC_CTRL */
-	{.msr = 0x00000049, .rule = CALLED, .write = pred_cmd_write, .leaf = 7, .reg = 3, .bit = 26},		    /* PRED_CMD */
-	{.msr = 0x00000079, .rule = FIXED},						       /* BIOS_UPDT_TRIG: no update loaded */
-	{.msr = 0x0000008b, .vendor = AMD, .rule = FIXED, .fixed = 0x01000065},		       /* PATCH_LEVEL */
-	{.msr = 0x0000008b, .vendor = INTEL, .rule = FIXED, .fixed = 0x100000000ull},	       /* BIOS_SIGN_ID */
-	{.msr = 0x000000ce, .vendor = INTEL, .rule = CALLED, .read = platform_info_read},      /* PLATFORM_INFO */
-	{.msr = 0x0000010a, .rule = READ_ONLY, .fixed = 1, .leaf = 7, .reg = 3, .bit = 29},    /* ARCH_CAPABILITIES: RDCL_NO */
-	{.msr = 0x00000140, .vendor = INTEL, .rule = STORED, .reserved = ~0ull},	       /* MISC_FEATURES_ENABLES: none */
+	{.msr = 0x00000048, .offset = AT(msr.spec_ctrl), .reserved = ~7ull, .leaf = 7, .reg = 3, .bit = 26}, /* SPEC_CTRL */
+	{.msr = 0x00000049, .rule = CALLED, .write = pred_cmd_write, .leaf = 7, .reg = 3, .bit = 26},	     /* PRED_CMD */
+	{.msr = 0x00000079, .rule = FIXED},						    /* BIOS_UPDT_TRIG: no update loaded */
+	{.msr = 0x0000008b, .vendor = AMD, .rule = FIXED, .fixed = 0x01000065},		    /* PATCH_LEVEL */
+	{.msr = 0x0000008b, .vendor = INTEL, .rule = FIXED, .fixed = 0x100000000ull},	    /* BIOS_SIGN_ID */
+	{.msr = 0x000000ce, .vendor = INTEL, .rule = CALLED, .read = platform_info_read},   /* PLATFORM_INFO */
+	{.msr = 0x0000010a, .rule = READ_ONLY, .fixed = 1, .leaf = 7, .reg = 3, .bit = 29}, /* ARCH_CAPABILITIES: RDCL_NO */
+	{.msr = 0x00000140, .vendor = INTEL, .rule = STORED, .reserved = ~0ull},	    /* MISC_FEATURES_ENABLES: none */
 	{.msr = 0x00000174, .offset = AT(msr.sysenter_cs)},
 	{.msr = 0x00000175, .rule = CANONICAL, .offset = AT(msr.sysenter_esp)},
 	{.msr = 0x00000176, .rule = CANONICAL, .offset = AT(msr.sysenter_eip)},
-	{.msr = 0x00000179, .rule = READ_ONLY, .leaf = 1, .reg = 3, .bit = 14},		       /* MCG_CAP: no banks, no MCG_CTL */
+	{.msr = 0x00000179, .rule = READ_ONLY, .leaf = 1, .reg = 3, .bit = 14}, /* MCG_CAP: no banks, no MCG_CTL */
 	{.msr = 0x0000017a, .offset = AT(msr.mcg_status), .reserved = ~7ull, .leaf = 1, .reg = 3, .bit = 14}, /* MCG_STATUS */
-	{.msr = 0x00000199, .vendor = INTEL, .rule = FIXED},				       /* PERF_CTL */
-	{.msr = 0x000001a0, .vendor = INTEL, .offset = AT(msr.misc_enable)},		       /* MISC_ENABLE */
-	{.msr = 0x000001d9, .offset = AT(msr.debugctl), .reserved = ~3ull},		       /* DEBUGCTL: LBR, BTF */
-	{.msr = 0x000001db, .rule = READ_ONLY},						       /* LASTBRANCHFROMIP: nothing recorded */
-	{.msr = 0x000001dc, .rule = READ_ONLY},						       /* LASTBRANCHTOIP */
-	{.msr = 0x000001dd, .rule = READ_ONLY},						       /* LASTINTFROMIP */
-	{.msr = 0x000001de, .rule = READ_ONLY},						       /* LASTINTTOIP */
-	{.msr = 0x00000277, .rule = CALLED, .offset = AT(msr.pat), .write = pat_write},	       /* PAT */
-	{.msr = 0xc0000080, .rule = CALLED, .offset = AT(msr.efer), .write = efer_write},      /* EFER */
+	{.msr = 0x00000199, .vendor = INTEL, .rule = FIXED},						      /* PERF_CTL */
+	{.msr = 0x000001a0, .vendor = INTEL, .offset = AT(msr.misc_enable)},				      /* MISC_ENABLE */
+	{.msr = 0x000001d9, .offset = AT(msr.debugctl), .reserved = ~3ull},				      /* DEBUGCTL: LBR, BTF */
+	{.msr = 0x000001db, .rule = READ_ONLY},						  /* LASTBRANCHFROMIP: nothing recorded */
+	{.msr = 0x000001dc, .rule = READ_ONLY},						  /* LASTBRANCHTOIP */
+	{.msr = 0x000001dd, .rule = READ_ONLY},						  /* LASTINTFROMIP */
+	{.msr = 0x000001de, .rule = READ_ONLY},						  /* LASTINTTOIP */
+	{.msr = 0x00000277, .rule = CALLED, .offset = AT(msr.pat), .write = pat_write},	  /* PAT */
+	{.msr = 0xc0000080, .rule = CALLED, .offset = AT(msr.efer), .write = efer_write}, /* EFER */
 	{.msr = 0xc0000081, .offset = AT(msr.star)},
 	{.msr = 0xc0000082, .rule = CANONICAL, .offset = AT(msr.lstar)},
 	{.msr = 0xc0000083, .rule = CANONICAL, .offset = AT(msr.cstar)},
@@ -171,20 +174,23 @@ static const struct msr_row rows[] = {
 	{.msr = 0xc0000103, .rule = CALLED, .offset = AT(msr.tsc_aux), .write = tsc_aux_write, .leaf = 0x80000001, .reg = 3, .bit = 27},
 	{.msr = 0xc0010010, .vendor = AMD, .offset = AT(msr.syscfg), .reserved = ~0x7c0000ull}, /* SYSCFG: MTRR bits */
 	{.msr = 0xc0010015, .vendor = AMD, .offset = AT(msr.hwcr), .reserved = ~0x1040148ull},	/* HWCR */
-	{.msr = 0xc001001a, .vendor = AMD, .rule = FIXED},				       /* TOP_MEM */
-	{.msr = 0xc001001d, .vendor = AMD, .rule = FIXED},				       /* TOP_MEM2 */
-	{.msr = 0xc001001f, .vendor = AMD, .rule = FIXED},				       /* NB_CFG */
-	{.msr = 0xc0010020, .vendor = AMD, .rule = FIXED},				       /* PATCH_LOADER: no update loaded */
-	{.msr = 0xc0010055, .vendor = AMD, .rule = FIXED},				       /* INT_PENDING */
-	{.msr = 0xc0010058, .vendor = AMD, .rule = FIXED},				       /* MMIO_CONF_BASE */
-	{.msr = 0xc0010112, .vendor = AMD, .rule = FIXED},				       /* TSEG_ADDR */
-	{.msr = 0xc0010113, .vendor = AMD, .rule = FIXED},				       /* TSEG_MASK */
-	{.msr = 0xc0011022, .vendor = AMD, .rule = FIXED},				       /* DC_CFG */
-	{.msr = 0xc0011029, .vendor = AMD, .rule = FIXED, .fixed = 2},			       /* DE_CFG: LFENCE serialises */
-	{.msr = 0xc001102a, .vendor = AMD, .rule = FIXED},				       /* BU_CFG2 */
+	{.msr = 0xc001001a, .vendor = AMD, .rule = FIXED},					/* TOP_MEM */
+	{.msr = 0xc001001d, .vendor = AMD, .rule = FIXED},					/* TOP_MEM2 */
+	{.msr = 0xc001001f, .vendor = AMD, .rule = FIXED},					/* NB_CFG */
+	{.msr = 0xc0010020, .vendor = AMD, .rule = FIXED},					/* PATCH_LOADER: no update loaded */
+	{.msr = 0xc0010055, .vendor = AMD, .rule = FIXED},					/* INT_PENDING */
+	{.msr = 0xc0010058, .vendor = AMD, .rule = FIXED},					/* MMIO_CONF_BASE */
+	{.msr = 0xc0010112, .vendor = AMD, .rule = FIXED},					/* TSEG_ADDR */
+	{.msr = 0xc0010113, .vendor = AMD, .rule = FIXED},					/* TSEG_MASK */
+	{.msr = 0xc0011022, .vendor = AMD, .rule = FIXED},					/* DC_CFG */
+	{.msr = 0xc0011029, .vendor = AMD, .rule = FIXED, .fixed = 2},				/* DE_CFG: LFENCE serialises */
+	{.msr = 0xc001102a, .vendor = AMD, .rule = FIXED},					/* BU_CFG2 */
 };
 
-static bool vendor_has(const struct x86_cpu *c, enum msr_vendor v) { return v == ANY || (v == AMD) == x86_is_amd(c); }
+static bool vendor_has(const struct x86_cpu *c, enum msr_vendor v)
+{
+	return v == ANY || (v == AMD) == x86_is_amd(c);
+}
 
 static bool announced(const struct x86_cpu *c, const struct msr_row *r)
 {
@@ -216,7 +222,10 @@ static bool lives_outside(u32 msr)
 	       (msr >= MSR_KVM_FIRST && msr <= MSR_KVM_LAST);
 }
 
-static u64 *stored_at(struct x86_cpu *c, const struct msr_row *r) { return (u64 *)((u8 *)c + r->offset); }
+static u64 *stored_at(struct x86_cpu *c, const struct msr_row *r)
+{
+	return (u64 *)((u8 *)c + r->offset);
+}
 
 static bool row_read(struct x86_cpu *c, const struct msr_row *r, u64 *val)
 {
@@ -231,9 +240,12 @@ static bool row_read(struct x86_cpu *c, const struct msr_row *r, u64 *val)
 static bool row_write(struct x86_cpu *c, const struct msr_row *r, u64 val)
 {
 	switch (r->rule) {
-	case CALLED: return r->write && r->write(c, val);
-	case FIXED: return true;
-	case READ_ONLY: return false;
+	case CALLED:
+		return r->write && r->write(c, val);
+	case FIXED:
+		return true;
+	case READ_ONLY:
+		return false;
 	case CANONICAL:
 		if (!x86_canonical(val))
 			return false;

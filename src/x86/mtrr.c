@@ -29,7 +29,10 @@ static u64 *variable_slot(struct x86_cpu *c, u32 msr)
 }
 
 /* UC, WC, WT, WP, WB. */
-static bool mtrr_type_ok(u64 type) { return type < 7 && 0x73u >> type & 1; }
+static bool mtrr_type_ok(u64 type)
+{
+	return type < 7 && 0x73u >> type & 1;
+}
 
 static bool each_byte_ok(u64 val, bool (*ok)(u64))
 {
@@ -40,9 +43,15 @@ static bool each_byte_ok(u64 val, bool (*ok)(u64))
 }
 
 /* UC, WC, WT, WP, WB, UC-. */
-static bool pat_type_ok(u64 type) { return type < 8 && 0xf3u >> type & 1; }
+static bool pat_type_ok(u64 type)
+{
+	return type < 8 && 0xf3u >> type & 1;
+}
 
-bool x86_pat_valid(u64 val) { return each_byte_ok(val, pat_type_ok); }
+bool x86_pat_valid(u64 val)
+{
+	return each_byte_ok(val, pat_type_ok);
+}
 
 static bool variable_ok(const struct x86_cpu *c, u32 msr, u64 val)
 {

@@ -67,11 +67,11 @@ static void power_on(struct x86_cpu *c, bool bsp)
 		c->msr.hwcr = 1u << 24; /* TscFreqSel: the TSC counts at P0's frequency */
 	c->xcr0 = 1;
 	x86_zero(&c->fpu, sizeof(c->fpu));
-	c->fpu.bytes[0] = 0x40;	       /* FCW: reset, not FNINIT */
-	c->fpu.bytes[24] = 0x80;       /* MXCSR 0x1f80 */
+	c->fpu.bytes[0] = 0x40;	 /* FCW: reset, not FNINIT */
+	c->fpu.bytes[24] = 0x80; /* MXCSR 0x1f80 */
 	c->fpu.bytes[25] = 0x1f;
-	c->fpu.bytes[4] = 0xff;	       /* abridged tag word: all valid (zero) */
-	c->fpu.bytes[512] = 3;	       /* XSTATE_BV: x87 and SSE come from this image */
+	c->fpu.bytes[4] = 0xff; /* abridged tag word: all valid (zero) */
+	c->fpu.bytes[512] = 3;	/* XSTATE_BV: x87 and SSE come from this image */
 	c->cr0 = CR0_ET | CR0_NW | CR0_CD;
 }
 

@@ -121,8 +121,7 @@ bool x86_load_seg(struct x86_cpu *c, u32 seg, u16 sel)
 		if (!load_null_seg(c, seg, sel))
 			return false;
 	} else {
-		if (!x86_desc_read(c, sel, &d, VEC_GP, 0) ||
-		    !(seg == SEG_SS ? check_stack_desc(c, sel, d) : check_data_desc(c, sel, d)) ||
+		if (!x86_desc_read(c, sel, &d, VEC_GP, 0) || !(seg == SEG_SS ? check_stack_desc(c, sel, d) : check_data_desc(c, sel, d)) ||
 		    !x86_desc_set_type_bit(c, sel, &d, TYPE_ACCESSED))
 			return false;
 		x86_seg_from_desc(s, sel, d);
@@ -218,7 +217,10 @@ void x86_drop_data_segs(struct x86_cpu *c)
 
 /* ---- addresses ---- */
 
-static bool refuse(struct x86_cpu *c, u32 seg) { return x86_raise_err(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0); }
+static bool refuse(struct x86_cpu *c, u32 seg)
+{
+	return x86_raise_err(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+}
 
 static bool linear64(struct x86_cpu *c, u32 seg, u64 off, u32 len, gva_t *out)
 {

@@ -173,7 +173,7 @@ struct x86_cpu {
 	u64 cr0, cr2, cr3, cr4, xcr0;
 	u64 dr[8]; /* 4 and 5 unused */
 	struct x86_msrs msr;
-	u64 tsc_offset; /* guest TSC = scaled virtual clock + offset; IA32_TSC_ADJUST is part of the offset already */
+	u64 tsc_offset;	 /* guest TSC = scaled virtual clock + offset; IA32_TSC_ADJUST is part of the offset already */
 	u64 dr6_pending; /* DR6 bits of debug traps the current instruction has met so far: see x86_take_debug_trap */
 
 	struct x86_fault fault; /* raised, not yet delivered */
@@ -187,9 +187,9 @@ struct x86_cpu {
 
 	struct x86_xsave fpu; /* valid when the engine says so; in C outside engine/bt always */
 
-	struct x86_env *env;		/* how the rules reach memory and the machine; not state */
-	const struct x86_cpuid *cpuid;	/* what this CPU announces; not state */
-	u32 apic_id;			/* which CPU this is: CPUID's initial APIC id; set when it is created, not state */
+	struct x86_env *env;	       /* how the rules reach memory and the machine; not state */
+	const struct x86_cpuid *cpuid; /* what this CPU announces; not state */
+	u32 apic_id;		       /* which CPU this is: CPUID's initial APIC id; set when it is created, not state */
 };
 
 static inline u32 x86_cpl(const struct x86_cpu *c)
@@ -197,18 +197,30 @@ static inline u32 x86_cpl(const struct x86_cpu *c)
 	/* SS.DPL is the CPL in every mode that Guise offers; real mode is 0, virtual-8086 mode is 3. */
 	return (c->seg[SEG_SS].attr & SEGA_DPL) >> SEGA_DPL_SHIFT;
 }
-static inline bool x86_long_mode(const struct x86_cpu *c) { return (c->msr.efer & EFER_LMA) != 0; }
+static inline bool x86_long_mode(const struct x86_cpu *c)
+{
+	return (c->msr.efer & EFER_LMA) != 0;
+}
 static inline bool x86_code64(const struct x86_cpu *c)
 {
 	return x86_long_mode(c) && (c->seg[SEG_CS].attr & SEGA_L) != 0;
 }
-static inline bool x86_protected(const struct x86_cpu *c) { return (c->cr0 & CR0_PE) != 0; }
-static inline bool x86_paging(const struct x86_cpu *c) { return (c->cr0 & CR0_PG) != 0; }
+static inline bool x86_protected(const struct x86_cpu *c)
+{
+	return (c->cr0 & CR0_PE) != 0;
+}
+static inline bool x86_paging(const struct x86_cpu *c)
+{
+	return (c->cr0 & CR0_PG) != 0;
+}
 static inline bool x86_real_or_v86(const struct x86_cpu *c)
 {
 	return !(c->cr0 & CR0_PE) || (c->rflags & FL_VM) != 0;
 }
-static inline bool x86_canonical(gva_t a) { return (u64)((i64)(a << 16) >> 16) == a; }
+static inline bool x86_canonical(gva_t a)
+{
+	return (u64)((i64)(a << 16) >> 16) == a;
+}
 
 /* Power-on or INIT state of a CPU (SDM vol. 3, table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT").
  * `bsp` sets the BSP bit in APIC_BASE; others wait for SIPI. env and cpuid are kept. With init_only, what INIT leaves alone is kept. */
@@ -217,8 +229,25 @@ void x86_reset(struct x86_cpu *c, bool bsp, bool init_only);
 /* A start-up IPI reached a CPU that waits for one: run from vector << 12 in real mode. Ignored when it does not wait. */
 void x86_sipi(struct x86_cpu *c, u8 vector);
 
-/* Raise a fault: record it (the first one wins) and return false, so that callers write `return x86_raise(...)`. Vectors that push an
- * error code get 0 from x86_raise. */
-bool x86_raise(struct x86_cpu *c, enum x86_vector v);
-bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error);
-bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error);
+/* Record a fault; the first one wins. `cr2` is of page faults only. */
+void x86_record_fault(struct x86_cpu *c, enum x86_vector v, u32 error, gva_t cr2) __attribute__((cold));
+
+/* Raise a fault: record it and return false, so that callers write `return x86_raise(...)`. Vectors that push an error code get 0 from
+ * x86_raise. */
+static inline bool x86_raise(struct x86_cpu *c, enum x86_vector v)
+{
+	x86_record_fault(c, v, 0, 0);
+	return false;
+}
+
+static inline bool x86_raise_err(struct x86_cpu *c, enum x86_vector v, u32 error)
+{
+	x86_record_fault(c, v, error, 0);
+	return false;
+}
+
+static inline bool x86_raise_pf(struct x86_cpu *c, gva_t addr, u32 error)
+{
+	x86_record_fault(c, VEC_PF, error, addr);
+	return false;
+}

@@ -27,13 +27,20 @@ int form_class_by_name(const char *name)
 	return -1;
 }
 
+/* Without any, `prefixes` may be NULL. */
+static void copy_prefixes(const struct form_fill *fill, u8 *out)
+{
+	if (fill->nprefixes)
+		memcpy(out, fill->prefixes, fill->nprefixes);
+}
+
 static u32 encode_legacy(const struct form *fm, const struct form_fill *fill, u8 *out)
 {
 	static const u8 mandatory[] = {0, 0x66, 0xf3, 0xf2};
 	u32 n = 0;
 	u8 rex = (u8)(0x40 | fm->w << 3 | fill->r << 2 | fill->x << 1 | fill->b);
 
-	memcpy(out, fill->prefixes, fill->nprefixes);
+	copy_prefixes(fill, out);
 	n += fill->nprefixes;
 	if (fm->pp)
 		out[n++] = mandatory[fm->pp];
@@ -54,7 +61,7 @@ static u32 encode_vex(const struct form *fm, const struct form_fill *fill, u8 *o
 	u32 n = fill->nprefixes;
 	u8 last = (u8)((~fill->vvvv & 15) << 3 | (fill->l & 1) << 2 | fm->pp);
 
-	memcpy(out, fill->prefixes, fill->nprefixes);
+	copy_prefixes(fill, out);
 	if (fm->map == 1 && !fm->w && !fill->x && !fill->b && !fill->rex) {
 		out[n++] = 0xc5;
 		out[n++] = (u8)(!fill->r << 7 | last);
@@ -71,7 +78,7 @@ static u32 encode_evex(const struct form *fm, const struct form_fill *fill, u8 *
 {
 	u32 n = fill->nprefixes;
 
-	memcpy(out, fill->prefixes, fill->nprefixes);
+	copy_prefixes(fill, out);
 	out[n++] = 0x62;
 	out[n++] = (u8)(!fill->r << 7 | !fill->x << 6 | !fill->b << 5 | !fill->r2 << 4 | fm->map);
 	out[n++] = (u8)(fm->w << 7 | (~fill->vvvv & 15) << 3 | 1 << 2 | fm->pp);

@@ -297,7 +297,6 @@ static bool parse(int argc, char **argv, struct options *o)
 
 static int open_all(struct run *r, struct err *e)
 {
-	/* The oracle first: its child must not inherit what the engine maps, or wild accesses would hit it. */
 	int rc = native_new(&r->native, e);
 
 	if (rc)

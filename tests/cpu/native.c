@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parent's half of the oracle: shared memory, the child's life, hand-shakes. See native.h and native_child.c. */
+/* The parent's half of the oracle: shared memory, the child's life, hand-shakes. See native.h and native_child.c, the program cpu-oracle. */
 #include "native.h"
 #include "native_child.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -20,32 +24,76 @@
 
 struct native {
 	struct native_shared *shared;
-	int code_fd, data_fd;
+	int fd[NATIVE_FDS_END]; /* at the index that the child knows them by; -1: none */
 	pid_t child;
 };
 
+static const struct {
+	const char *name;
+	u64 size;
+} memories[NATIVE_FDS_END] = {
+	[NATIVE_FD_SHARED] = {"shared", sizeof(struct native_shared)},
+	[NATIVE_FD_CODE] = {"code", CASE_CODE_SIZE},
+	[NATIVE_FD_DATA] = {"data", CASE_DATA_ALL},
+};
+
+/* A descriptor outside the range that the child's own take. */
 static int memory_fd(const char *name, u64 size, struct err *e)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC);
+	int low = memfd_create(name, MFD_CLOEXEC);
+	int fd = low < 0 ? -1 : fcntl(low, F_DUPFD_CLOEXEC, NATIVE_FDS_END);
 
 	if (fd < 0)
-		return err_sys(e, errno, "cannot create the %s memory of the native oracle", name);
-	if (ftruncate(fd, (off_t)size) < 0) {
+		err_sys(e, errno, "cannot create the %s memory of the native oracle", name);
+	if (low >= 0)
+		close(low);
+	if (fd >= 0 && ftruncate(fd, (off_t)size) < 0) {
+		err_sys(e, errno, "cannot size the %s memory of the native oracle", name);
 		close(fd);
-		return err_sys(e, errno, "cannot size the %s memory of the native oracle", name);
+		fd = -1;
 	}
-	return fd;
+	return fd < 0 ? -e->code : fd;
+}
+
+static bool oracle_path(char *path, size_t size)
+{
+	static const char name[] = "cpu-oracle";
+	ssize_t n = readlink("/proc/self/exe", path, size);
+
+	while (n > 0 && path[n - 1] != '/')
+		n--;
+	if (n <= 0 || (size_t)n + sizeof(name) > size)
+		return false;
+	memcpy(path + n, name, sizeof(name));
+	return true;
+}
+
+static int spawn(struct native *nat, const char *path)
+{
+	char *argv[] = {(char *)path, NULL};
+	posix_spawn_file_actions_t actions;
+	int r = posix_spawn_file_actions_init(&actions);
+
+	if (r)
+		return r;
+	for (int fd = NATIVE_FD_SHARED; fd < NATIVE_FDS_END && !r; fd++)
+		r = posix_spawn_file_actions_adddup2(&actions, nat->fd[fd], fd);
+	if (!r)
+		r = posix_spawn(&nat->child, path, &actions, NULL, argv, NULL);
+	posix_spawn_file_actions_destroy(&actions);
+	return r;
 }
 
 static int child_start(struct native *nat, struct err *e)
 {
+	char path[PATH_MAX];
+	int r;
+
 	atomic_store(&nat->shared->done, atomic_load(&nat->shared->request));
-	nat->child = fork();
-	if (nat->child < 0)
-		return err_sys(e, errno, "cannot start the native oracle");
-	if (!nat->child)
-		native_child(nat->shared, nat->code_fd, nat->data_fd);
-	return 0;
+	if (!oracle_path(path, sizeof(path)))
+		return err_set(e, ENOENT, "cannot tell where the native oracle's program is");
+	r = spawn(nat, path);
+	return r ? err_sys(e, r, "cannot start the native oracle, %s", path) : 0;
 }
 
 static bool child_died(struct native *nat)
@@ -128,16 +176,18 @@ void native_run_traced(struct native *nat, const struct cpu_case *c, struct nati
 
 static int native_map(struct native *nat, struct err *e)
 {
-	nat->shared = mmap(NULL, sizeof(*nat->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (nat->shared == MAP_FAILED) {
-		nat->shared = NULL;
-		return err_sys(e, errno, "cannot map the native oracle's shared memory");
+	void *p;
+
+	for (int fd = NATIVE_FD_SHARED; fd < NATIVE_FDS_END; fd++) {
+		nat->fd[fd] = memory_fd(memories[fd].name, memories[fd].size, e);
+		if (nat->fd[fd] < 0)
+			return nat->fd[fd];
 	}
-	nat->code_fd = memory_fd("code", CASE_CODE_SIZE, e);
-	if (nat->code_fd < 0)
-		return nat->code_fd;
-	nat->data_fd = memory_fd("data", CASE_DATA_ALL, e);
-	return nat->data_fd < 0 ? nat->data_fd : 0;
+	p = mmap(NULL, sizeof(*nat->shared), PROT_READ | PROT_WRITE, MAP_SHARED, nat->fd[NATIVE_FD_SHARED], 0);
+	if (p == MAP_FAILED)
+		return err_sys(e, errno, "cannot map the native oracle's shared memory");
+	nat->shared = p;
+	return 0;
 }
 
 int native_new(struct native **out, struct err *e)
@@ -147,7 +197,8 @@ int native_new(struct native **out, struct err *e)
 
 	if (!nat)
 		return err_set(e, ENOMEM, "no memory for the native oracle");
-	nat->code_fd = nat->data_fd = -1;
+	for (int fd = 0; fd < NATIVE_FDS_END; fd++)
+		nat->fd[fd] = -1;
 	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
 		r = err_set(e, ENOTSUP, "the kernel does not let programs set their FS base: the native oracle needs Linux 5.9 or later");
 	else
@@ -169,10 +220,9 @@ void native_free(struct native *nat)
 		kill(nat->child, SIGKILL);
 		waitpid(nat->child, NULL, 0);
 	}
-	if (nat->code_fd >= 0)
-		close(nat->code_fd);
-	if (nat->data_fd >= 0)
-		close(nat->data_fd);
+	for (int fd = 0; fd < NATIVE_FDS_END; fd++)
+		if (nat->fd[fd] >= 0)
+			close(nat->fd[fd]);
 	if (nat->shared)
 		munmap(nat->shared, sizeof(*nat->shared));
 	free(nat);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The real CPU as the oracle. A child process has the case's address space mapped and runs cases inside a signal handler's return: each
- * signal that ends a case hands over the whole state (registers and XSAVE image) and its return path loads the next case.
+ * signal that ends a case hands over the whole state (registers and XSAVE image) and its return path loads the next case. The child is a
+ * program of its own, cpu-oracle beside this one: where wild accesses go, nothing of the engine and of sanitizers may be mapped.
  *
  * A seccomp filter turns every system call made from the case's code into END_UNSUPPORTED. A case that kills the child costs that case
  * only.
@@ -28,7 +29,7 @@ struct native_trace {
 	struct native_step step[NATIVE_TRACE]; /* state before each instruction, as single-stepping sees it */
 };
 
-/* Errors: ENOTSUP when the kernel does not allow FSGSBASE in user mode; mmap, fork failures. */
+/* Errors: ENOTSUP when the kernel does not allow FSGSBASE in user mode; no cpu-oracle beside the program; mmap, spawn failures. */
 int native_new(struct native **out, struct err *e) must_check;
 void native_free(struct native *nat);
 

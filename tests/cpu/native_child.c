@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The oracle's child process. Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next
+ * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next
  * case's state into the signal frame and returns into it.
  *
  * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
@@ -259,18 +259,17 @@ static void start_ticking(void)
 	setitimer(ITIMER_VIRTUAL, &t, NULL);
 }
 
-_Noreturn void native_child(struct native_shared *shared, int code_fd, int data_fd)
+int main(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	child.shared = shared;
-	child.running = false;
+	child.shared = must_map(0, sizeof(*child.shared), PROT_READ | PROT_WRITE, NATIVE_FD_SHARED, 0);
 	__asm__ volatile("rdfsbase %0" : "=r"(native_host_fs));
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA)); /* 32-bit code needs them */
-	map_pages(code_fd, data_fd);
+	map_pages(NATIVE_FD_CODE, NATIVE_FD_DATA);
 	install_handlers();
 	install_filter();
 	start_ticking();
 	wait_for_work();
 	raise(SIGUSR1);
-	_exit(3);
+	return 3;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the oracle's parent and child share. See native.h. */
+/* What the oracle's parent and child (the program cpu-oracle) share. See native.h. */
 #pragma once
 
 #include "native.h"
@@ -19,4 +19,5 @@ struct native_shared {
 	struct native_slot slot[NATIVE_BATCH];
 };
 
-_Noreturn void native_child(struct native_shared *shared, int code_fd, int data_fd);
+/* The child is started with these descriptors: memfds of a struct native_shared, of the case's code and of its data. */
+enum { NATIVE_FD_SHARED = 3, NATIVE_FD_CODE, NATIVE_FD_DATA, NATIVE_FDS_END };

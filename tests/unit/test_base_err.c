@@ -27,6 +27,17 @@ static void records_message_and_code(void **state)
 	assert_string_equal(e.msg, "cannot open x: No such file or directory");
 }
 
+static void a_failure_is_never_zero(void **state)
+{
+	struct err e = {0};
+
+	assert_int_equal(err_set(&e, 0, "no reason was given"), -EIO);
+	assert_int_equal(e.code, EIO);
+	assert_int_equal(err_set(&e, -ENOENT, "a negative one"), -ENOENT);
+	e = (struct err){0};
+	assert_int_equal(err_prefix(&e, "nothing was recorded"), -EIO);
+}
+
 static void long_messages_are_cut(void **state)
 {
 	struct err e = {0};
@@ -127,6 +138,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(records_message_and_code),
+		cmocka_unit_test(a_failure_is_never_zero),
 		cmocka_unit_test(long_messages_are_cut),
 		cmocka_unit_test(nearest_word),
 		cmocka_unit_test(log_lines),

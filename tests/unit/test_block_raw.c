@@ -89,8 +89,14 @@ static int setup_io(void **state, const char *io)
 	return 0;
 }
 
-static int setup_auto(void **state) { return setup_io(state, "auto"); }
-static int setup_threads(void **state) { return setup_io(state, "threads"); }
+static int setup_auto(void **state)
+{
+	return setup_io(state, "auto");
+}
+static int setup_threads(void **state)
+{
+	return setup_io(state, "threads");
+}
 
 static int teardown(void **state)
 {
@@ -397,9 +403,20 @@ static void steps(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(bytes_go_both_ways), T(many_pieces_and_durable), T(large_transfers), T(many_at_once), T(zeroes_are_exact),
-		T(discard_frees_space), T(file_cut_short_is_an_error), T(full_host_is_an_error), T(empty_requests), T(kick_arrives),
-		T(locks_exclude), T(opening_fails_clearly), cmocka_unit_test(first_failed_flush_is_final), cmocka_unit_test(steps),
+		T(bytes_go_both_ways),
+		T(many_pieces_and_durable),
+		T(large_transfers),
+		T(many_at_once),
+		T(zeroes_are_exact),
+		T(discard_frees_space),
+		T(file_cut_short_is_an_error),
+		T(full_host_is_an_error),
+		T(empty_requests),
+		T(kick_arrives),
+		T(locks_exclude),
+		T(opening_fails_clearly),
+		cmocka_unit_test(first_failed_flush_is_final),
+		cmocka_unit_test(steps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -159,8 +159,8 @@ static void bad_regions_are_refused(void **state)
 		u64 base, len;
 		int err;
 	} bad[] = {
-		{0x200, 0, EINVAL},	 {0x10000, 1, EINVAL},	 {0xffff, 2, EINVAL},	 {~0ull, 2, EINVAL}, {~0ull, 1, EINVAL},
-		{0x100, 1, EBUSY},	 {0x10f, 1, EBUSY},	 {0xff, 2, EBUSY},	 {0x0, 0x1000, EBUSY},
+		{0x200, 0, EINVAL}, {0x10000, 1, EINVAL}, {0xffff, 2, EINVAL}, {~0ull, 2, EINVAL},   {~0ull, 1, EINVAL},
+		{0x100, 1, EBUSY},  {0x10f, 1, EBUSY},	  {0xff, 2, EBUSY},    {0x0, 0x1000, EBUSY},
 	};
 
 	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {

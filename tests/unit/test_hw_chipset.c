@@ -145,7 +145,7 @@ static void power_button_and_s5(void **state)
 	outw(m, 0x604, 1 << 13 | 5 << 10);
 	assert_int_equal(m->poweroffs, 1);
 	assert_int_equal(inw(m, 0x604) & 1 << 13, 0); /* write-only */
-	outb(m, 0x605, 0x34); /* in the upper byte alone */
+	outb(m, 0x605, 0x34);			      /* in the upper byte alone */
 	assert_int_equal(m->poweroffs, 2);
 
 	outl(m, 0x620, 0xffffffff);
@@ -247,8 +247,8 @@ static void paravirtual_clock(void **state)
 /* For every frequency the scale is right within the precision of 32 bits. */
 static void paravirtual_clock_scale(void **state)
 {
-	static const u64 hz[] = {1, 1000, 999999999, 1000000000, 1000000001, 1999999999, 2000000000, 2000000001,
-				 3700000000, 6000000000, 40000000000};
+	static const u64 hz[] = {1,	     1000,	 999999999,  1000000000, 1000000001, 1999999999,
+				 2000000000, 2000000001, 3700000000, 6000000000, 40000000000};
 
 	for (u32 i = 0; i < ARRAY_SIZE(hz); i++) {
 		struct machine *m = machine_new();
@@ -271,8 +271,8 @@ static void paravirtual_clock_scale(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(keyboard_controller), T(port92),	      T(exit_port), T(power_button_and_s5), T(pm_timer),
-		T(paravirtual_clock),	T(paravirtual_clock_scale),
+		T(keyboard_controller),	    T(port92), T(exit_port), T(power_button_and_s5), T(pm_timer), T(paravirtual_clock),
+		T(paravirtual_clock_scale),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -259,9 +259,18 @@ static void creation_fails_cleanly(void **state)
 		bool mmio;
 		u64 at;
 	} taken[] = {
-		{"pit", false, 0x43},	 {"pit", false, 0x61},	   {"rtc", false, 0x71},     {"i8042", false, 0x60},
-		{"i8042", false, 0x64},	 {"port92", false, 0x92},  {"uart", false, 0x3fd},   {"acpi-pm", false, 0x600},
-		{"acpi-pm", false, 0x608}, {"acpi-pm", false, 0x622}, {"pci", true, PCI_ECAM_BASE + 5}, {"pci", false, 0xcfc},
+		{"pit", false, 0x43},
+		{"pit", false, 0x61},
+		{"rtc", false, 0x71},
+		{"i8042", false, 0x60},
+		{"i8042", false, 0x64},
+		{"port92", false, 0x92},
+		{"uart", false, 0x3fd},
+		{"acpi-pm", false, 0x600},
+		{"acpi-pm", false, 0x608},
+		{"acpi-pm", false, 0x622},
+		{"pci", true, PCI_ECAM_BASE + 5},
+		{"pci", false, 0xcfc},
 	};
 	static const struct bus_ops ops = {0};
 

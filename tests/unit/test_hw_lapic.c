@@ -7,9 +7,28 @@
 #include <pthread.h>
 #include <sched.h>
 
-enum { ID = 0x20, VERSION = 0x30, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0, ISR = 0x100, TMR = 0x180,
-       IRR = 0x200, ESR = 0x280, ICR = 0x300, ICR_HIGH = 0x310, LVT_TIMER = 0x320, LVT_LINT0 = 0x350, LVT_ERROR = 0x370, TIMER_INIT = 0x380,
-       TIMER_CURRENT = 0x390, TIMER_DIVIDE = 0x3e0 };
+enum {
+	ID = 0x20,
+	VERSION = 0x30,
+	TPR = 0x80,
+	PPR = 0xa0,
+	EOI = 0xb0,
+	LDR = 0xd0,
+	DFR = 0xe0,
+	SVR = 0xf0,
+	ISR = 0x100,
+	TMR = 0x180,
+	IRR = 0x200,
+	ESR = 0x280,
+	ICR = 0x300,
+	ICR_HIGH = 0x310,
+	LVT_TIMER = 0x320,
+	LVT_LINT0 = 0x350,
+	LVT_ERROR = 0x370,
+	TIMER_INIT = 0x380,
+	TIMER_CURRENT = 0x390,
+	TIMER_DIVIDE = 0x3e0
+};
 
 struct cpus {
 	struct machine *m;
@@ -594,10 +613,23 @@ static void interrupts_are_not_lost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(power_on_values), T(priorities),	 T(level_triggered_eoi), T(xapic_destinations),	 T(lowest_priority),
-		T(nmi_init_sipi),   T(errors),		 T(odd_accesses),	 T(soft_disable_masks),	 T(base_transitions),
-		T(x2apic_registers), T(one_shot_count), T(one_shot_fires_once), T(periodic_fires_and_is_clamped), T(deadline_mode),
-		T(masked_timer_is_silent), T(interrupts_are_not_lost),
+		T(power_on_values),
+		T(priorities),
+		T(level_triggered_eoi),
+		T(xapic_destinations),
+		T(lowest_priority),
+		T(nmi_init_sipi),
+		T(errors),
+		T(odd_accesses),
+		T(soft_disable_masks),
+		T(base_transitions),
+		T(x2apic_registers),
+		T(one_shot_count),
+		T(one_shot_fires_once),
+		T(periodic_fires_and_is_clamped),
+		T(deadline_mode),
+		T(masked_timer_is_silent),
+		T(interrupts_are_not_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -416,8 +416,16 @@ static void bad_descriptions_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(two_ways_in),	      T(reset_port), T(bars_are_assigned), T(bars_are_sized_and_moved), T(any_config_write_is_survived),
-		T(capabilities),      T(msix),	     T(intx),		   T(reset_brings_everything_back), T(slots_run_out),
+		T(two_ways_in),
+		T(reset_port),
+		T(bars_are_assigned),
+		T(bars_are_sized_and_moved),
+		T(any_config_write_is_survived),
+		T(capabilities),
+		T(msix),
+		T(intx),
+		T(reset_brings_everything_back),
+		T(slots_run_out),
 		T(bad_descriptions_are_refused),
 	};
 

@@ -242,7 +242,7 @@ static void interrupts(void **state)
 	machine_loop(m, 30000000);
 	assert_int_equal(m->edges[LAYOUT_GSI_PIT], 1);
 	assert_true(m->line[LAYOUT_GSI_PIT]); /* stays high */
-	program(m, 0, 2, 11932); /* 10 ms */
+	program(m, 0, 2, 11932);	      /* 10 ms */
 	m->edges[LAYOUT_GSI_PIT] = 0;
 	machine_loop(m, 105000000);
 	assert_in_range(m->edges[LAYOUT_GSI_PIT], 3, 11);
@@ -273,9 +273,16 @@ static void refresh_bit_toggles(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(mode0_counts_down_once), T(mode2_is_periodic), T(mode3_counts_by_two), T(one_shots_wait_for_the_gate),
-		T(gate_pauses_mode0),	   T(mode4_strobes),	 T(access_modes),	 T(bcd),
-		T(interrupts),		   T(refresh_bit_toggles),
+		T(mode0_counts_down_once),
+		T(mode2_is_periodic),
+		T(mode3_counts_by_two),
+		T(one_shots_wait_for_the_gate),
+		T(gate_pauses_mode0),
+		T(mode4_strobes),
+		T(access_modes),
+		T(bcd),
+		T(interrupts),
+		T(refresh_bit_toggles),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,7 +105,7 @@ static void setting_the_time(void **state)
 	wr(m, SEC, 0x30);
 	assert_int_equal(rd(m, SEC), 0x30);
 	assert_int_equal(rd(m, MIN), 0x20); /* a running clock takes single fields */
-	assert_int_equal(rd(m, WDAY), 5); /* Thursday */
+	assert_int_equal(rd(m, WDAY), 5);   /* Thursday */
 }
 
 static void stopped_clock_stands(void **state)
@@ -219,7 +219,7 @@ static void ram_and_time_survive_reset(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(starts_with_the_hosts_time), T(setting_the_time), T(stopped_clock_stands), T(garbage_is_survived),
+		T(starts_with_the_hosts_time), T(setting_the_time), T(stopped_clock_stands),	   T(garbage_is_survived),
 		T(periodic_interrupt),	       T(update_and_alarm), T(ram_and_time_survive_reset),
 	};
 

@@ -160,7 +160,7 @@ static void loopback_modem_lines(void **state)
 	assert_int_equal(inb(m, MSR), 0x00);
 	outb(m, MCR, 0x1a);
 	assert_int_equal(inb(m, MSR) & 0xf0, 0x90); /* as Linux looks for it */
-	outb(m, MCR, 0x14); /* OUT1 -> RI, rising: no delta */
+	outb(m, MCR, 0x14);			    /* OUT1 -> RI, rising: no delta */
 	assert_int_equal(inb(m, MSR) & 0xf4, 0x40);
 	outb(m, MCR, 0x10);
 	assert_int_equal(inb(m, MSR) & 0xf4, 0x04); /* trailing edge */
@@ -274,9 +274,17 @@ static void output_reaches_the_console(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(power_on_values), T(divisor_latch),	   T(fifo_is_found), T(transmitter_interrupt), T(loopback_modem_lines),
-		T(a_full_fifo_interrupts_at_once), T(starts_in_succession_are_held_back),
-		T(loopback_data),   T(receive_interrupts), T(priorities),    cmocka_unit_test(output_reaches_the_console),
+		T(power_on_values),
+		T(divisor_latch),
+		T(fifo_is_found),
+		T(transmitter_interrupt),
+		T(loopback_modem_lines),
+		T(a_full_fifo_interrupts_at_once),
+		T(starts_in_succession_are_held_back),
+		T(loopback_data),
+		T(receive_interrupts),
+		T(priorities),
+		cmocka_unit_test(output_reaches_the_console),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

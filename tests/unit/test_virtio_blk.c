@@ -45,9 +45,18 @@ static int setup_with(void **state, const char *options)
 	return 0;
 }
 
-static int setup(void **state) { return setup_with(state, ""); }
-static int setup_threads(void **state) { return setup_with(state, ",io=threads"); }
-static int setup_readonly(void **state) { return setup_with(state, ",readonly,serial=disk-1"); }
+static int setup(void **state)
+{
+	return setup_with(state, "");
+}
+static int setup_threads(void **state)
+{
+	return setup_with(state, ",io=threads");
+}
+static int setup_readonly(void **state)
+{
+	return setup_with(state, ",readonly,serial=disk-1");
+}
 
 static int teardown(void **state)
 {
@@ -362,9 +371,14 @@ static void refused_options(void **state)
 	static const struct {
 		const char *text, *says;
 	} bad[] = {
-		{"/nonexistent", "no such file"}, {"/tmp", "directory"},	 {"/dev/null", "neither"},
-		{"x,format=qcow2", "qcow2"},	  {"x,cache=never", "cache"},	 {"x,serial=123456789012345678901", "longer"},
-		{"", "image"},			  {"x,readnly", "readonly"},
+		{"/nonexistent", "no such file"},
+		{"/tmp", "directory"},
+		{"/dev/null", "neither"},
+		{"x,format=qcow2", "qcow2"},
+		{"x,cache=never", "cache"},
+		{"x,serial=123456789012345678901", "longer"},
+		{"", "image"},
+		{"x,readnly", "readonly"},
 	};
 	struct err e;
 	struct guest g;
@@ -386,9 +400,20 @@ static void refused_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(write_flush_read), T(any_layout), T(outside_the_disk), T(unknown_types), T(short_header), BOTH(discard_and_zeroes),
-		cmocka_unit_test_setup_teardown(readonly_disk, setup_readonly, teardown), T(cache_mode_is_writable), T(no_room_for_status),
-		BOTH(many_in_flight), BOTH(reset_in_flight), BOTH(class_reset_in_flight), BOTH(doorbell_storm), T(without_any_feature),
+		BOTH(write_flush_read),
+		T(any_layout),
+		T(outside_the_disk),
+		T(unknown_types),
+		T(short_header),
+		BOTH(discard_and_zeroes),
+		cmocka_unit_test_setup_teardown(readonly_disk, setup_readonly, teardown),
+		T(cache_mode_is_writable),
+		T(no_room_for_status),
+		BOTH(many_in_flight),
+		BOTH(reset_in_flight),
+		BOTH(class_reset_in_flight),
+		BOTH(doorbell_storm),
+		T(without_any_feature),
 		cmocka_unit_test(refused_options),
 	};
 

@@ -207,7 +207,8 @@ static void needs_a_console(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(input_follows_the_guest), T(input_waits_for_buffers), T(emergency_write), T(resets_while_typing), cmocka_unit_test(needs_a_console),
+		T(input_follows_the_guest), T(input_waits_for_buffers),	       T(emergency_write),
+		T(resets_while_typing),	    cmocka_unit_test(needs_a_console),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

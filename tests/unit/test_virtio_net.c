@@ -62,7 +62,10 @@ static int setup_with(void **state, const char *option)
 	return 0;
 }
 
-static int setup(void **state) { return setup_with(state, "user,mac=02:00:00:00:00:07"); }
+static int setup(void **state)
+{
+	return setup_with(state, "user,mac=02:00:00:00:00:07");
+}
 
 static int teardown(void **state)
 {
@@ -76,7 +79,8 @@ static int teardown(void **state)
 /* A frame with its virtio header, from tx_mem; the header is the caller's. */
 static void send_frame(struct world *w, const struct virtio_net_hdr_v1 *h, const void *frame, u32 len)
 {
-	struct guest_buf buf[] = {{w->tx_mem, HDR, false}, {w->tx_mem + HDR, len / 2, false}, {w->tx_mem + HDR + len / 2, len - len / 2, false}};
+	struct guest_buf buf[] = {
+		{w->tx_mem, HDR, false}, {w->tx_mem + HDR, len / 2, false}, {w->tx_mem + HDR + len / 2, len - len / 2, false}};
 
 	memcpy(g_ptr(&w->g, w->tx_mem), h, HDR);
 	memcpy(g_ptr(&w->g, w->tx_mem + HDR), frame, len);
@@ -512,9 +516,19 @@ static void checksums(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(addresses), T(dhcp_answers), T(udp_echo), T(receive_restarts), T(wrong_frames_are_dropped), T(tiny_buffers_drop_frames),
-		T(control_queue_answers), T(resets_under_traffic), cmocka_unit_test(forwarded_port_is_open), cmocka_unit_test(refused_options),
-		cmocka_unit_test(none_makes_no_device), cmocka_unit_test(forwards_parse), cmocka_unit_test(checksums),
+		T(addresses),
+		T(dhcp_answers),
+		T(udp_echo),
+		T(receive_restarts),
+		T(wrong_frames_are_dropped),
+		T(tiny_buffers_drop_frames),
+		T(control_queue_answers),
+		T(resets_under_traffic),
+		cmocka_unit_test(forwarded_port_is_open),
+		cmocka_unit_test(refused_options),
+		cmocka_unit_test(none_makes_no_device),
+		cmocka_unit_test(forwards_parse),
+		cmocka_unit_test(checksums),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

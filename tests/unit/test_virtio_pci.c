@@ -153,9 +153,10 @@ static void bad_queue_set_up(void **state)
 		u16 size;
 		u64 desc, avail, used;
 	} bad[] = {
-		{0, 0x1000, 0x2000, 0x3000}, {5, 0x1000, 0x2000, 0x3000},     {16, 0x1000, 0x2000, 0x3000}, {0xffff, 0x1000, 0x2000, 0x3000},
-		{8, 0x1001, 0x2000, 0x3000}, {8, G_RAM, 0x2000, 0x3000},      {8, 0x1000, G_RAM - 4, 0x3000}, {8, 0x1000, 0x2000, ~0ull - 3},
-		{8, 0x1000, 0x2000, 0x3002}, {8, 0xfee00000, 0x2000, 0x3000},
+		{0, 0x1000, 0x2000, 0x3000},	  {5, 0x1000, 0x2000, 0x3000},	  {16, 0x1000, 0x2000, 0x3000},
+		{0xffff, 0x1000, 0x2000, 0x3000}, {8, 0x1001, 0x2000, 0x3000},	  {8, G_RAM, 0x2000, 0x3000},
+		{8, 0x1000, G_RAM - 4, 0x3000},	  {8, 0x1000, 0x2000, ~0ull - 3}, {8, 0x1000, 0x2000, 0x3002},
+		{8, 0xfee00000, 0x2000, 0x3000},
 	};
 	struct guest *g = *state;
 
@@ -263,7 +264,8 @@ static void config_window(void **state)
 {
 	static const struct {
 		u32 bar, off, len;
-	} bad[] = {{1, 0, 4}, {255, 0, 4}, {0, 0x4000, 4}, {0, 0xfffffffc, 4}, {0, 1, 4}, {0, 0, 0}, {0, 0, 3}, {0, 0, 8}, {0, 0, 0xffffffff}};
+	} bad[] = {{1, 0, 4}, {255, 0, 4}, {0, 0x4000, 4}, {0, 0xfffffffc, 4}, {0, 1, 4},
+		   {0, 0, 0}, {0, 0, 3},   {0, 0, 8},	   {0, 0, 0xffffffff}};
 	struct guest *g = *state;
 	u32 cap = g_find_cap(g, PCI_CAP_ID_VNDR, VIRTIO_PCI_CAP_PCI_CFG);
 
@@ -374,9 +376,21 @@ static void restored_state_is_checked(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(it_works), T(intx_and_isr), T(features_must_fit), T(features_are_frozen), T(status_cannot_lose_bits),
-		T(queue_select_out_of_range), T(bad_queue_set_up), T(rings_cannot_move_while_enabled), T(early_notify_is_ignored),
-		T(no_dma_without_bus_master), T(breach_needs_reset), T(bad_vectors), T(config_window), T(random_accesses), T(entropy_sizes),
+		T(it_works),
+		T(intx_and_isr),
+		T(features_must_fit),
+		T(features_are_frozen),
+		T(status_cannot_lose_bits),
+		T(queue_select_out_of_range),
+		T(bad_queue_set_up),
+		T(rings_cannot_move_while_enabled),
+		T(early_notify_is_ignored),
+		T(no_dma_without_bus_master),
+		T(breach_needs_reset),
+		T(bad_vectors),
+		T(config_window),
+		T(random_accesses),
+		T(entropy_sizes),
 		T(restored_state_is_checked),
 	};
 

@@ -46,11 +46,26 @@ static void on_written(void *opaque, gpa_t gpa, u64 len)
 		w->marked += len;
 }
 
-static struct vring_desc *desc(struct world *w) { return (void *)(w->gm.map + DESC); }
-static struct vring_desc *table(struct world *w) { return (void *)(w->gm.map + TABLE); }
-static struct vring_avail *avail(struct world *w) { return (void *)(w->gm.map + AVAIL); }
-static struct vring_used *used(struct world *w) { return (void *)(w->gm.map + USED); }
-static u16 *avail_event(struct world *w) { return (u16 *)&used(w)->ring[SIZE]; }
+static struct vring_desc *desc(struct world *w)
+{
+	return (void *)(w->gm.map + DESC);
+}
+static struct vring_desc *table(struct world *w)
+{
+	return (void *)(w->gm.map + TABLE);
+}
+static struct vring_avail *avail(struct world *w)
+{
+	return (void *)(w->gm.map + AVAIL);
+}
+static struct vring_used *used(struct world *w)
+{
+	return (void *)(w->gm.map + USED);
+}
+static u16 *avail_event(struct world *w)
+{
+	return (u16 *)&used(w)->ring[SIZE];
+}
 
 static void enable(struct world *w, bool event_idx)
 {
@@ -317,9 +332,8 @@ static void bad_address_is_refused(void **state)
 		u64 addr;
 		u32 len;
 	} bad[] = {
-		{RAM, 1},	    {RAM - 1, 2},	  {~0ull, 1},	       {~0ull - 3, 4},
-		{~0ull - 3, 8},	    {0xc0000000, 4},	  {0xfee00000, 4096},  {1ull << 52, 1},
-		{0, 0xffffffff},    {DATA, 0xffffffff},	  {1ull << 63, 16},    {0x100000000, 0xfffff000},
+		{RAM, 1},	    {RAM - 1, 2},    {~0ull, 1},      {~0ull - 3, 4},	  {~0ull - 3, 8},   {0xc0000000, 4},
+		{0xfee00000, 4096}, {1ull << 52, 1}, {0, 0xffffffff}, {DATA, 0xffffffff}, {1ull << 63, 16}, {0x100000000, 0xfffff000},
 	};
 
 	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -380,9 +394,9 @@ static void bad_indirect_is_refused(void **state)
 		u32 len;
 		u16 flags;
 	} bad[] = {
-		{TABLE, 0, INDIRECT},	       {TABLE, 15, INDIRECT},	      {TABLE, 17, INDIRECT},	  {TABLE, 0xfffffff0, INDIRECT},
-		{RAM, 16, INDIRECT},	       {~0ull - 15, 16, INDIRECT},    {RAM - 16, 32, INDIRECT},	  {TABLE, 32, INDIRECT | NEXT},
-		{0xfee00000, 4096, INDIRECT},
+		{TABLE, 0, INDIRECT},	       {TABLE, 15, INDIRECT},	     {TABLE, 17, INDIRECT},
+		{TABLE, 0xfffffff0, INDIRECT}, {RAM, 16, INDIRECT},	     {~0ull - 15, 16, INDIRECT},
+		{RAM - 16, 32, INDIRECT},      {TABLE, 32, INDIRECT | NEXT}, {0xfee00000, 4096, INDIRECT},
 	};
 
 	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -478,9 +492,9 @@ static void bad_setup_is_refused(void **state)
 		u16 size;
 		u64 desc, avail, used;
 	} bad[] = {
-		{0, DESC, AVAIL, USED},	       {3, DESC, AVAIL, USED},		{128, DESC, AVAIL, USED},    {0x8000, DESC, AVAIL, USED},
-		{16, DESC + 8, AVAIL, USED},   {16, DESC, AVAIL + 1, USED},	{16, DESC, AVAIL, USED + 2}, {16, RAM, AVAIL, USED},
-		{16, DESC, RAM - 2, USED},     {16, DESC, AVAIL, ~0ull - 3},	{16, ~0ull - 15, AVAIL, USED}, {16, DESC, 0xfee00000, USED},
+		{0, DESC, AVAIL, USED},	     {3, DESC, AVAIL, USED},	   {128, DESC, AVAIL, USED},	  {0x8000, DESC, AVAIL, USED},
+		{16, DESC + 8, AVAIL, USED}, {16, DESC, AVAIL + 1, USED},  {16, DESC, AVAIL, USED + 2},	  {16, RAM, AVAIL, USED},
+		{16, DESC, RAM - 2, USED},   {16, DESC, AVAIL, ~0ull - 3}, {16, ~0ull - 15, AVAIL, USED}, {16, DESC, 0xfee00000, USED},
 	};
 	struct world *w = *state;
 
@@ -553,13 +567,33 @@ static void pieces(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(chain_becomes_request), T(ring_wraps_for_ever), T(batch_interrupts_once), T(event_index_holds_back), T(notification_flag),
-		T(indirect_table), T(full_chain_is_allowed), T(zero_length_is_skipped), T(loop_is_refused), T(self_loop_is_refused),
-		T(bad_next_is_refused), T(bad_head_is_refused), T(bad_address_is_refused), T(write_to_rom_is_refused),
-		T(readable_after_writable_is_refused), T(sum_over_4g_is_refused), T(bad_indirect_is_refused), T(nested_indirect_is_refused),
-		T(indirect_next_outside_table_is_refused), T(indirect_loop_is_refused), T(indirect_without_feature_is_refused),
-		T(index_jump_is_refused), T(index_backwards_is_refused), T(reuse_in_flight_is_bounded), T(bad_setup_is_refused),
-		T(random_rings_are_survived), cmocka_unit_test(pieces),
+		T(chain_becomes_request),
+		T(ring_wraps_for_ever),
+		T(batch_interrupts_once),
+		T(event_index_holds_back),
+		T(notification_flag),
+		T(indirect_table),
+		T(full_chain_is_allowed),
+		T(zero_length_is_skipped),
+		T(loop_is_refused),
+		T(self_loop_is_refused),
+		T(bad_next_is_refused),
+		T(bad_head_is_refused),
+		T(bad_address_is_refused),
+		T(write_to_rom_is_refused),
+		T(readable_after_writable_is_refused),
+		T(sum_over_4g_is_refused),
+		T(bad_indirect_is_refused),
+		T(nested_indirect_is_refused),
+		T(indirect_next_outside_table_is_refused),
+		T(indirect_loop_is_refused),
+		T(indirect_without_feature_is_refused),
+		T(index_jump_is_refused),
+		T(index_backwards_is_refused),
+		T(reuse_in_flight_is_bounded),
+		T(bad_setup_is_refused),
+		T(random_rings_are_survived),
+		cmocka_unit_test(pieces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -305,10 +305,10 @@ static void test_breakpoints(void **state)
 		u32 size;
 		bool write, hit;
 	} cases[] = {
-		{1, 0, 0x8000, 0x8000, 1, true, true},	 {1, 0, 0x8000, 0x8000, 1, false, false}, {3, 0, 0x8000, 0x8000, 1, false, true},
-		{3, 3, 0x8000, 0x8003, 1, false, true},	 {3, 3, 0x8000, 0x8004, 1, false, false}, {3, 3, 0x8002, 0x8000, 1, false, true},
-		{3, 2, 0x8000, 0x8007, 1, false, true},	 {3, 2, 0x8000, 0x7ffc, 8, false, true},  {3, 0, 0x8004, 0x8000, 8, true, true},
-		{3, 0, 0x8004, 0x8000, 4, true, false},	 {0, 0, 0x8000, 0x8000, 4, true, false},
+		{1, 0, 0x8000, 0x8000, 1, true, true},	{1, 0, 0x8000, 0x8000, 1, false, false}, {3, 0, 0x8000, 0x8000, 1, false, true},
+		{3, 3, 0x8000, 0x8003, 1, false, true}, {3, 3, 0x8000, 0x8004, 1, false, false}, {3, 3, 0x8002, 0x8000, 1, false, true},
+		{3, 2, 0x8000, 0x8007, 1, false, true}, {3, 2, 0x8000, 0x7ffc, 8, false, true},	 {3, 0, 0x8004, 0x8000, 8, true, true},
+		{3, 0, 0x8004, 0x8000, 4, true, false}, {0, 0, 0x8000, 0x8000, 4, true, false},
 	};
 
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -15,7 +15,10 @@ static void build(struct machine *m, u32 ncpus, bool bt)
 	x86_cpuid_build(&m->cpuid, &cfg);
 }
 
-static void leaf(struct machine *m, u32 l, u32 sub, u32 r[4]) { x86_cpuid(&m->c, 5, l, sub, r); }
+static void leaf(struct machine *m, u32 l, u32 sub, u32 r[4])
+{
+	x86_cpuid(&m->c, 5, l, sub, r);
+}
 
 static bool host_has(const struct x86_feature *f)
 {
@@ -60,8 +63,9 @@ static void test_what_linux_needs(void **state)
 		u32 leaf;
 		u8 reg, bit;
 	} must[] = {
-		{1, 3, 0},  {1, 3, 6},	{1, 3, 13}, {1, 3, 24}, {1, 3, 25}, {1, 3, 26}, {1, 2, 21},	     {1, 2, 24},	   {1, 2, 31},
-		{7, 1, 7},  {7, 1, 20}, {1, 2, 17}, {7, 1, 10}, {7, 1, 0},  {7, 2, 2},	{0x80000001, 3, 11}, {0x80000001, 3, 20}, {0x80000001, 3, 29},
+		{1, 3, 0},	     {1, 3, 6},		  {1, 3, 13},	      {1, 3, 24},	   {1, 3, 25},		{1, 3, 26},
+		{1, 2, 21},	     {1, 2, 24},	  {1, 2, 31},	      {7, 1, 7},	   {7, 1, 20},		{1, 2, 17},
+		{7, 1, 10},	     {7, 1, 0},		  {7, 2, 2},	      {0x80000001, 3, 11}, {0x80000001, 3, 20}, {0x80000001, 3, 29},
 		{0x80000001, 3, 26}, {0x80000001, 3, 27}, {0x80000007, 3, 8}, {6, 0, 2},
 	};
 	struct machine m;

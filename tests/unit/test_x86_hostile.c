@@ -17,18 +17,24 @@ static u64 rnd(void)
 	return seed;
 }
 
-static u32 below(u32 n) { return (u32)(rnd() % n); }
+static u32 below(u32 n)
+{
+	return (u32)(rnd() % n);
+}
 
 /* Values that sit on edges as often as anywhere. */
 static u64 edgy(void)
 {
-	static const u64 edges[] = {0, 1, 0xffff, 0x10000, 0xffffffff, 0x7fffffffffff, 0x800000000000, 0xffff800000000000, ~0ull,
-				    M_STACK, 0x30000, M_RAM - 4, M_DEVICE, 0x50ffc};
+	static const u64 edges[] = {0,	   1,	    0xffff,  0x10000,	0xffffffff, 0x7fffffffffff, 0x800000000000, 0xffff800000000000,
+				    ~0ull, M_STACK, 0x30000, M_RAM - 4, M_DEVICE,   0x50ffc};
 
 	return below(3) ? edges[below(ARRAY_SIZE(edges))] + below(3) - 1 : rnd();
 }
 
-static u16 selector(void) { return (u16)(below(8) ? below(0xa0) : rnd()); }
+static u16 selector(void)
+{
+	return (u16)(below(8) ? below(0xa0) : rnd());
+}
 
 static void scramble_tables(struct machine *m)
 {
@@ -95,32 +101,60 @@ static bool call_one(struct x86_cpu *c, u32 which, u32 size)
 	bool done;
 
 	switch (which) {
-	case 0: return x86_load_seg(c, (u32[]){SEG_ES, SEG_SS, SEG_DS, SEG_FS, SEG_GS}[below(5)], selector());
-	case 1: return x86_lldt(c, selector());
-	case 2: return x86_ltr(c, selector());
-	case 3: return x86_far_jump(c, selector(), edgy(), size, c->rip + 7);
-	case 4: return x86_far_call(c, selector(), edgy(), size, c->rip + 7);
-	case 5: return x86_far_ret(c, size, (u16)rnd());
-	case 6: return x86_iret(c, size);
-	case 7: return x86_syscall(c, c->rip + 2);
-	case 8: return x86_sysret(c, size == 8 ? 8 : 4);
-	case 9: return x86_sysenter(c, c->rip + 2);
-	case 10: return x86_sysexit(c, size == 8 ? 8 : 4);
-	case 11: return x86_soft_interrupt(c, (u8)rnd(), c->rip + 2);
-	case 12: return x86_set_flags(c, rnd(), size);
-	case 13: return x86_write_cr(c, below(9), below(2) ? edgy() : (u64)1 << below(64));
-	case 14: return x86_wrmsr(c, (u32[]){0xc0000080, 0x277, 0x2ff, 0x200, 0x201, 0x250, 0xc0000100, 0x10}[below(8)], edgy());
-	case 15: return x86_rdmsr(c, (u32)rnd(), &v);
-	case 16: return x86_write_dr(c, below(9), edgy());
-	case 17: return x86_invpcid(c, below(5), edgy());
-	case 18: return x86_io_allowed(c, (u16)rnd(), 1u << below(3));
-	case 19: return x86_read_val(c, edgy(), size, &v, x86_acc(c, ACC_READ));
-	case 20: return x86_write_val(c, edgy(), size, v, x86_acc(c, ACC_WRITE));
-	case 21: return x86_cmpxchg(c, edgy(), size, v, v + 1, &old, &done, x86_acc(c, ACC_WRITE));
-	case 22: return x86_linear(c, below(6), edgy() & (x86_code64(c) ? ~0ull : 0xffffffff), 1 + below(64), ACC_READ, &a);
-	case 23: x86_lar(c, selector(), &u); return !c->fault.pending;
-	case 24: x86_verify(c, selector(), below(2)); return !c->fault.pending;
-	default: return x86_xsetbv(c, below(2), edgy());
+	case 0:
+		return x86_load_seg(c, (u32[]){SEG_ES, SEG_SS, SEG_DS, SEG_FS, SEG_GS}[below(5)], selector());
+	case 1:
+		return x86_lldt(c, selector());
+	case 2:
+		return x86_ltr(c, selector());
+	case 3:
+		return x86_far_jump(c, selector(), edgy(), size, c->rip + 7);
+	case 4:
+		return x86_far_call(c, selector(), edgy(), size, c->rip + 7);
+	case 5:
+		return x86_far_ret(c, size, (u16)rnd());
+	case 6:
+		return x86_iret(c, size);
+	case 7:
+		return x86_syscall(c, c->rip + 2);
+	case 8:
+		return x86_sysret(c, size == 8 ? 8 : 4);
+	case 9:
+		return x86_sysenter(c, c->rip + 2);
+	case 10:
+		return x86_sysexit(c, size == 8 ? 8 : 4);
+	case 11:
+		return x86_soft_interrupt(c, (u8)rnd(), c->rip + 2);
+	case 12:
+		return x86_set_flags(c, rnd(), size);
+	case 13:
+		return x86_write_cr(c, below(9), below(2) ? edgy() : (u64)1 << below(64));
+	case 14:
+		return x86_wrmsr(c, (u32[]){0xc0000080, 0x277, 0x2ff, 0x200, 0x201, 0x250, 0xc0000100, 0x10}[below(8)], edgy());
+	case 15:
+		return x86_rdmsr(c, (u32)rnd(), &v);
+	case 16:
+		return x86_write_dr(c, below(9), edgy());
+	case 17:
+		return x86_invpcid(c, below(5), edgy());
+	case 18:
+		return x86_io_allowed(c, (u16)rnd(), 1u << below(3));
+	case 19:
+		return x86_read_val(c, edgy(), size, &v, x86_acc(c, ACC_READ));
+	case 20:
+		return x86_write_val(c, edgy(), size, v, x86_acc(c, ACC_WRITE));
+	case 21:
+		return x86_cmpxchg(c, edgy(), size, v, v + 1, &old, &done, x86_acc(c, ACC_WRITE));
+	case 22:
+		return x86_linear(c, below(6), edgy() & (x86_code64(c) ? ~0ull : 0xffffffff), 1 + below(64), ACC_READ, &a);
+	case 23:
+		x86_lar(c, selector(), &u);
+		return !c->fault.pending;
+	case 24:
+		x86_verify(c, selector(), below(2));
+		return !c->fault.pending;
+	default:
+		return x86_xsetbv(c, below(2), edgy());
 	}
 }
 
@@ -146,7 +180,8 @@ static void check_consistent(const struct machine *m, u32 which, u64 old_rip)
 static void check_unchanged(const struct x86_cpu *now, const struct x86_cpu *before, u32 which)
 {
 	if (memcmp(now->gpr, before->gpr, sizeof(now->gpr)) || now->rip != before->rip || now->rflags != before->rflags ||
-	    memcmp(now->seg, before->seg, sizeof(now->seg)) || now->cr0 != before->cr0 || now->cr3 != before->cr3 || now->cr4 != before->cr4)
+	    memcmp(now->seg, before->seg, sizeof(now->seg)) || now->cr0 != before->cr0 || now->cr3 != before->cr3 ||
+	    now->cr4 != before->cr4)
 		fail_msg("call %u refused, but changed the CPU", which);
 }
 

@@ -252,7 +252,10 @@ static void test_pae(void **state)
 	m_free(&m);
 }
 
-static void poke32(struct machine *m, gpa_t a, u32 v) { memcpy(m->ram + a, &v, 4); }
+static void poke32(struct machine *m, gpa_t a, u32 v)
+{
+	memcpy(m->ram + a, &v, 4);
+}
 
 static void test_two_level(void **state)
 {

@@ -105,9 +105,18 @@ static inline bool m_msr_read(void *opaque, u32 msr, u64 *value)
 	*value = msr;
 	return msr != 0x8ff;
 }
-static inline bool m_msr_write(void *opaque, u32 msr, u64 value) { return msr != 0x8ff; }
-static inline u64 m_cr8_read(void *opaque) { return ((struct machine *)opaque)->cr8; }
-static inline void m_cr8_write(void *opaque, u64 v) { ((struct machine *)opaque)->cr8 = v; }
+static inline bool m_msr_write(void *opaque, u32 msr, u64 value)
+{
+	return msr != 0x8ff;
+}
+static inline u64 m_cr8_read(void *opaque)
+{
+	return ((struct machine *)opaque)->cr8;
+}
+static inline void m_cr8_write(void *opaque, u64 v)
+{
+	((struct machine *)opaque)->cr8 = v;
+}
 static inline u64 m_tsc(void *opaque)
 {
 	struct machine *m = opaque;
@@ -124,11 +133,23 @@ static inline void m_flush_pcid(void *opaque, u16 pcid)
 	((struct machine *)opaque)->flush_pcid++;
 	((struct machine *)opaque)->last_pcid = pcid;
 }
-static inline void m_flush_nonglobal(void *opaque) { ((struct machine *)opaque)->flush_nonglobal++; }
-static inline void m_flush_all(void *opaque) { ((struct machine *)opaque)->flush_all++; }
-static inline void m_mode(void *opaque) { ((struct machine *)opaque)->modes++; }
+static inline void m_flush_nonglobal(void *opaque)
+{
+	((struct machine *)opaque)->flush_nonglobal++;
+}
+static inline void m_flush_all(void *opaque)
+{
+	((struct machine *)opaque)->flush_all++;
+}
+static inline void m_mode(void *opaque)
+{
+	((struct machine *)opaque)->modes++;
+}
 
-static inline void m_poke(struct machine *m, gpa_t a, u64 v) { memcpy(m->ram + a, &v, 8); }
+static inline void m_poke(struct machine *m, gpa_t a, u64 v)
+{
+	memcpy(m->ram + a, &v, 8);
+}
 static inline u64 m_peek(const struct machine *m, gpa_t a)
 {
 	u64 v;
@@ -137,7 +158,10 @@ static inline u64 m_peek(const struct machine *m, gpa_t a)
 	return v;
 }
 
-static inline void m_desc(struct machine *m, u32 sel, u64 d) { m_poke(m, M_GDT + (sel & 0xfff8), d); }
+static inline void m_desc(struct machine *m, u32 sel, u64 d)
+{
+	m_poke(m, M_GDT + (sel & 0xfff8), d);
+}
 
 /* A 64-bit interrupt gate. type 0xe or 0xf. */
 static inline void m_gate(struct machine *m, u32 vec, u64 rip, u32 sel, u32 type, u32 dpl, u32 ist)
@@ -153,7 +177,10 @@ static inline void m_gate32(struct machine *m, u32 vec, u32 rip, u32 sel, u32 ty
 	m_poke(m, M_IDT + vec * 8, (rip & 0xffff) | (u64)sel << 16 | (u64)(type | dpl << 5 | 0x80) << 40 | (u64)(rip >> 16) << 48);
 }
 
-static inline void m_vendor(struct machine *m, bool amd) { m->cpuid.leaf[0].ebx = amd ? 0x68747541 : 0x756e6547; }
+static inline void m_vendor(struct machine *m, bool amd)
+{
+	m->cpuid.leaf[0].ebx = amd ? 0x68747541 : 0x756e6547;
+}
 
 static inline void m_new(struct machine *m)
 {
@@ -194,10 +221,10 @@ static inline void m_tables(struct machine *m)
 		u32 sel;
 		u64 d;
 	} gdt[] = {
-		{S_CODE64, 0x00af9b000000ffff},	    {S_DATA, 0x00cf93000000ffff},     {S_UCODE32, 0x00cffb000000ffff},
-		{S_UDATA, 0x00cff3000000ffff},	    {S_UCODE64, 0x00affb000000ffff},  {S_CODE32, 0x00cf9b000000ffff},
-		{S_CODE16, 0x00009b000000ffff},	    {S_NOT_PRESENT, 0x00cf13000000ffff}, {S_CONFORMING, 0x00cf9f000000ffff},
-		{S_READONLY, 0x00cff1000000ffff},   {S_EXECONLY, 0x00cff9000000ffff},
+		{S_CODE64, 0x00af9b000000ffff},	  {S_DATA, 0x00cf93000000ffff},	       {S_UCODE32, 0x00cffb000000ffff},
+		{S_UDATA, 0x00cff3000000ffff},	  {S_UCODE64, 0x00affb000000ffff},     {S_CODE32, 0x00cf9b000000ffff},
+		{S_CODE16, 0x00009b000000ffff},	  {S_NOT_PRESENT, 0x00cf13000000ffff}, {S_CONFORMING, 0x00cf9f000000ffff},
+		{S_READONLY, 0x00cff1000000ffff}, {S_EXECONLY, 0x00cff9000000ffff},
 	};
 
 	for (u32 i = 0; i < ARRAY_SIZE(gdt); i++)
@@ -218,8 +245,14 @@ static inline void m_cpl(struct machine *m, u32 cs, u32 ss, u32 dpl, u32 cs_extr
 	m->c.seg[SEG_SS] = (struct x86_seg){.sel = (u16)ss, .attr = 0xc093 | dpl << 5, .limit = ~0u};
 }
 
-static inline void m_kernel64(struct machine *m) { m_cpl(m, S_CODE64, S_DATA, 0, SEGA_L); }
-static inline void m_user64(struct machine *m) { m_cpl(m, S_UCODE64, S_UDATA, 3, SEGA_L); }
+static inline void m_kernel64(struct machine *m)
+{
+	m_cpl(m, S_CODE64, S_DATA, 0, SEGA_L);
+}
+static inline void m_user64(struct machine *m)
+{
+	m_cpl(m, S_UCODE64, S_UDATA, 3, SEGA_L);
+}
 
 /* Long mode at CPL 0, paging on, TSS loaded, RSP0 and IST1 set. */
 static inline void m_long(struct machine *m)
@@ -256,12 +289,15 @@ static inline void m_prot32(struct machine *m)
 	m_poke(m, M_TSS + 4, 0x30000 | (u64)S_DATA << 32); /* ESP0, SS0 */
 }
 
-static inline void m_free(struct machine *m) { free(m->ram); }
+static inline void m_free(struct machine *m)
+{
+	free(m->ram);
+}
 
-#define assert_fault(m_, vec_, err_)                                    \
-	do {                                                            \
-		assert_true((m_)->c.fault.pending);                     \
-		assert_int_equal((m_)->c.fault.vector, (vec_));         \
-		assert_int_equal((m_)->c.fault.error, (err_));          \
-		(m_)->c.fault.pending = false;                          \
+#define assert_fault(m_, vec_, err_)                                                                                                       \
+	do {                                                                                                                               \
+		assert_true((m_)->c.fault.pending);                                                                                        \
+		assert_int_equal((m_)->c.fault.vector, (vec_));                                                                            \
+		assert_int_equal((m_)->c.fault.error, (err_));                                                                             \
+		(m_)->c.fault.pending = false;                                                                                             \
 	} while (0)

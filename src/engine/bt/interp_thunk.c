@@ -211,7 +211,7 @@ static const void *slot_for(struct interp_thunk *t, const struct interp_insn *i)
 	at = (u32)(((q[0] ^ q[1] * 31) * 0x9e3779b97f4a7c15ull) >> 51) % SLOT_COUNT * SLOT_SIZE;
 	rw = t->code_rw + at;
 	/* tbytes is padded with zeros; the byte after the instruction is RET. */
-	if (rw[i->tlen] != 0xc3 || memcmp(rw, i->tbytes, i->tlen)) {
+	if (rw[i->tlen] != 0xc3 || memcmp(rw, i->tbytes, i->tlen) != 0) {
 		memcpy(rw, i->tbytes, i->tlen);
 		rw[i->tlen] = 0xc3;
 		interp_thunk_serialise();
