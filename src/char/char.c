@@ -23,6 +23,14 @@ static void on_terminal_changed(void *opaque)
 		ev.resize(ev.opaque, cols, rows);
 }
 
+static void on_reader_gone(void *opaque)
+{
+	struct char_backend *c = opaque;
+
+	if (c->esc)
+		c->esc(c->esc_opaque, CHAR_READER_GONE);
+}
+
 static int open_stdio(struct char_backend *c, const char *arg, struct err *e)
 {
 	enum terminal_state state;
@@ -100,6 +108,8 @@ int char_open(struct char_backend **out, struct evloop *l, const char *spec, cha
 	c->in.fd = c->out.fd = -1;
 	pthread_mutex_init(&c->reader_lock, NULL);
 	r = open_kind(c, spec, e);
+	c->out.gone = on_reader_gone;
+	c->out.gone_opaque = c;
 	if (r < 0) {
 		char_close(c);
 		return r;

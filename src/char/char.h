@@ -20,8 +20,9 @@ struct char_events {
 	void (*resize)(void *opaque, u16 cols, u16 rows); /* may be NULL */
 };
 
-/* What the escape keys ask for: Ctrl-a and then 'x' quit, 'p' power button. (Help and sending Ctrl-a are handled here.) On the event
- * loop's thread. The machine supplies it; may be NULL. */
+/* What the escape keys ask for: Ctrl-a and then 'x' quit, 'p' power button. (Help and sending Ctrl-a are handled here.) And the news that
+ * nobody reads a pipe or socket any more, once. On the event loop's thread. The machine supplies it; may be NULL. */
+#define CHAR_READER_GONE '\0'
 typedef void (*char_escape_fn)(void *opaque, char key);
 
 /* `spec`: "stdio", "file=PATH", "null". */

@@ -24,12 +24,16 @@ struct out_queue {
 	int fd; /* -1: everything is dropped */
 	enum { OUT_NONBLOCK, OUT_SOCKET, OUT_POLL } how;
 	bool fd_is_ours;
+	bool pipe;     /* or a socket: in the loop's set for as long as it has a reader */
 	bool broken;   /* the reader is gone or the disk is full */
 	bool watching; /* the loop has been asked to tell when there is room */
 	bool stalled;  /* a writer has waited in vain since the last progress */
 	u8 *buf;
 	size_t start, len, room;
 	u64 dropped;
+	u64 flushed_at; /* when a line was last shown */
+	void (*gone)(void *opaque); /* the reader of a pipe or socket has gone; on the loop's thread, once; may be NULL */
+	void *gone_opaque;
 };
 
 int out_open(struct out_queue *q, struct evloop *l, int fd, bool fd_is_ours, struct err *e) must_check;

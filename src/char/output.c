@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Console output. Whole lines go out at once from the writer's thread, the rest of a line after a millisecond, so that a guest which
- * prints byte by byte does not cost a system call for each. What the reader does not take is kept up to a limit; then the writer waits a
- * bounded time, once per stall; then bytes are dropped and counted.
+ * Console output. A line goes out at once from the writer's thread, the rest of one, and lines in quick succession, after a millisecond
+ * or when enough has come together: neither a guest that prints byte by byte nor one that floods costs a system call for each. What the
+ * reader does not take is kept up to a limit; then the writer waits a bounded time, once per stall; then bytes are dropped and counted.
+ * That the reader of a pipe or socket has gone is noticed also while nothing is written.
  *
  * Threading: any thread.
  */
@@ -21,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FLUSH_AT 1024u
+#define FLUSH_AT 4096u
 #define FLUSH_AFTER_NS 1000000ull
 #define STALL_WAIT_NS (2 * NS_PER_SEC)
 #define CLOSE_WAIT_MS 10000 /* without a byte taken */
@@ -61,6 +62,25 @@ static ssize_t write_some(struct out_queue *q, const u8 *bytes, size_t n)
 	}
 }
 
+static void tell_gone(void *opaque)
+{
+	struct out_queue *q = opaque;
+
+	if (q->gone)
+		q->gone(q->gone_opaque);
+}
+
+/* Nothing can be written any more. Lock held. */
+static void break_off(struct out_queue *q, int error)
+{
+	if (q->broken)
+		return;
+	q->broken = true;
+	log_msg(LOG_ERROR, "console output cannot be written any more and is discarded: %s", strerror(error));
+	if (error == EPIPE || error == ECONNRESET)
+		evloop_post(q->loop, tell_gone, q);
+}
+
 /* Writes what can be written now. Lock held. */
 static void drain(struct out_queue *q)
 {
@@ -72,8 +92,7 @@ static void drain(struct out_queue *q)
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			break;
 		if (n < 0) {
-			q->broken = true;
-			log_msg(LOG_ERROR, "console output cannot be written any more and is discarded: %s", strerror(errno));
+			break_off(q, errno);
 			break;
 		}
 		q->start += (size_t)n;
@@ -101,15 +120,28 @@ static void flush_later(struct out_queue *q)
 	timer_arm(&q->flush_timer, host_now_ns() + FLUSH_AFTER_NS);
 }
 
+/* A pipe stays in the loop's set without wishes, for the news that its reader has gone; other files are taken out. */
+static void unwatch(struct out_queue *q)
+{
+	if (q->pipe && !q->broken)
+		evloop_mod_fd(q->loop, q->fd, 0);
+	else
+		evloop_del_fd(q->loop, q->fd);
+	q->pipe = q->pipe && !q->broken;
+	q->watching = false;
+}
+
 static void on_room(void *opaque, u32 events)
 {
 	struct out_queue *q = opaque;
 
 	pthread_mutex_lock(&q->lock);
+	/* The writing end of a pipe without readers shows an error, a socket whose peer has closed a hang-up. */
+	if (q->pipe && events & (EPOLLERR | EPOLLHUP))
+		break_off(q, EPIPE);
 	drain(q);
 	if (q->len == 0) {
-		evloop_del_fd(q->loop, q->fd);
-		q->watching = false;
+		unwatch(q);
 		report_dropped(q);
 	}
 	pthread_mutex_unlock(&q->lock);
@@ -122,7 +154,9 @@ static void watch(void *opaque)
 	struct err e;
 
 	pthread_mutex_lock(&q->lock);
-	if (q->fd >= 0 && evloop_add_fd(q->loop, q->fd, EPOLLOUT, on_room, q, &e) < 0) {
+	if (q->pipe) {
+		evloop_mod_fd(q->loop, q->fd, EPOLLOUT);
+	} else if (q->fd >= 0 && evloop_add_fd(q->loop, q->fd, EPOLLOUT, on_room, q, &e) < 0) {
 		/* Not pollable, or watched already: the timer looks again. */
 		q->watching = false;
 		flush_later(q);
@@ -146,6 +180,7 @@ static void on_flush_timer(void *opaque)
 
 	pthread_mutex_lock(&q->lock);
 	q->timer_armed = false;
+	q->flushed_at = host_now_ns();
 	flush(q);
 	pthread_mutex_unlock(&q->lock);
 }
@@ -194,12 +229,30 @@ static bool wait_for_room(struct out_queue *q)
 	return !q->stalled;
 }
 
+/* The end of a line is shown at once, unless the last one was a moment ago: then the timer shows them together. Lock held. */
+static bool is_due(struct out_queue *q, bool line)
+{
+	u64 now;
+
+	if (q->len >= FLUSH_AT)
+		return true;
+	if (!line || q->timer_armed)
+		return false;
+	now = host_now_ns();
+	if (now - q->flushed_at < FLUSH_AFTER_NS)
+		return false;
+	q->flushed_at = now;
+	return true;
+}
+
 void out_write(struct out_queue *q, const u8 *bytes, size_t n)
 {
 	bool line = memchr(bytes, '\n', n) != NULL;
 
+	if (q->fd < 0)
+		return;
 	pthread_mutex_lock(&q->lock);
-	while (n > 0 && q->fd >= 0 && !q->broken) {
+	while (n > 0 && !q->broken) {
 		size_t part = make_room(q, n);
 
 		if (part == 0 && wait_for_room(q))
@@ -211,9 +264,9 @@ void out_write(struct out_queue *q, const u8 *bytes, size_t n)
 		bytes += part;
 		n -= part;
 	}
-	if (n > 0 && q->fd >= 0 && !q->broken)
+	if (n > 0 && !q->broken)
 		q->dropped += n;
-	if (line || q->len >= FLUSH_AT)
+	if (is_due(q, line))
 		flush(q);
 	else if (q->len > 0 && !q->watching && !q->timer_armed)
 		flush_later(q);
@@ -229,6 +282,7 @@ static void choose_how(struct out_queue *q)
 	q->how = OUT_POLL;
 	if (fstat(q->fd, &st) < 0)
 		return;
+	q->pipe = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
 	if (S_ISREG(st.st_mode)) {
 		q->how = OUT_NONBLOCK;
 	} else if (S_ISSOCK(st.st_mode)) {
@@ -253,9 +307,10 @@ int out_open(struct out_queue *q, struct evloop *l, int fd, bool fd_is_ours, str
 	pthread_cond_init(&q->drained, &attr);
 	pthread_condattr_destroy(&attr);
 	timer_init(&q->flush_timer, l, on_flush_timer, q);
-	if (fd >= 0)
-		choose_how(q);
-	return 0;
+	if (fd < 0)
+		return 0;
+	choose_how(q);
+	return q->pipe ? evloop_add_fd(l, q->fd, 0, on_room, q, e) : 0;
 }
 
 /* The loop does not run any more: empty the queue here. */
@@ -281,9 +336,10 @@ void out_close(struct out_queue *q)
 {
 	timer_disarm(&q->flush_timer);
 	pthread_mutex_lock(&q->lock);
+	q->gone = NULL;
 	if (q->fd >= 0)
 		drain_for_good(q);
-	if (q->watching)
+	if (q->watching || q->pipe)
 		evloop_del_fd(q->loop, q->fd);
 	pthread_mutex_unlock(&q->lock);
 	if (q->fd_is_ours && q->fd >= 0)

@@ -3,7 +3,10 @@
  * 16550A serial port at 0x3f8, GSI 4, in front of the console ("console" in the environment; without one, output goes nowhere).
  * Source: National Semiconductor PC16550D datasheet.
  *
- * A byte written is sent at once: the transmitter is always empty. As on every PC, OUT2 gates the interrupt.
+ * A byte written is sent at once: to a guest that looks, the transmitter is always empty. Its interrupt is held back for a moment where it
+ * would be worth little, which on the chip the line's slowness does: after a few bytes, because a driver mostly asks by itself whether
+ * there is more to do, and when the transmitter is started again and again for a few bytes, because a system that writes line by line
+ * would take several interrupts a line. As on every PC, OUT2 gates the interrupt.
  *
  * Threading: one lock. The console is called without it, because it may call back for input.
  */
@@ -18,6 +21,11 @@
 #include <string.h>
 
 #define FIFO_SIZE 16u
+/* How long the transmitter's interrupt is held back: when it is started for little, and after a part of a FIFO. On the chip it is the time
+ * of a character and of all of them, but throughput must not suffer from a slow rate. */
+#define THRE_START_PAUSE_NS 100000ull
+#define THRE_SENT_PAUSE_NS 1000000ull
+#define THRE_WORTHWHILE 64u /* bytes for one start */
 
 enum { IER_RDA = 1, IER_THRE = 2, IER_LINE = 4, IER_MODEM = 8 };
 enum { IIR_NONE = 1, IIR_MODEM = 0, IIR_THRE = 2, IIR_RDA = 4, IIR_LINE = 6, IIR_TIMEOUT = 12 };
@@ -32,8 +40,13 @@ struct uart {
 	pthread_mutex_t lock;
 	struct bus_region ports;
 	struct irq_line irq;
-	struct evtimer timeout;
+	struct evtimer timeout, thre_timer;
 	struct char_backend *console;
+	u64 thre_timer_at; /* virtual time, 0: not armed */
+	bool thre_held;	   /* the transmitter's interrupt waits for thre_timer */
+	u64 thre_acked;	   /* virtual time when the guest last saw it, 0: never */
+	u32 thre_sent;	   /* bytes since then */
+	u32 start_sent;	   /* bytes since the interrupt was enabled */
 
 	u8 ier, fcr, lcr, mcr, lsr, msr, scratch;
 	u16 divisor;
@@ -75,14 +88,78 @@ static void update_irq(struct uart *u)
 {
 	/* In loopback mode the OUT2 pin is inactive. */
 	bool gate = (u->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
+	u8 id = gate ? interrupt_id(u) : IIR_NONE;
+	bool level = id != IIR_NONE && !(id == IIR_THRE && u->thre_held);
 
-	irq_set(&u->irq, gate && interrupt_id(u) != IIR_NONE);
+	if (level != u->irq.level)
+		irq_set(&u->irq, level);
+}
+
+/* The duration of `n` bits at the programmed rate. */
+static u64 bits_ns(const struct uart *u, u32 n)
+{
+	return 16ull * (u->divisor ? u->divisor : 65536) * NS_PER_SEC / 1843200 * n;
+}
+
+/* Sooner than asked for is no harm: a timer that is armed already may be for an interrupt that was answered in between. */
+static void thre_hold(struct uart *u, u64 until)
+{
+	u->thre_held = true;
+	if (u->thre_timer_at && u->thre_timer_at <= until)
+		return;
+	u->thre_timer_at = until;
+	vtime_arm(&u->thre_timer, u->dev.env->clock, until);
+}
+
+static void thre_timer_expired(void *opaque)
+{
+	struct uart *u = opaque;
+
+	pthread_mutex_lock(&u->lock);
+	u->thre_timer_at = 0;
+	u->thre_held = false;
+	update_irq(u);
+	pthread_mutex_unlock(&u->lock);
+}
+
+/* Enabling the transmitter's interrupt while it is empty raises it. */
+static void thre_start(struct uart *u)
+{
+	u64 character = bits_ns(u, 10), pause = character < THRE_START_PAUSE_NS ? character : THRE_START_PAUSE_NS;
+	bool hold = u->start_sent < THRE_WORTHWHILE && u->thre_acked && vclock_now(u->dev.env->clock) < u->thre_acked + pause;
+
+	u->thre_pending = true;
+	u->thre_held = false;
+	u->start_sent = 0;
+	if (hold)
+		thre_hold(u, u->thre_acked + pause);
+}
+
+static void thre_byte_sent(struct uart *u)
+{
+	bool first = !u->thre_pending;
+
+	u->thre_pending = true;
+	u->start_sent++;
+	if (!(u->ier & IER_THRE))
+		return;
+	if (++u->thre_sent >= (u->fcr & FCR_ENABLE ? FIFO_SIZE : 1))
+		u->thre_held = false;
+	else if (first)
+		thre_hold(u, vclock_now(u->dev.env->clock) + THRE_SENT_PAUSE_NS);
+}
+
+static void thre_ack(struct uart *u)
+{
+	u->thre_pending = u->thre_held = false;
+	u->thre_sent = 0;
+	u->thre_acked = vclock_now(u->dev.env->clock);
 }
 
 /* Four characters' time without a new byte or a read: what is in the FIFO is reported though it is below the trigger level. */
 static void timeout_restart(struct uart *u)
 {
-	u64 bit_ns = 16ull * (u->divisor ? u->divisor : 65536) * NS_PER_SEC / 1843200;
+	u64 wait;
 
 	u->timeout_pending = false;
 	u->timeout_due = 0;
@@ -90,8 +167,8 @@ static void timeout_restart(struct uart *u)
 		timer_disarm(&u->timeout);
 		return;
 	}
-	bit_ns *= 4 * 10;
-	u->timeout_due = vclock_now(u->dev.env->clock) + (bit_ns < VTIME_MIN_PERIOD_NS ? VTIME_MIN_PERIOD_NS : bit_ns);
+	wait = bits_ns(u, 4 * 10);
+	u->timeout_due = vclock_now(u->dev.env->clock) + (wait < VTIME_MIN_PERIOD_NS ? VTIME_MIN_PERIOD_NS : wait);
 	vtime_arm(&u->timeout, u->dev.env->clock, u->timeout_due);
 }
 
@@ -196,16 +273,15 @@ static void write_fcr(struct uart *u, u8 v)
 
 static void write_ier(struct uart *u, u8 v)
 {
-	/* Enabling the transmitter's interrupt while it is empty raises it. */
 	if (v & ~u->ier & IER_THRE)
-		u->thre_pending = true;
+		thre_start(u);
 	u->ier = v & 0x0f;
 }
 
 /* Returns whether the byte must go to the console. */
 static bool write_thr(struct uart *u, u8 v)
 {
-	u->thre_pending = true; /* emptied at once */
+	thre_byte_sent(u);
 	if (!(u->mcr & MCR_LOOP))
 		return true;
 	rx_push(u, v);
@@ -275,7 +351,7 @@ static u8 read_iir(struct uart *u)
 	u8 id = interrupt_id(u);
 
 	if (id == IIR_THRE)
-		u->thre_pending = false;
+		thre_ack(u);
 	return (u8)(id | (u->fcr & FCR_ENABLE ? 0xc0 : 0));
 }
 
@@ -340,7 +416,8 @@ static void uart_reset(struct device *d)
 	u->divisor = 12; /* 9600 baud; the chip leaves it undefined */
 	u->lsr = LSR_THRE | LSR_TEMT;
 	u->msr = MSR_CTS | MSR_DSR | MSR_DCD;
-	u->thre_pending = false;
+	u->thre_pending = u->thre_held = false;
+	u->thre_acked = u->thre_sent = u->start_sent = 0;
 	memset(u->rx, 0, sizeof(u->rx));
 	rx_clear(u);
 	update_irq(u);
@@ -374,6 +451,7 @@ static void uart_destroy(struct device *d)
 		char_drop_reader(u->console, &(struct char_events){.opaque = u});
 	bus_remove(d->env->pio, &u->ports);
 	timer_disarm(&u->timeout);
+	timer_disarm(&u->thre_timer);
 	irq_set(&u->irq, false);
 	pthread_mutex_destroy(&u->lock);
 	free(u);
@@ -394,6 +472,7 @@ static int uart_create(struct device_env *env, const struct opts *opts, struct d
 	pthread_mutex_init(&u->lock, NULL);
 	irq_line_init(&u->irq, env->irq, LAYOUT_GSI_UART);
 	timer_init(&u->timeout, env->loop, timeout_expired, u);
+	timer_init(&u->thre_timer, env->loop, thre_timer_expired, u);
 	uart_reset(&u->dev);
 	ret = bus_add(env->pio, &u->ports, e);
 	if (ret) {

@@ -6,6 +6,7 @@
  * Threading: lifecycle_request any thread, lifecycle_ask also from signal handlers, the rest on the main thread.
  */
 #include "base/log.h"
+#include "char/char.h"
 #include "hw/acpi_pm.h"
 #include "hw/layout.h"
 #include "hw/pci.h"
@@ -16,6 +17,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define PRESS_AGAIN_NS (2 * NS_PER_SEC)
 
 static void finish(struct vm *vm, enum vm_end end, u32 value)
 {
@@ -180,12 +183,30 @@ void lifecycle_ask(struct vm *vm, u32 what)
 	errno = saved;
 }
 
+/* A guest that is still starting does not see the button: press again until the machine ends. */
+static void press_again(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	press_power_button(vm);
+	timer_arm(&vm->gone_timer, host_now_ns() + PRESS_AGAIN_NS);
+}
+
+/* `guise run | head`: what would end another program by SIGPIPE ends a machine in good order. */
+static void console_reader_gone(struct vm *vm)
+{
+	log_msg(LOG_WARN, "nobody reads the console any more: asking the guest to power off");
+	press_again(vm);
+}
+
 void lifecycle_escape_key(void *opaque, char key)
 {
 	if (key == 'x')
 		finish(opaque, VM_END_QUIT, 0);
 	else if (key == 'p')
 		press_power_button(opaque);
+	else if (key == CHAR_READER_GONE)
+		console_reader_gone(opaque);
 }
 
 void vm_press_power_button(struct vm *vm)
@@ -223,6 +244,7 @@ static void start_timeout(struct vm *vm)
 int lifecycle_watch(struct vm *vm, struct err *e)
 {
 	timer_init(&vm->timeout_timer, vm->loop, on_timeout, vm);
+	timer_init(&vm->gone_timer, vm->loop, press_again, vm);
 	vm->ask_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vm->ask_fd < 0)
 		return err_sys(e, errno, "cannot create an event descriptor");
@@ -246,6 +268,7 @@ static void start_clocks(struct vm *vm)
 static void stop_clocks(struct vm *vm)
 {
 	timer_disarm(&vm->timeout_timer);
+	timer_disarm(&vm->gone_timer);
 	tsc_pause(vm);
 	vclock_pause(&vm->clock);
 }

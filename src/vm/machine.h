@@ -113,6 +113,7 @@ struct vm {
 	int ask_fd; /* eventfd behind the async-signal-safe requests */
 	_Atomic u32 asked;
 	struct evtimer timeout_timer;
+	struct evtimer gone_timer; /* nobody reads the console any more */
 	u64 timeout_due; /* virtual time */
 	struct vm_result result;
 	bool ended; /* result is final: no guest instruction runs any more once the gate has closed */

@@ -280,7 +280,7 @@ def life_closed_output(t):
     vmm.Exec("seq 1 1000000; sleep 2", t.directory).apply(config)
     argv = vmm.guise_argv(t.options.guise, config)
     m = t.spawn(["bash", "-c", '"$@" < /dev/null | head -n 100; echo status ${PIPESTATUS[0]}', "bash", *argv])
-    m.wait(40 * t.slow)
+    m.wait(10 * t.slow)
     status = int(m.text.rpartition("status ")[2])
     t.check(status < 128 or status == 128 + signal.SIGPIPE, f"exit status {status}")
     t.equal(len(m.text.splitlines()), 101, "lines")

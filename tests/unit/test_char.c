@@ -299,6 +299,29 @@ static void a_reader_that_leaves_is_survived(void **state)
 	close_console(&s);
 }
 
+/* Also while nothing is written, and once. */
+static void a_reader_that_leaves_is_reported(void **state)
+{
+	int out[2];
+	struct setup s;
+
+	assert_int_equal(pipe(out), 0);
+	open_console(&s, "stdio", -1, out[1]);
+	s.escape = '?';
+	put(&s, "line\n");
+	run(&s, 20);
+	assert_int_equal(s.escape, '?');
+	close(out[0]);
+	run(&s, 5000);
+	assert_int_equal(s.escape, CHAR_READER_GONE);
+	s.escape = '?';
+	put(&s, "line\n");
+	run(&s, 20);
+	assert_int_equal(s.escape, '?');
+	close_console(&s);
+	close(out[1]);
+}
+
 /* In a child with the pseudo-terminal as its controlling one; the exit status is the verdict. */
 static int on_a_terminal(int tty)
 {
@@ -387,6 +410,7 @@ int main(void)
 		cmocka_unit_test(reads_a_regular_file),
 		cmocka_unit_test(a_stalled_reader_costs_bounded_time),
 		cmocka_unit_test(a_reader_that_leaves_is_survived),
+		cmocka_unit_test(a_reader_that_leaves_is_reported),
 		cmocka_unit_test(a_terminal_is_raw_and_has_escapes),
 	};
 

@@ -91,6 +91,66 @@ static void transmitter_interrupt(void **state)
 	assert_false(m->line[LINE]);
 }
 
+static void a_full_fifo_interrupts_at_once(void **state)
+{
+	struct machine *m = *state;
+
+	outb(m, FCR, 0x01);
+	outb(m, MCR, 0x08);
+	outb(m, IER, 0x02);
+	assert_int_equal(inb(m, IIR), 0xc2);
+	for (u32 i = 0; i < 16; i++) {
+		assert_false(m->line[LINE]);
+		outb(m, THR, 'a');
+	}
+	assert_true(m->line[LINE]);
+	/* One that looks by itself need not wait. */
+	assert_int_equal(inb(m, IIR), 0xc2);
+	outb(m, THR, 'b');
+	assert_int_equal(inb(m, IIR), 0xc2);
+	assert_int_equal(inb(m, IIR), 0xc1);
+	machine_loop(m, 20000000);
+	assert_false(m->line[LINE]); /* it was answered */
+	outb(m, THR, 'c');
+	assert_false(m->line[LINE]);
+	machine_loop(m, 20000000);
+	assert_true(m->line[LINE]); /* one that does not look hears of it after the time that a part of a FIFO takes */
+}
+
+/* Line by line output starts the transmitter for a few bytes each: the second start waits, until something worthwhile has come together. */
+static void starts_in_succession_are_held_back(void **state)
+{
+	struct machine *m = *state;
+
+	machine_time(m, 5 * NS_PER_SEC); /* stands still */
+	outb(m, FCR, 0x01);
+	outb(m, MCR, 0x08);
+	outb(m, IER, 0x02);
+	assert_true(m->line[LINE]);
+	assert_int_equal(inb(m, IIR), 0xc2);
+	outb(m, THR, 'a');
+	outb(m, IER, 0);
+	outb(m, IER, 0x02);
+	assert_false(m->line[LINE]);
+	assert_int_equal(inb(m, IIR), 0xc2); /* to one that looks it is there */
+	for (u32 i = 0; i < 64; i++)
+		outb(m, THR, 'a');
+	inb(m, IIR);
+	outb(m, IER, 0);
+	outb(m, IER, 0x02);
+	assert_true(m->line[LINE]); /* the start before was worth an interrupt */
+	inb(m, IIR);
+	outb(m, IER, 0);
+	outb(m, IER, 0x02);
+	assert_false(m->line[LINE]);
+	machine_time(m, 5 * NS_PER_SEC + 1000000);
+	machine_loop(m, 20000000);
+	assert_true(m->line[LINE]);
+	outb(m, IER, 0);
+	outb(m, IER, 0x02);
+	assert_true(m->line[LINE]); /* the last was long ago */
+}
+
 static void loopback_modem_lines(void **state)
 {
 	struct machine *m = *state;
@@ -215,6 +275,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(power_on_values), T(divisor_latch),	   T(fifo_is_found), T(transmitter_interrupt), T(loopback_modem_lines),
+		T(a_full_fifo_interrupts_at_once), T(starts_in_succession_are_held_back),
 		T(loopback_data),   T(receive_interrupts), T(priorities),    cmocka_unit_test(output_reaches_the_console),
 	};
 

@@ -3,11 +3,12 @@
  * The software engine's own structures: one translator per vCPU.
  *
  * Registers while translated code runs (decided once, see ARCHITECTURE.md):
- *   guest rax rdx rbx rsp rbp rsi rdi r8 r9 r12 r13 r14   the same host register, rsp included
- *   guest rcx                                             host r15
- *   guest r10 r11 r15                                     cpu.gpr[] in memory
+ *   guest rax rdx rbx rbp rsi rdi r8 r9 r12 r13           the same host register
+ *   guest rsp, rcx                                        host r15, r14
+ *   guest r10 r11 r14 r15                                 cpu.gpr[] in memory
  *   host r10 (address), r11 (table base, homed operand), rcx (delta, shift count, jrcxz)   scratch
  *   flags and vector state                                the host's own
+ *   host rsp                                              the return stack: host addresses behind the guest's calls, so that the host predicts returns
  *   host fs                                               thread pointer: struct bt_vcpu is thread-local, reached as fs:disp32
  *   host gs                                               the current address space's table for user reads
  *
@@ -30,9 +31,12 @@
 #define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
 #define BT_JC_SIZE 8192u      /* entries of one jump cache */
+#define BT_PAGE_MASK 0x0000fffffffff000ull
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
+#define BT_RAS_SIZE (64u * 1024)
+#define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -84,7 +88,10 @@ struct bt_insn_map {
 enum {
 	INSN_EXACT_FAULT = 1, /* a failed translation must be redone by the interpreter: masked vector accesses */
 	INSN_CALL = 2,	      /* indirect call: EV_INDIRECT has yet to push */
-	INSN_RET = 4	      /* return: EV_INDIRECT has yet to pop */
+	INSN_RET = 4,	      /* return: EV_INDIRECT has yet to pop */
+	INSN_SHADOW = 8,      /* follows STI: no interrupt before it */
+	INSN_RUN = 16,	      /* inside a run (tr_run.c): not to be entered from outside */
+	INSN_END = 32	      /* not an instruction: the block's own end */
 };
 
 struct bt_exit {
@@ -93,6 +100,7 @@ struct bt_exit {
 	u32 next;   /* in the target's list of incoming exits, 0 = end */
 	u32 target; /* block it is linked to, 0 = none */
 	u64 gva;
+	bool checked; /* always by the target's checked entry */
 };
 
 struct bt_block {
@@ -121,13 +129,15 @@ struct bt_frame {
 	u32 crossing; /* those whose only instruction ends here */
 	u16 writers;  /* 0-2 known, 3: more */
 	u16 kills;    /* how often all code here was dropped because of a store */
+	u16 stores;   /* looked at one by one */
 	u64 lines;    /* 64-byte lines that hold translated bytes */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 };
 
 struct bt_stats {
 	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light, irqs,
-		aspace_evictions, straddles, signals;
+		aspace_evictions, straddles, signals,
+		too_large; /* blocks that could not be laid out: interpreted */
 };
 
 struct bt_vm {
@@ -152,12 +162,13 @@ struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
 
 	/* constants and pointers that translated code reads */
-	u64 k_page;	 /* pext mask of the page number */
+	u64 k_page;	 /* pext mask of the page number; 0 after a kick: then every look-up misses */
 	u64 k_align[7];	 /* by log2 of the access size: shifted right, zero when misaligned */
 	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
+	u64 k_line[2]; /* shifted right by the number of the 64-byte line: 0 when 64 or 128 bytes from there may leave the page */
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */
@@ -165,6 +176,8 @@ struct bt_vcpu {
 	u64 *super[2]; /* the supervisor view in force (AC or not) */
 	u64 *itlb;
 	u64 host_rsp;
+	u64 ras;	/* host rsp of translated code: the return stack in force */
+	u64 ras_top[2]; /* [user]: where it is empty; the word there leads to ras_bottom_off */
 	u64 jump_to;
 	u64 t1;	    /* scratch r10 at an event: the address */
 	u64 t2;	    /* r11: the site */
@@ -203,6 +216,10 @@ struct bt_vcpu {
 	u8 *cache_rw, *cache_rx;
 	u32 cache_used, cache_start; /* start: after the trampolines */
 	u32 enter_off, leave_off, jc_miss_off;
+	u32 ras_miss_off[2], ras_bottom_off[2];
+	void *ras_memory;
+	u64 ras_saved; /* user code's, while supervisor code runs */
+	u32 ras_user;
 	u32 ev_off[16];
 	struct bt_block *blocks;
 	u32 nblocks;
@@ -236,6 +253,7 @@ enum bt_event {
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
 	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
+	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site and, above bit 32, what RET n added; it is carried out but for the jump */
 	EV_SIGNAL,
 	EV_COUNT
 };
@@ -291,6 +309,7 @@ void *bt_event_straddle(struct bt_vcpu *v, u32 site);
 void *bt_event_interp(struct bt_vcpu *v, u32 site);
 void *bt_event_exit(struct bt_vcpu *v, u32 exit);
 void *bt_event_indirect(struct bt_vcpu *v, u32 site);
+void *bt_event_ret(struct bt_vcpu *v, u32 site);
 void *bt_event_goto(struct bt_vcpu *v, u32 unused);
 void *bt_event_itlb(struct bt_vcpu *v, u32 block);
 void *bt_event_poll(struct bt_vcpu *v, u32 site);
@@ -309,6 +328,13 @@ void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
+
+/* Calls nested deeper than the return stack push into the guard page below it. */
+static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
+{
+	u64 top = v->ras_top[v->ras_user];
+	return top && top - address > BT_RAS_SIZE - 64 && top - address <= BT_RAS_SIZE + PAGE_SIZE;
+}
 
 static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
 static inline u32 bt_itlb_index(gva_t gva)
@@ -341,5 +367,8 @@ void bt_flush_code(struct bt_vcpu *v);
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);
 void bt_signals_install(void);
+bool bt_ras_init(struct bt_vcpu *v, struct err *e);
+void bt_ras_fini(struct bt_vcpu *v);
+void bt_ras_empty(struct bt_vcpu *v);
 bool bt_thread_init(struct bt_vcpu *v);
 void bt_thread_fini(struct bt_vcpu *v);

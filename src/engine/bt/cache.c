@@ -23,7 +23,7 @@ struct tramp {
 
 static const u8 homes[][2] = { /* guest, host: those that live in host registers */
 	{R_RDX, H_RDX}, {R_RBX, H_RBX}, {R_RBP, H_RBP}, {R_RSI, H_RSI}, {R_RDI, H_RDI}, {R_R8, H_R8},
-	{R_R9, H_R9},	{R_R12, H_R12}, {R_R13, H_R13}, {R_R14, H_R14}, {R_RCX, H_R15},
+	{R_R9, H_R9},	{R_R12, H_R12}, {R_R13, H_R13}, {R_RCX, H_R14}, {R_RSP, H_R15},
 };
 
 static void emit_bytes(struct emit *e, const u8 *p, size_t n)
@@ -50,7 +50,7 @@ static void emit_restore(struct tramp *k)
 	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
 		e_load_fs(&k->e, homes[i][1], TFS(cpu.gpr) + 8 * homes[i][0]);
 	e_load_fs(&k->e, H_RAX, TFS(cpu.gpr));
-	e_load_fs(&k->e, H_RSP, TFS(cpu.gpr) + 8 * R_RSP);
+	e_load_fs(&k->e, H_RSP, TFS(ras));
 	e_jmp_fs(&k->e, TFS(jump_to));
 }
 
@@ -113,7 +113,7 @@ static void emit_save(struct tramp *k)
 	e_store32_fs(&k->e, TFS(cpu.rflags), H_RAX);
 	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
 		e_store_fs(&k->e, TFS(cpu.gpr) + 8 * homes[i][0], homes[i][1]);
-	e_store_fs(&k->e, TFS(cpu.gpr) + 8 * R_RSP, H_RSP);
+	e_store_fs(&k->e, TFS(ras), H_RSP);
 	e_store_fs(&k->e, TFS(t1), H_R10);
 	e_store_fs(&k->e, TFS(t2), H_R11);
 }
@@ -123,7 +123,7 @@ static const handler_fn handlers[EV_COUNT] = {
 	[EV_MISS_READ] = bt_event_miss_read, [EV_MISS_WRITE] = bt_event_miss_write, [EV_STRADDLE] = bt_event_straddle,
 	[EV_INTERP] = bt_event_interp,	     [EV_EXIT] = bt_event_exit,		    [EV_INDIRECT] = bt_event_indirect,
 	[EV_ITLB] = bt_event_itlb,	     [EV_POLL] = bt_event_poll,		    [EV_LIGHT] = bt_event_light,
-	[EV_SIGNAL] = bt_event_signal,	     [EV_GOTO] = bt_event_goto,
+	[EV_SIGNAL] = bt_event_signal,	     [EV_GOTO] = bt_event_goto,		    [EV_RET] = bt_event_ret,
 };
 
 static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
@@ -147,6 +147,26 @@ static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
 	return at;
 }
 
+/* Where a return goes that the return stack does not know: r10 = target, r11 = site. Empty: put the stack back to its last word first. */
+static void emit_ras_miss(struct tramp *k, struct bt_vcpu *v, u32 user)
+{
+	struct emit *e = &k->e;
+	i32 jc = TFS(jc) + (i32)(user * sizeof v->jc[0]);
+	v->ras_bottom_off[user] = e->pos;
+	e_load_fs(e, H_RSP, TFS(ras_top) + (i32)(8 * user));
+	v->ras_miss_off[user] = e->pos;
+	e_store_fs(e, TFS(spare), H_R11);
+	e_pext_fs(e, true, H_RCX, H_R10, TFS(jc_mask) + (i32)(8 * user));
+	e_lea(e, false, H_R11, H_RCX, H_RCX, 0, 0);
+	e_load_fs_index(e, H_RCX, H_R11, jc);
+	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
+	u32 hit = e_jrcxz(e);
+	e_load_fs(e, H_R11, TFS(spare));
+	e_jmp(e, v->ev_off[EV_RET]);
+	e_fix8(e, hit, e->pos);
+	e_jmp_fs_index(e, H_R11, jc + 8);
+}
+
 static void emit_trampolines(struct bt_vcpu *v)
 {
 	struct tramp tramp = {.e = {.base = v->cache_rw, .pos = 64, .limit = BT_CACHE_SIZE}, .fs = bt_fs_offset()}, *k = &tramp;
@@ -160,6 +180,8 @@ static void emit_trampolines(struct bt_vcpu *v)
 	e_mov_imm(&k->e, H_R10, BT_JC_NOWHERE);
 	e_store_fs(&k->e, TFS(target), H_R10);
 	e_jmp(&k->e, v->ev_off[EV_GOTO]);
+	for (u32 user = 0; user < 2; user++)
+		emit_ras_miss(k, v, user);
 	v->cache_start = v->cache_used = k->e.pos;
 }
 
@@ -199,11 +221,12 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->nblocks = 1;
 	emit_trampolines(v);
 	bt_jc_clear(v);
-	return true;
+	return bt_ras_init(v, e);
 }
 
 void bt_cache_fini(struct bt_vcpu *v)
 {
+	bt_ras_fini(v);
 	if (v->cache_rw && v->cache_rw != MAP_FAILED)
 		munmap(v->cache_rw, BT_CACHE_SIZE);
 	if (v->cache_rx && v->cache_rx != MAP_FAILED)
@@ -236,4 +259,5 @@ void bt_flush_code(struct bt_vcpu *v)
 	v->cache_used = v->cache_start;
 	v->st.flushes++;
 	bt_jc_clear(v);
+	bt_ras_empty(v);
 }

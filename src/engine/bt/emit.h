@@ -229,6 +229,12 @@ static inline void e_jmp_fs(struct emit *e, i32 disp)
 	e8(e, 0xff);
 	e_abs(e, 4, disp);
 }
+static inline u32 e_call(struct emit *e, u32 target) /* returns the offset of the rel32 */
+{
+	e8(e, 0xe8);
+	e32(e, target - (e->pos + 4));
+	return e->pos - 4;
+}
 /* jmp fs:[index*8 + disp] */
 static inline void e_jmp_fs_index(struct emit *e, u32 index, i32 disp)
 {

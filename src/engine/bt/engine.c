@@ -107,6 +107,7 @@ static const struct {
 	{"aspace_evictions", AT(aspace_evictions)},
 	{"straddles", AT(straddles)},
 	{"signals", AT(signals)},
+	{"too_large", AT(too_large)},
 };
 
 static u64 counted(const struct bt_vcpu *v, u32 i)

@@ -23,10 +23,9 @@ static struct place place_of(struct bt_vcpu *v, u32 site)
 	return p;
 }
 
-static gva_t next_rip(struct bt_vcpu *v, const struct place *p)
+static gva_t next_rip(const struct place *p)
 {
-	bool last = p->m + 1 == &v->maps[p->b->map] + p->b->ninsns;
-	return p->b->gva + (last ? p->b->bytes : p->m[1].guest);
+	return p->b->gva + p->m[1].guest; /* an INSN_END follows the last */
 }
 
 static void *host(struct bt_vcpu *v, u32 off) { return v->cache_rx + off; }
@@ -38,7 +37,13 @@ static void *finish(struct bt_vcpu *v, void *to)
 	return to;
 }
 
-static bool must_leave(struct bt_vcpu *v) { return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || v->cpu.triple_fault || v->halted || v->failed; }
+/* Either word of a kick will do: the kicker may be between them. */
+static bool kicked(struct bt_vcpu *v)
+{
+	return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || __atomic_load_n(&v->k_page, __ATOMIC_ACQUIRE) == 0;
+}
+
+static bool must_leave(struct bt_vcpu *v) { return kicked(v) || v->cpu.triple_fault || v->halted || v->failed; }
 
 /* ---- modes */
 
@@ -80,9 +85,24 @@ static void adopt_mode(struct bt_vcpu *v, u32 mode)
 	bt_flush_code(v);
 }
 
+static void choose_return_stack(struct bt_vcpu *v)
+{
+	u32 user = v->mode & MODE_USER;
+	if (user == v->ras_user)
+		return;
+	if (user) {
+		v->ras = v->ras_saved;
+	} else {
+		v->ras_saved = v->ras;
+		v->ras = v->ras_top[0];
+	}
+	v->ras_user = user;
+}
+
 void bt_update_mode(struct bt_vcpu *v)
 {
 	v->mode = v->vm->translate ? mode_of(&v->cpu) : (u32)MODE_INTERP;
+	choose_return_stack(v);
 	bt_shadow_views(v);
 }
 
@@ -224,8 +244,8 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (b->dead || must_leave(v))
 		return bt_dispatch(v);
 	bt_update_mode(v);
-	bool last = p->m + 1 == &v->maps[b->map] + b->ninsns;
-	if (last || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
+	bool closed = p->m[1].flags & (INSN_RUN | INSN_END);
+	if (closed || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
 	    interrupt_waits(v))
 		return bt_dispatch(v);
 	past_shadows(v);
@@ -293,20 +313,31 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
 
 /* ---- memory */
 
+/* A store to a frame that holds code. Most often the page is no longer code, and all of it goes. Where code is written and executed in turns, stores
+ * are looked at one by one; when many follow each other the frame has got another use. */
+static bool drop_pays(struct bt_frame *f)
+{
+	if (f->kills < BT_KILLS) {
+		f->kills++;
+		return true;
+	}
+	return ++f->stores % BT_STORES == 0;
+}
+
 /* Enter the page of `gva`. 1: entered; 0: fault pending; -1: must be interpreted (MMIO, ROM, a page that holds code). */
 static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 {
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, gva, x86_acc(&v->cpu, write ? ACC_WRITE : ACC_READ), &x))
 		return 0;
+	if (gva < PAGE_SIZE)
+		return -1; /* entry 0 stays absent: where look-ups go after a kick */
 	u8 *page = v->env.ram(v, x.gpa & ~(u64)4095, write);
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
 	struct bt_frame *f = &v->vm->frames[x.gpa >> 12];
-	if (write && f->lines && f->kills < BT_KILLS) { /* most often a page that is no longer code */
-		f->kills++;
+	if (write && f->lines && drop_pays(f))
 		bt_code_drop(v, x.gpa >> 12);
-	}
 	bool code = f->lines != 0;
 	if (write && code)
 		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
@@ -320,6 +351,10 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 static void *miss(struct bt_vcpu *v, u32 site, bool write)
 {
 	struct place p = place_of(v, site);
+	if (kicked(v)) {
+		v->cpu.irq_shadow = (p.m->flags & INSN_SHADOW) != 0;
+		return bt_dispatch(v);
+	}
 	v->st.misses++;
 	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
 	if (r > 0)
@@ -351,7 +386,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b && b->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
-		bt_block_link(v, exit, b, (from_gva ^ to) >> 12 != 0 || b->gpfn2);
+		bt_block_link(v, exit, b, x->checked || (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return finish(v, h);
 }
 
@@ -362,7 +397,7 @@ static bool complete_jump(struct bt_vcpu *v, const struct place *p)
 	if (p->m->flags & INSN_RET)
 		c->gpr[R_RSP] += 8;
 	if (p->m->flags & INSN_CALL) {
-		if (!x86_write_val(c, c->gpr[R_RSP] - 8, 8, next_rip(v, p), x86_acc(c, ACC_WRITE)))
+		if (!x86_write_val(c, c->gpr[R_RSP] - 8, 8, next_rip(p), x86_acc(c, ACC_WRITE)))
 			return false;
 		c->gpr[R_RSP] -= 8;
 	}
@@ -381,6 +416,25 @@ void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 	}
 	if (!complete_jump(v, &p))
 		return deliver(v);
+	struct bt_block *b;
+	void *h = dispatch_to(v, &b);
+	if (b)
+		remember_target(v, b);
+	return finish(v, h);
+}
+
+/* The return stack and the jump cache do not know where this return goes. */
+void *bt_event_ret(struct bt_vcpu *v, u32 site)
+{
+	v->t3 = (u64)(bt_block_at(v, site) - v->blocks);
+	place_of(v, site);
+	v->st.indirect_misses++;
+	if (!x86_canonical(v->t1)) {
+		v->cpu.gpr[R_RSP] -= 8 + (v->t2 >> 32);
+		interpret(v); /* faults at the return */
+		return bt_dispatch(v);
+	}
+	v->cpu.rip = v->t1;
 	struct bt_block *b;
 	void *h = dispatch_to(v, &b);
 	if (b)
@@ -620,7 +674,7 @@ static void *light_string(struct bt_vcpu *v, const struct place *p, u32 arg)
 	struct x86_cpu *c = &v->cpu;
 	u32 size = arg & 15;
 	bool rep = arg & 16, movs = arg & 32;
-	gva_t next = next_rip(v, p);
+	gva_t next = next_rip(p);
 	for (;;) {
 		u64 left = rep ? c->gpr[R_RCX] : 1, done = 0;
 		if (left == 0)
@@ -656,7 +710,7 @@ void *bt_event_light(struct bt_vcpu *v, u32 site)
 	v->st.light++;
 	if (op == LIGHT_STRING)
 		return light_string(v, &p, arg);
-	gva_t next = next_rip(v, &p);
+	gva_t next = next_rip(&p);
 	struct bt_aspace *as = v->as;
 	bool jumped;
 	if (!light_op(v, op, arg, next, &jumped))

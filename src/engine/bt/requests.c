@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What other threads ask of a running vCPU: leave (kick), look for an interrupt, take an NMI, forget code whose bytes a device has written.
- * A request is an atomic word of its own; `go` and `jc_mask`, which translated code polls, bring the vCPU to look at it.
+ * A request is an atomic word of its own; `go`, `jc_mask` and `k_page`, which translated code meets, bring the vCPU to look at it.
  *
  * Threading: bt_vcpu_kick, bt_vcpu_irq, bt_vcpu_nmi and bt_ram_written from any thread; bt_in_guest and bt_take_requests on the vCPU's.
  */
@@ -17,6 +17,7 @@ static void nudge(struct bt_vcpu *v)
 	__atomic_store_n(&v->jc_mask[0], 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->jc_mask[1], 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->k_page, 0, __ATOMIC_SEQ_CST);
 }
 
 void bt_vcpu_kick(struct engine_vcpu *ev)
@@ -133,6 +134,7 @@ void bt_take_requests(struct bt_vcpu *v)
 {
 	__atomic_store_n(&v->jc_mask[0], BT_JC_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->jc_mask[1], BT_JC_MASK, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->k_page, BT_PAGE_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 1, __ATOMIC_SEQ_CST);
 	do_invalidations(v);
 	if (atomic_exchange(&v->nmi_req, 0))

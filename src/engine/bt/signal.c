@@ -30,9 +30,10 @@ static struct sigaction previous[NSIG];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const int gregs[16] = {
-	[R_RAX] = REG_RAX, [R_RDX] = REG_RDX, [R_RBX] = REG_RBX, [R_RSP] = REG_RSP, [R_RBP] = REG_RBP,
+	[R_RAX] = REG_RAX, [R_RDX] = REG_RDX, [R_RBX] = REG_RBX, [R_RSP] = REG_R15, [R_RBP] = REG_RBP,
 	[R_RSI] = REG_RSI, [R_RDI] = REG_RDI, [R_R8] = REG_R8,	 [R_R9] = REG_R9,   [R_R12] = REG_R12,
-	[R_R13] = REG_R13, [R_R14] = REG_R14, [R_RCX] = REG_R15,
+	[R_R13] = REG_R13, [R_RCX] = REG_R14, [R_R10] = -1,	 [R_R11] = -1,	    [R_R14] = -1,
+	[R_R15] = -1, /* in memory */
 };
 
 static bool in_block(struct bt_vcpu *v, const ucontext_t *uc, u32 *off)
@@ -50,10 +51,11 @@ static void take_over(struct bt_vcpu *v, ucontext_t *uc, u32 off)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
 	for (u32 i = 0; i < 16; i++)
-		if (i != R_R10 && i != R_R11 && i != R_R15)
+		if (gregs[i] >= 0)
 			v->cpu.gpr[i] = (u64)g[gregs[i]];
 	v->cpu.rflags = (v->cpu.rflags & ~(u64)FL_ARITH) | ((u64)g[REG_EFL] & FL_ARITH);
 	v->t2 = off;
+	v->ras = (u64)g[REG_RSP];
 	g[REG_RIP] = (greg_t)(u64)(v->cache_rx + v->ev_off[EV_SIGNAL]);
 	g[REG_RSP] = (greg_t)v->host_rsp;
 }
@@ -75,7 +77,9 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	int saved = errno;
 	struct bt_vcpu *v = &bt_self;
 	u32 off;
-	if (v->vm && in_block(v, context, &off))
+	if (v->vm && bt_ras_overflow(v, (u64)info->si_addr)) /* the call runs again */
+		((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP] = (greg_t)v->ras_top[v->ras_user];
+	else if (v->vm && in_block(v, context, &off))
 		take_over(v, context, off);
 	else if (!v->vm || !v->interp || !interp_host_signal(v->interp, sig, context))
 		pass_on(sig, info, context);

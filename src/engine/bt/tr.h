@@ -17,6 +17,7 @@
 
 enum tr_stub_kind {
 	STUB_EVENT,	/* r11d = site; jmp event */
+	STUB_RUN,   /* a run (tr_run.c) one by one */
 	STUB_MISALIGNED /* look whether the access straddles; back when not */
 };
 
@@ -26,8 +27,13 @@ struct tr_stub {
 	u16 size;     /* of the access */
 	u32 site;     /* passed in r11 */
 	u32 back;     /* STUB_MISALIGNED: where to go on */
+	u8 address; /* what r10 must be for the event: enum tr_stub_address */
+	u16 insns;  /* STUB_RUN */
+	gva_t gva;
 	u32 slot_rel; /* cache offset of the rel32 that reaches it */
 };
+
+enum tr_stub_address { IN_R10, AT_RSP, BELOW_RSP };
 
 struct tr_pending {
 	u32 rel8; /* of the jrcxz */
@@ -46,8 +52,13 @@ struct tr {
 	gva_t next; /* of the next one */
 	u32 site;   /* host offset where the instruction starts */
 	bool end;   /* the block ends here */
+	bool looked; /* a look-up has been emitted: each run of the block notices a kick */
 	bool rsp_ok; /* the guest's rsp is known to be a multiple of 8 */
 	bool poll_after_next;
+	bool one_by_one; /* behind the block: no runs */
+	u32 run_left;	 /* instructions left in the current run; rcx is its delta */
+	u32 run_stub;
+	const u8 *page; /* the code's bytes: one page, or two */
 
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -61,19 +72,23 @@ struct tr {
 	struct {
 		u32 rel32;
 		gva_t gva;
+		bool checked;
 	} exit[BT_MAX_INSNS * 2 + 4];
 };
 
-enum { T_ADDR = H_R10, T_BASE = H_R11, T_DELTA = H_RCX };
+enum { T_ADDR = H_R10, T_BASE = H_R11, T_DELTA = H_RCX, G_RSP = H_R15, G_RCX = H_R14 /* where guest rsp and rcx live */ };
 
 /* Host register of a guest register, or -1 when it lives in memory. */
 static inline int tr_host(u32 guest)
 {
 	switch (guest) {
 	case R_RCX:
-		return H_R15;
+		return G_RCX;
+	case R_RSP:
+		return G_RSP;
 	case R_R10:
 	case R_R11:
+	case R_R14:
 	case R_R15:
 		return -1;
 	default:
@@ -98,6 +113,13 @@ void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear add
 void tr_lookup(struct tr *t, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */
 void tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned); /* address and look-up of a memory operand */
+
+u32 tr_run_jump(struct tr *t, u32 insns); /* jrcxz to the run's instructions one by one; returns the stub */
+void tr_run_lookup(struct tr *t, u32 low, bool push);
+
+/* ---- tr_run.c */
+void tr_run_begin(struct tr *t); /* before an instruction: does a run begin here? */
+void tr_run_next(struct tr *t);	 /* behind each instruction */
 
 /* ---- tr_copy.c */
 bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */

@@ -142,7 +142,7 @@ static bool assign_high8(struct plan *p)
 				return false;
 			p->f[i].temp = true;
 			p->f[i].loaded = true;
-		} else if (p->f[i].guest > R_RDI) {
+		} else if (p->f[i].guest > R_RDI || p->f[i].guest == R_RSP) {
 			return false;
 		}
 		p->f[i].host = (u32)p->f[i].guest;
@@ -391,12 +391,12 @@ static void load_temps(struct tr *t, const struct plan *p)
 		if (!p->f[i].temp || !p->f[i].loaded)
 			continue;
 		if (p->f[i].guest == R_RCX)
-			e_mov(&t->e, p->f[i].host, H_R15);
+			e_mov(&t->e, p->f[i].host, G_RCX);
 		else
 			e_load_fs(&t->e, p->f[i].host, FS_GPR(p->f[i].guest));
 	}
 	if (p->rcx_in)
-		e_mov(&t->e, H_RCX, H_R15);
+		e_mov(&t->e, H_RCX, G_RCX);
 }
 
 static void store_temps(struct tr *t, const struct plan *p)
@@ -405,7 +405,7 @@ static void store_temps(struct tr *t, const struct plan *p)
 		if (p->f[i].temp && p->f[i].written)
 			tr_write_guest(t, (u32)p->f[i].guest, p->f[i].host);
 	if (p->rcx_out)
-		e_mov(&t->e, H_R15, H_RCX);
+		e_mov(&t->e, G_RCX, H_RCX);
 }
 
 /* Instructions that change rsp in ways other than by whole words make its alignment unknown. */

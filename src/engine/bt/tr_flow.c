@@ -16,22 +16,31 @@ void tr_interp(struct tr *t, bool stop)
 	t->rsp_ok = false;
 }
 
+/* Before a jump backwards: a loop must notice a kick. Where the block has looked something up on the way here, it did. */
 static void poll(struct tr *t)
 {
+	if (t->looked)
+		return;
 	e_load_fs(&t->e, H_RCX, FS(go));
 	tr_jrcxz(t, EV_POLL);
+}
+
+static void add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked)
+{
+	t->exit[t->nexits].rel32 = rel32;
+	t->exit[t->nexits].checked = checked;
+	t->exit[t->nexits++].gva = gva;
 }
 
 void tr_exit_to(struct tr *t, int cc, gva_t gva)
 {
 	u32 rel32 = cc < 0 ? e_jmp(&t->e, t->e.pos) : e_jcc(&t->e, (u32)cc, t->e.pos);
-	t->exit[t->nexits].rel32 = rel32;
-	t->exit[t->nexits++].gva = gva;
+	add_exit(t, rel32, gva, false);
 }
 
 /* r11 = index of the jump cache's entry for the address in r10; anything but a hit leaves to C, which carries the whole instruction out. Nothing
  * visible has changed yet, so that a bad target faults at this instruction. False when there is no in-line look-up in this mode. */
-static bool jump_cache(struct tr *t)
+static bool jump_cache(struct tr *t, u32 *after_event)
 {
 	struct emit *e = &t->e;
 	u32 u = t->user;
@@ -47,7 +56,14 @@ static bool jump_cache(struct tr *t)
 	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
 	u32 hit = e_jrcxz(e);
 	e_store_fs(e, FS(target), H_R10);
-	tr_to_event(t, EV_INDIRECT, t->site);
+	if (after_event) { /* C does the guest's part of the call; the return stack must have its word all the same */
+		e_mov_imm(e, H_RCX, t->bi);
+		e_mov_imm(e, H_R11, t->site);
+		e_call(e, t->v->ev_off[EV_INDIRECT]);
+		*after_event = e_jmp(e, e->pos);
+	} else {
+		tr_to_event(t, EV_INDIRECT, t->site);
+	}
 	e_fix8(e, hit, e->pos);
 	return true;
 }
@@ -56,18 +72,34 @@ static i32 jump_cache_host(const struct tr *t) { return FS(jc) + (i32)(t->user *
 
 static void mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag; }
 
+/* ---- the return stack (ras.c). It serves the mode that the jump cache serves. */
+
+static bool uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
+
+/* Behind a call: where the host comes back to. The guest's return may want another address, and much may have happened to this page meanwhile. */
+static void landing(struct tr *t)
+{
+	struct emit *e = &t->e;
+	e_mov_imm(e, H_RCX, 0 - t->next);
+	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
+	u32 same = e_jrcxz(e);
+	e_jmp(e, t->v->ras_miss_off[t->user]);
+	e_fix8(e, same, e->pos);
+	add_exit(t, e_jmp(e, e->pos), t->next, true);
+}
+
 /* mov [r10+rcx], reg */
 static void store_top(struct tr *t, u32 reg)
 {
 	e_store(&t->e, true, H_R10, H_RCX, 0, 0, reg);
-	e_mov(&t->e, H_RSP, H_R10);
+	e_mov(&t->e, G_RSP, H_R10);
 }
 
 static void prepare_push(struct tr *t)
 {
 	tr_stack_check(t);
 	tr_guard(t, 90);
-	e_lea(&t->e, true, H_R10, H_RSP, H_RSP, 0, -8);
+	e_lea(&t->e, true, H_R10, G_RSP, H_RSP, 0, -8);
 	tr_lookup(t, true, 0, 8);
 }
 
@@ -75,7 +107,7 @@ static void prepare_pop(struct tr *t)
 {
 	tr_stack_check(t);
 	tr_guard(t, 90);
-	e_mov(&t->e, H_R10, H_RSP);
+	e_mov(&t->e, H_R10, G_RSP);
 	tr_lookup(t, false, 0, 8);
 }
 
@@ -87,7 +119,7 @@ static void push_constant(struct tr *t, u64 value)
 		e8(&t->e, 0xc7);
 		e_mem(&t->e, 0, H_R10, H_RCX, 0, 0);
 		e32(&t->e, (u32)value);
-		e_mov(&t->e, H_RSP, H_R10);
+		e_mov(&t->e, G_RSP, H_R10);
 		return;
 	}
 	e_mov_imm(&t->e, H_R11, value);
@@ -106,11 +138,39 @@ static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
 	return temp;
 }
 
+/* Inside a run rcx is the delta of the words at rsp. */
+static void run_push(struct tr *t, const ZydisDecodedOperand *o)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 40);
+	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		e_rex(e, true, 0, H_RCX, G_RSP);
+		e8(e, 0xc7);
+		e_mem(e, 0, G_RSP, H_RCX, 0, -8);
+		e32(e, (u32)o->imm.value.s);
+	} else {
+		e_store(e, true, G_RSP, H_RCX, 0, -8, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
+	}
+	e_lea(e, true, G_RSP, G_RSP, H_RSP, 0, -8);
+}
+
+static void run_pop(struct tr *t, u32 guest)
+{
+	int h = tr_host(guest);
+	tr_guard(t, 40);
+	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
+	if (h < 0)
+		tr_write_guest(t, guest, H_R11);
+	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
+}
+
 static void flow_push(struct tr *t)
 {
 	const ZydisDecodedOperand *o = &t->op[0];
 	if (t->in.operand_width != 64) {
 		tr_interp(t, false);
+	} else if (t->run_left) {
+		run_push(t, o);
 	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		push_constant(t, (u64)o->imm.value.s);
 	} else if (is_mem(o)) {
@@ -134,6 +194,10 @@ static void flow_pop(struct tr *t)
 		tr_interp(t, false);
 		return;
 	}
+	if (t->run_left) {
+		run_pop(t, (u32)g);
+		return;
+	}
 	prepare_pop(t);
 	int h = tr_host((u32)g);
 	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, H_R10, H_RCX, 0, 0);
@@ -142,7 +206,7 @@ static void flow_pop(struct tr *t)
 	if (g == R_RSP)
 		t->rsp_ok = false;
 	else
-		e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, 8);
+		e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
 }
 
 static gva_t direct_target(const struct tr *t)
@@ -163,18 +227,28 @@ static void flow_call(struct tr *t)
 		if (direct_target(t) <= t->gva)
 			poll(t);
 		push_constant(t, t->next);
-		tr_exit_to(t, -1, direct_target(t));
+		if (uses_ras(t)) {
+			add_exit(t, e_call(&t->e, t->e.pos), direct_target(t), false);
+			landing(t);
+		} else {
+			tr_exit_to(t, -1, direct_target(t));
+		}
 	} else {
 		u32 h = fetch64(t, &t->op[0], H_R10);
 		if (h != H_R10)
 			e_mov(&t->e, H_R10, h);
 		mark(t, INSN_CALL);
-		if (!jump_cache(t))
+		u32 after_event;
+		if (!jump_cache(t, &after_event))
 			return;
 		e_load_fs_index(&t->e, H_RCX, H_R11, jump_cache_host(t));
 		e_store_fs(&t->e, FS(target), H_RCX);
 		push_constant(t, t->next);
-		e_jmp_fs(&t->e, FS(target));
+		e_load_fs(&t->e, H_RCX, FS(target));
+		e8(&t->e, 0xff); /* call rcx: measured faster than a call through memory */
+		e8(&t->e, 0xd1);
+		e_patch32(&t->e, after_event, t->e.pos - (after_event + 4));
+		landing(t);
 	}
 	t->end = true;
 }
@@ -185,17 +259,27 @@ static void flow_ret(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	if (t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value.u : 0;
+	if (extra && !uses_ras(t)) {
 		tr_interp(t, true);
 		return;
 	}
-	prepare_pop(t);
-	e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
-	mark(t, INSN_RET);
-	if (!jump_cache(t))
+	if (t->run_left) {
+		tr_guard(t, 40);
+		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
+	} else {
+		prepare_pop(t);
+		e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+	}
+	if (!uses_ras(t)) {
+		mark(t, INSN_RET);
+		jump_cache(t, NULL);
 		return;
-	e_lea(&t->e, true, H_RSP, H_RSP, H_RSP, 0, 8);
-	e_jmp_fs_index(&t->e, H_R11, jump_cache_host(t));
+	}
+	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8 + (i32)extra);
+	e_mov_imm(&t->e, H_R11, t->site | (u64)extra << 32);
+	e8(&t->e, 0xc3);
+	t->end = true;
 }
 
 static void flow_jmp(struct tr *t)
@@ -210,7 +294,7 @@ static void flow_jmp(struct tr *t)
 		u32 h = fetch64(t, &t->op[0], H_R10);
 		if (h != H_R10)
 			e_mov(&t->e, H_R10, h);
-		if (jump_cache(t))
+		if (jump_cache(t, NULL))
 			e_jmp_fs_index(&t->e, H_R11, jump_cache_host(t));
 	}
 	t->end = true;
@@ -237,8 +321,8 @@ static void flow_jrcxz(struct tr *t, bool loop)
 	if (direct_target(t) <= t->gva)
 		poll(t);
 	if (loop)
-		e_lea(e, true, H_R15, H_R15, H_RSP, 0, -1);
-	e_mov(e, H_RCX, H_R15);
+		e_lea(e, true, G_RCX, G_RCX, H_RSP, 0, -1);
+	e_mov(e, H_RCX, G_RCX);
 	u32 zero = e_jrcxz(e);
 	tr_exit_to(t, -1, loop ? direct_target(t) : t->next);
 	e_fix8(e, zero, e->pos);
@@ -256,7 +340,7 @@ static void flow_leave(struct tr *t)
 	e_mov(&t->e, H_R10, H_RBP);
 	tr_lookup(t, false, 3, 8);
 	e_load(&t->e, true, H_R11, H_R10, H_RCX, 0, 0);
-	e_lea(&t->e, true, H_RSP, H_RBP, H_RSP, 0, 8);
+	e_lea(&t->e, true, G_RSP, H_RBP, H_RSP, 0, 8);
 	e_mov(&t->e, H_RBP, H_R11);
 	t->rsp_ok = false;
 }
@@ -349,7 +433,7 @@ static void flow_pushf(struct tr *t)
 	e_lea(e, true, H_R11, H_R11, H_RAX, 0, 0);
 	e_load_fs(e, H_RAX, FS(spare));
 	e_store(e, true, H_R10, H_RSP, 0, 0, H_R11);
-	e_lea(e, true, H_RSP, H_RSP, H_RSP, 0, -8);
+	e_lea(e, true, G_RSP, G_RSP, H_RSP, 0, -8);
 }
 
 /* Clear the bit that `mask` leaves out, then add `set`, in the system flags in memory. */

@@ -176,6 +176,17 @@ static void align_test(struct tr *t, u32 check, u32 reg)
 	}
 }
 
+static void load_delta(struct tr *t, bool write)
+{
+	struct emit *e = &t->e;
+	if (t->user && !write) {
+		e_load_gs_index(e, H_RCX, H_RCX); /* host gs: the user's table for reading */
+	} else {
+		e_load_fs(e, T_BASE, t->user ? FS(view[VIEW_USER][1]) : write ? FS(super[1]) : FS(super[0]));
+		e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
+	}
+}
+
 void tr_lookup(struct tr *t, bool write, u32 check, u32 size)
 {
 	struct emit *e = &t->e;
@@ -188,14 +199,31 @@ void tr_lookup(struct tr *t, bool write, u32 check, u32 size)
 		t->stub[stub].back = e->pos;
 		connect(t, rel8, stub);
 	}
-	e_pext_fs(e, true, H_RCX, T_ADDR, FS(k_page));
-	if (t->user && !write) {
-		e_load_gs_index(e, H_RCX, H_RCX); /* host gs: the user's table for reading */
-	} else {
-		e_load_fs(e, T_BASE, t->user ? FS(view[VIEW_USER][1]) : write ? FS(super[1]) : FS(super[0]));
-		e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
-	}
+	e_pext_fs(e, true, H_RCX, T_ADDR, FS(k_page)); /* a kick makes the mask 0, and page 0 is never entered */
+	t->looked = true;
+	load_delta(t, write);
 	tr_jrcxz(t, write ? EV_MISS_WRITE : EV_MISS_READ);
+}
+
+u32 tr_run_jump(struct tr *t, u32 insns)
+{
+	u32 rel8 = e_jrcxz(&t->e);
+	u32 stub = new_stub(t, STUB_RUN, EV_STRADDLE, t->site);
+	t->stub[stub].insns = (u16)insns;
+	t->stub[stub].gva = t->gva;
+	connect(t, rel8, stub);
+	return stub;
+}
+
+void tr_run_lookup(struct tr *t, u32 low, bool push)
+{
+	e_pext_fs(&t->e, true, H_RCX, low, FS(k_page));
+	t->looked = true;
+	load_delta(t, push);
+	u32 rel8 = e_jrcxz(&t->e);
+	u32 stub = new_stub(t, STUB_EVENT, push ? EV_MISS_WRITE : EV_MISS_READ, t->site);
+	t->stub[stub].address = push ? BELOW_RSP : AT_RSP;
+	connect(t, rel8, stub);
 }
 
 void tr_stack_check(struct tr *t)
@@ -203,7 +231,7 @@ void tr_stack_check(struct tr *t)
 	if (t->rsp_ok)
 		return;
 	tr_guard(t, 40);
-	align_test(t, 3, H_RSP);
+	align_test(t, 3, G_RSP);
 	tr_jrcxz(t, EV_STRADDLE); /* the handler interprets to the end of the block when rsp is odd */
 	t->rsp_ok = true;
 }

@@ -107,7 +107,7 @@ static void leave_block(struct tr *t, bool poll_due)
 	tr_to_event(t, EV_GOTO, 0);
 }
 
-static void translate_run(struct tr *t, const u8 *page)
+static void translate_all(struct tr *t, const u8 *page)
 {
 	ZydisDecoder d;
 	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
@@ -138,7 +138,8 @@ static void translate_run(struct tr *t, const u8 *page)
 			return;
 		}
 		t->next = t->gva + t->in.length;
-		add_map(t, t->site, (u32)(t->gva - t->b->gva), has_own_faults(t) ? INSN_EXACT_FAULT : 0);
+		add_map(t, t->site, (u32)(t->gva - t->b->gva),
+			(u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->run_left ? INSN_RUN : 0)));
 		bool poll_was_due = poll_here;
 		/* CLI in the shadow of STI: no interrupt gets in between, and none behind. */
 		poll_here = t->poll_after_next && t->in.mnemonic != ZYDIS_MNEMONIC_CLI;
@@ -147,7 +148,9 @@ static void translate_run(struct tr *t, const u8 *page)
 			e_load_fs(&t->e, H_RCX, FS(irq_idle));
 			tr_jrcxz(t, EV_POLL);
 		}
+		tr_run_begin(t);
 		translate_insn(t);
+		tr_run_next(t);
 		if (crossing && !t->end) {
 			leave_block(t, t->poll_after_next);
 			return;
@@ -167,6 +170,35 @@ static void emit_misaligned(struct tr *t, const struct tr_stub *s)
 	e_jmp(e, s->back);
 }
 
+static void emit_event(struct tr *t, const struct tr_stub *s)
+{
+	if (s->address != IN_R10)
+		e_lea(&t->e, true, H_R10, G_RSP, H_RSP, 0, s->address == BELOW_RSP ? -8 : 0);
+	tr_to_event(t, s->event, s->site);
+}
+
+/* A run whose words may lie in two pages. */
+static void emit_one_by_one(struct tr *t, struct tr_stub s)
+{
+	ZydisDecoder d;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	t->one_by_one = true;
+	t->rsp_ok = false;
+	t->next = s.gva;
+	for (u32 i = 0; i < s.insns; i++) {
+		u32 off = PAGE_OFFSET(t->b->gva) + (u32)(t->next - t->b->gva);
+		t->gva = t->next;
+		t->site = t->e.pos;
+		decode(t, &d, t->page + off, (u32)PAGE_SIZE - off);
+		t->next = t->gva + t->in.length;
+		add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
+		translate_insn(t);
+	}
+	add_map(t, t->e.pos, (u32)(t->next - t->b->gva), 0); /* resuming here leads back */
+	e_jmp(&t->e, s.back);
+	tr_island(t, false, 0);
+}
+
 static void emit_stubs(struct tr *t)
 {
 	struct emit *e = &t->e;
@@ -176,8 +208,10 @@ static void emit_stubs(struct tr *t)
 		e_patch32(e, s->slot_rel, e->pos - (s->slot_rel + 4));
 		if (s->kind == STUB_MISALIGNED)
 			emit_misaligned(t, s);
+		else if (s->kind == STUB_RUN)
+			emit_one_by_one(t, *s);
 		else
-			tr_to_event(t, s->event, s->site);
+			emit_event(t, s);
 	}
 }
 
@@ -189,7 +223,7 @@ static void emit_exits(struct tr *t)
 	for (u32 i = 0; i < t->nexits; i++) {
 		u32 rel = t->exit[i].rel32, at = t->e.pos;
 		e_patch32(&t->e, rel, at - (rel + 4));
-		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva};
+		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked};
 		tr_to_event(t, EV_EXIT, v->nexits);
 		v->nexits++;
 	}
@@ -224,7 +258,7 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 static bool cache_has_room(const struct bt_vcpu *v)
 {
 	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 &&
-	       v->nexits + 2 * BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 4 && v->nmaps + BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 16;
+	       v->nexits + 2 * BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
 }
 
 static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, const u8 *page)
@@ -244,13 +278,17 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.user = (mode & MODE_USER) != 0;
 	t.next = t.gva = gva;
 	emit_checked_entry(&t);
-	translate_run(&t, page);
+	t.page = page;
+	translate_all(&t, page);
+	b->bytes = (u16)(t.next - gva);
+	add_map(&t, t.e.pos, b->bytes, INSN_END);
 	emit_stubs(&t);
 	emit_exits(&t);
-	if (t.e.full || t.e.pos - b->checked > 0xffff)
+	if (t.e.full || t.e.pos - b->checked > 0xffff) {
+		v->st.too_large++;
 		return NULL;
+	}
 	b->end = t.e.pos;
-	b->bytes = (u16)(t.next - gva);
 	v->cache_used = t.e.pos;
 	v->nblocks++;
 	v->st.blocks++;

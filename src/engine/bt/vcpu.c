@@ -35,7 +35,7 @@ static u64 host_xcr0(void)
 
 static void set_constants(struct bt_vcpu *v)
 {
-	v->k_page = 0x0000fffffffff000ull;
+	v->k_page = BT_PAGE_MASK;
 	v->k_align[1] = 0xffffffff;
 	v->k_align[2] = 0xffff;
 	v->k_align[3] = 0xff;
@@ -49,6 +49,8 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
 	v->k_31 = 31;
+	v->k_line[0] = (1ull << 63) - 1;
+	v->k_line[1] = (1ull << 62) - 1;
 	v->jc_mask[0] = v->jc_mask[1] = BT_JC_MASK;
 	v->go = 1;
 	v->irq_idle = 1;
