@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What other threads ask of a running vCPU: leave (kick), look for an interrupt, take an NMI, forget code whose bytes a device has written.
- * A request is an atomic word of its own; `go` and `jc_mask`, which translated code polls, bring the vCPU to look at it.
+ * A request is an atomic word of its own; `go`, `jc_mask` and `k_page`, which translated code meets, bring the vCPU to look at it.
  *
  * Threading: bt_vcpu_kick, bt_vcpu_irq, bt_vcpu_nmi and bt_ram_written from any thread; bt_in_guest and bt_take_requests on the vCPU's.
  */
