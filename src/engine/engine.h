@@ -29,7 +29,7 @@ struct engine_machine {
 	bool (*msr_write)(void *opaque, u32 msr, u64 value);
 	u64 (*cr8_read)(void *opaque);
 	void (*cr8_write)(void *opaque, u64 value);
-	u64 (*tsc)(void *opaque);
+	u64 (*tsc)(void *opaque); /* as the guest reads it: tsc_offset is in it */
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 	/* The interrupt controller's line to this CPU: is there something to accept; accept it (returns the vector, or -1 if it is gone). */
 	bool (*irq_pending)(void *opaque);

@@ -150,6 +150,22 @@ static const struct directed cases[] = {
 	{"nop with a memory operand does not access it", "410f1f06 66410f1f8600010000", 0},
 	{"endbr64 and rdsspq are nops", "f30f1efa f3480f1ec8", 0},
 	{"pause lfence mfence sfence", "f390 0faee8 0faef0 0faef8", 0},
+	{"vgf2p8affineqb reads what its mask leaves out", "c4e1f447c9 62d3f549ce0601", 0},
+	{"vgf2p8affineinvqb too, zeroing", "c4e1f447c9 62d3f589cf0601", 0},
+	{"vgf2p8affineqb with a broadcast", "c4e1f447c9 62d3f559ce0601", 0},
+	{"vgf2p8affineqb from two pages", "c4e1f447c9 62d3f549ce8424e0ffffff01", 0},
+	{"vgf2p8mulb with an empty mask", "c4e1f447c9 62d27549cf06", 0},
+	{"maskmovdqu across the canonical boundary, all bytes", "660f76c9 48bff8ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu across the canonical boundary, no bytes", "660fefc9 48bff8ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu across the canonical boundary, in its first half", "660f76c9 48bffcffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu across the canonical boundary, in its second half", "660f76c9 48bff4ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu across the canonical boundary, low bytes", "b8ffff0000 660f6ec8 48bff8ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu across the canonical boundary, high bytes", "660f76c9 660f73f908 48bff8ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu up to the canonical boundary", "660f76c9 48bff0ffffffff7f0000 660ff7c1", 0},
+	{"maskmovdqu below the lowest high address", "660f76c9 48bff8ffffffff7fffff 660ff7c1", 0},
+	{"maskmovdqu where the addresses wrap", "660f76c9 48bff8ffffffffffffff 660ff7c1", 0},
+	{"maskmovdqu into the last page, misaligned", "660f76c9 48bff9efffffff7f0000 660ff7c1", 0},
+	{"maskmovq across the canonical boundary", "0f76c9 48bffcffffffff7f0000 0ff7c1", 0},
 };
 
 u32 directed_count(void)

@@ -17,6 +17,7 @@ struct interp_subject {
 	struct x86_cpu cpu;
 	struct x86_env env;
 	struct interp *interp;
+	u64 epoch;
 };
 
 /* Signal handlers have no argument for it; the interpreter that runs now. */
@@ -67,16 +68,23 @@ static u64 env_hypercall(void *opaque, struct x86_cpu *c)
 {
 	return ~0ull;
 }
+static void env_flush_all(void *opaque)
+{
+	((struct interp_subject *)opaque)->epoch++;
+}
 static void env_flush_page(void *opaque, gva_t gva)
 {
+	env_flush_all(opaque);
 }
 static void env_flush_page_pcid(void *opaque, gva_t gva, u16 pcid)
 {
+	env_flush_all(opaque);
 }
 static void env_flush_pcid(void *opaque, u16 pcid)
 {
+	env_flush_all(opaque);
 }
-static void env_nothing(void *opaque)
+static void env_mode_changed(void *opaque)
 {
 }
 
@@ -95,9 +103,9 @@ static const struct x86_env env_template = {
 	.tlb_flush_page = env_flush_page,
 	.tlb_flush_page_pcid = env_flush_page_pcid,
 	.tlb_flush_pcid = env_flush_pcid,
-	.tlb_flush_nonglobal = env_nothing,
-	.tlb_flush_all = env_nothing,
-	.mode_changed = env_nothing,
+	.tlb_flush_nonglobal = env_flush_all,
+	.tlb_flush_all = env_flush_all,
+	.mode_changed = env_mode_changed,
 };
 
 static void on_signal(int sig, siginfo_t *si, void *uc)
@@ -142,6 +150,7 @@ static int interp_open(void **out, struct err *e)
 		interp_close(is);
 		return r;
 	}
+	interp_cache_translations(is->interp, &is->epoch);
 	is->env = env_template;
 	is->env.opaque = is;
 	is->cpu.env = &is->env;
@@ -177,6 +186,7 @@ static void interp_run(void *s, const struct cpu_case *c, u32 repeat, struct cpu
 	is->guest.code_in_place = false;
 	for (u32 i = 0; i < repeat; i++) {
 		guest_load(&is->guest, c, &is->cpu);
+		is->epoch++;
 		if (!step_to_stub(is, r))
 			break;
 		guest_result(&is->guest, &is->cpu, r);

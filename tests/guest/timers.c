@@ -112,6 +112,78 @@ static void deadline(void)
 	apic_write(APIC_LVTT, VEC);
 }
 
+#define MSR_TSC 0x10
+#define MSR_TSC_ADJUST 0x3b
+#define LEAP (1ul << 40) /* minutes */
+
+/* Deadlines are points of the TSC, wherever the guest sets it. */
+static void deadline_follows_tsc(void)
+{
+	u64 before = rdtsc();
+
+	irq_reset(VEC);
+	apic_write(APIC_LVTT, VEC | 2 << 17);
+	wrmsr(MSR_TSC_DEADLINE, rdtsc() + LEAP);
+	CHECK(!wait_until(&irq_count[VEC], 1, 300000));
+	wrmsr(MSR_TSC, rdtsc() + LEAP);
+	CHECK(rdtsc() - before >= LEAP);
+	CHECK(rdtsc() - before < LEAP + LEAP / 2);
+	CHECK(wait_until(&irq_count[VEC], 1, LIMIT));
+	/* ... and back: what was near is far away */
+	wrmsr(MSR_TSC_DEADLINE, rdtsc() + 30000000);
+	wrmsr(MSR_TSC_ADJUST, rdmsr(MSR_TSC_ADJUST) - LEAP);
+	CHECK(rdtsc() - before < LEAP / 2);
+	CHECK(!wait_until(&irq_count[VEC], 2, 60000000));
+	wrmsr(MSR_TSC_DEADLINE, 0);
+	apic_write(APIC_LVTT, VEC);
+}
+
+#define MSR_KVM_SYSTEM_TIME 0x4b564d01
+
+static volatile struct {
+	u32 version, pad0;
+	u64 tsc_timestamp, system_time;
+	u32 mul;
+	signed char shift;
+	u8 flags, pad[2];
+} kvm_time __attribute__((aligned(32)));
+
+static u64 kvm_clock(void)
+{
+	u64 ticks = rdtsc() - kvm_time.tsc_timestamp;
+
+	ticks = kvm_time.shift < 0 ? ticks >> -kvm_time.shift : ticks << kvm_time.shift;
+	return kvm_time.system_time + (u64)((unsigned __int128)ticks * kvm_time.mul >> 32);
+}
+
+/* The paravirtual clock goes on as if nothing had happened. */
+static void kvm_clock_follows_tsc(void)
+{
+	u64 before;
+
+	wrmsr(MSR_KVM_SYSTEM_TIME, (u64)&kvm_time | 1);
+	before = kvm_clock();
+	wrmsr(MSR_TSC, rdtsc() + LEAP);
+	CHECK(kvm_clock() >= before);
+	CHECK(kvm_clock() - before < 2000000000);
+	CHECK_EQ(kvm_time.version & 1, 0);
+	wrmsr(MSR_TSC_ADJUST, 0);
+	CHECK(kvm_clock() >= before);
+	CHECK(kvm_clock() - before < 2000000000);
+	wrmsr(MSR_KVM_SYSTEM_TIME, 0);
+}
+
+static bool has_kvm_clock(void)
+{
+	u32 r[4];
+
+	cpuid(0x40000000, 0, r);
+	if (r[1] != 0x4b4d564b) /* "KVMK" */
+		return false;
+	cpuid(0x40000001, 0, r);
+	return r[0] >> 3 & 1;
+}
+
 static u32 ioapic_read(u32 reg)
 {
 	*(volatile u32 *)IOAPIC = reg;
@@ -258,6 +330,11 @@ void guest_main(void)
 	FEW(divider);
 	if (cpuid_bit(1, 0, 2, 24))
 		loop_check("deadline", deadline, 10);
+	/* QEMU's TCG has a TSC that cannot be written */
+	if (cpuid_bit(1, 0, 2, 24) && cpuid_bit(7, 0, 1, 1) && !on_qemu_tcg())
+		FEW(deadline_follows_tsc);
+	if (has_kvm_clock() && cpuid_bit(7, 0, 1, 1) && !on_qemu_tcg())
+		loop_check("kvm_clock_follows_tsc", kvm_clock_follows_tsc, 50);
 	LOOP(ioapic_registers);
 	FEW(pit_through_ioapic);
 	FEW(pit_oneshot);

@@ -218,8 +218,9 @@ static void strings_are_interruptible(void **state)
 static void bulk_copies_match(void **state)
 {
 	struct im *t = im_long();
+	const u64 epoch = 0;
 
-	interp_cache_translations(t->in, true);
+	interp_cache_translations(t->in, &epoch);
 	for (u32 k = 0; k < 0x3000; k++)
 		t->m.ram[0x50000 + k] = (u8)(k * 7);
 	REG(t, RSI) = 0x50003;

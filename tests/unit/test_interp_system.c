@@ -338,8 +338,9 @@ static void flags_by_privilege(void **state)
 static void kept_translations(void **state)
 {
 	struct im *t = im_long();
+	u64 epoch = 0;
 
-	interp_cache_translations(t->in, true);
+	interp_cache_translations(t->in, &epoch);
 	REG(t, RDI) = DATA;
 	m_poke(&t->m, DATA, 1);
 	m_poke(&t->m, 0x8000, 2);
@@ -352,10 +353,10 @@ static void kept_translations(void **state)
 	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, 0x8000 | P);
 	RUN(t, "0f 20 d8");
 	RUN(t, "0f 22 d8"); /* mov cr3 */
-	interp_forget_translations(t->in);
+	epoch++;
 	FAULTS(t, "48 89 07", VEC_PF, 3);
 	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, DATA | P | W);
-	interp_forget_translations(t->in);
+	epoch++;
 	t->m.will_write = 0;
 	RUN(t, "48 89 07");
 	RUN(t, "48 89 07");
@@ -366,14 +367,78 @@ static void kept_translations(void **state)
 	im_close(t);
 }
 
+/* ... and are nobody's with other rights than those they were made with. */
+static void kept_translations_have_rights(void **state)
+{
+	struct im *t = im_long();
+	u64 epoch = 0;
+
+	interp_cache_translations(t->in, &epoch);
+	REG(t, RDI) = USER_PAGE;
+	RUN(t, "48 8b 07");
+	RUN(t, "48 89 07");
+	t->m.c.cr4 |= CR4_SMAP;
+	FAULTS(t, "48 8b 07", VEC_PF, 1);
+	t->m.c.rflags |= FL_AC;
+	RUN(t, "48 8b 07");
+	RUN(t, "48 89 07");
+	t->m.c.rflags &= ~(u64)FL_AC;
+	FAULTS(t, "48 8b 07", VEC_PF, 1);
+	FAULTS(t, "48 89 07", VEC_PF, 3);
+
+	/* WP: supervisor stores to a page that is read only. */
+	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, DATA | P);
+	REG(t, RDI) = DATA;
+	t->m.c.cr0 &= ~(u64)CR0_WP;
+	RUN(t, "48 89 07");
+	t->m.c.cr0 |= CR0_WP;
+	FAULTS(t, "48 89 07", VEC_PF, 3);
+	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, DATA | P | W); /* more rights need no flush */
+	RUN(t, "48 89 07");
+	assert_int_equal(m_peek(&t->m, M_PT + DATA / PAGE_SIZE * 8) & (A | D), A | D);
+	im_close(t);
+}
+
+/* A page that is only read leaves its dirty bit alone; the first store sets it. */
+static void kept_translations_and_dirty_bits(void **state)
+{
+	struct im *t = im_long();
+	u64 epoch = 0;
+
+	interp_cache_translations(t->in, &epoch);
+	REG(t, RDI) = DATA;
+	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, DATA | P | W);
+	RUN(t, "48 8b 07");
+	RUN(t, "48 8b 07");
+	assert_int_equal(m_peek(&t->m, M_PT + DATA / PAGE_SIZE * 8) & (A | D), A);
+	RUN(t, "48 89 07");
+	assert_int_equal(m_peek(&t->m, M_PT + DATA / PAGE_SIZE * 8) & (A | D), A | D);
+	m_poke(&t->m, M_PT + DATA / PAGE_SIZE * 8, DATA | P | W);
+	epoch++;
+	RUN(t, "48 89 07");
+	assert_int_equal(m_peek(&t->m, M_PT + DATA / PAGE_SIZE * 8) & (A | D), A | D);
+	im_close(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(interrupt_flag),     cmocka_unit_test(halting),	   cmocka_unit_test(descriptor_tables),
-		cmocka_unit_test(control_registers),  cmocka_unit_test(time_and_identity), cmocka_unit_test(system_calls),
-		cmocka_unit_test(single_step),	      cmocka_unit_test(breakpoints),	   cmocka_unit_test(ports),
-		cmocka_unit_test(real_mode),	      cmocka_unit_test(to_protected_mode), cmocka_unit_test(software_interrupts),
-		cmocka_unit_test(flags_by_privilege), cmocka_unit_test(kept_translations),
+		cmocka_unit_test(interrupt_flag),
+		cmocka_unit_test(halting),
+		cmocka_unit_test(descriptor_tables),
+		cmocka_unit_test(control_registers),
+		cmocka_unit_test(time_and_identity),
+		cmocka_unit_test(system_calls),
+		cmocka_unit_test(single_step),
+		cmocka_unit_test(breakpoints),
+		cmocka_unit_test(ports),
+		cmocka_unit_test(real_mode),
+		cmocka_unit_test(to_protected_mode),
+		cmocka_unit_test(software_interrupts),
+		cmocka_unit_test(flags_by_privilege),
+		cmocka_unit_test(kept_translations),
+		cmocka_unit_test(kept_translations_have_rights),
+		cmocka_unit_test(kept_translations_and_dirty_bits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

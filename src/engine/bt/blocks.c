@@ -110,24 +110,16 @@ void bt_block_kill(struct bt_vcpu *v, u32 bi)
 	jc_drop(v, b);
 }
 
-static u64 lines_of(u32 start, u32 end)
-{
-	u64 mask = 0;
-	for (u32 l = start / 64; l <= (end - 1) / 64 && l < 64; l++)
-		mask |= 1ull << l;
-	return mask;
-}
-
 static u64 block_lines(const struct bt_block *b)
 {
 	u32 start = PAGE_OFFSET(b->gva), end = start + b->bytes;
-	return lines_of(start, end < PAGE_SIZE ? end : (u32)PAGE_SIZE);
+	return bt_lines(start, end < PAGE_SIZE ? end : (u32)PAGE_SIZE);
 }
 
 /* The part of a crossing block that lies in its second page. */
 static u64 crossing_lines(const struct bt_block *b)
 {
-	return lines_of(0, (u32)PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
+	return bt_lines(0, (u32)PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
 }
 
 static u64 kill_crossing(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
@@ -178,7 +170,7 @@ void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len)
 	if (f->lines == 0)
 		return;
 	u32 start = PAGE_OFFSET(gpa);
-	u64 lines = lines_of(start, start + len);
+	u64 lines = bt_lines(start, start + len);
 	if (f->lines & lines)
 		kill_lines(v, f, lines);
 }

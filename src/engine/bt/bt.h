@@ -36,6 +36,7 @@
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
 #define BT_RAS_SIZE (64u * 1024)
+#define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -128,13 +129,15 @@ struct bt_frame {
 	u32 crossing; /* those whose only instruction ends here */
 	u16 writers;  /* 0-2 known, 3: more */
 	u16 kills;    /* how often all code here was dropped because of a store */
+	u16 stores;   /* looked at one by one */
 	u64 lines;    /* 64-byte lines that hold translated bytes */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 };
 
 struct bt_stats {
 	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light, irqs,
-		aspace_evictions, straddles, signals;
+		aspace_evictions, straddles, signals,
+		too_large; /* blocks that could not be laid out: interpreted */
 };
 
 struct bt_vm {
@@ -163,7 +166,6 @@ struct bt_vcpu {
 	u64 k_align[7];	 /* by log2 of the access size: shifted right, zero when misaligned */
 	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
-	u64 k_not_df;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
 	u64 k_line[2]; /* shifted right by the number of the 64-byte line: 0 when 64 or 128 bytes from there may leave the page */
@@ -195,6 +197,8 @@ struct bt_vcpu {
 	bool in_guest;
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
+	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
+	u64 epoch; /* counts invalidations, for whoever keeps translations of his own */
 	bool kitlb_local; /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;
@@ -249,7 +253,7 @@ enum bt_event {
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
 	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
-	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site; it is carried out but for the jump */
+	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site and, above bit 32, what RET n added; it is carried out but for the jump */
 	EV_SIGNAL,
 	EV_COUNT
 };
@@ -257,8 +261,48 @@ enum bt_event {
 /* ---- vcpu.c */
 extern __thread struct bt_vcpu bt_self;
 i32 bt_fs_offset(void); /* of bt_self from the thread pointer */
+int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id, const struct engine_machine *m, struct err *e);
+void bt_vcpu_destroy(struct engine_vcpu *ev);
+enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e);
+struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev);
+void bt_vcpu_sync_in(struct engine_vcpu *ev);
 
-/* ---- light code: general registers only (helpers.c, shadow.c, lookup.c) */
+/* ---- requests.c */
+void bt_vcpu_kick(struct engine_vcpu *ev);
+void bt_vcpu_irq(struct engine_vcpu *ev);
+void bt_vcpu_nmi(struct engine_vcpu *ev);
+void bt_ram_written(struct engine_vm *engine_vm, gpa_t gpa, u64 len);
+void bt_take_requests(struct bt_vcpu *v);
+void bt_in_guest(struct bt_vcpu *v, bool in); /* translated code is entered or left: bt_ram_written waits for who is in */
+
+/* ---- env.c */
+extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
+void bt_mode_changed(struct bt_vcpu *v);
+
+/* ---- engine.c, aspace.c */
+void bt_stats_keep(const struct bt_vcpu *v); /* its counters outlive it */
+/* Reserved, zeroed, committed when touched; given back with munmap. NULL: e tells that `what` has no room. */
+void *bt_sparse(u64 bytes, const char *what, struct err *e);
+bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
+void bt_aspace_fini(struct bt_vcpu *v);
+
+static inline u64 bt_host_tsc(void)
+{
+	u32 lo, hi;
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return (u64)hi << 32 | lo;
+}
+
+/* The 64-byte lines of a page that [start, end) touches, one bit each. */
+static inline u64 bt_lines(u32 start, u32 end)
+{
+	u64 mask = 0;
+	for (u32 l = start / 64; l <= (end - 1) / 64 && l < 64; l++)
+		mask |= 1ull << l;
+	return mask;
+}
+
+/* ---- light code: general registers only (events.c, blocks.c, shadow.c) */
 void *bt_event_miss_read(struct bt_vcpu *v, u32 site);
 void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
 void *bt_event_straddle(struct bt_vcpu *v, u32 site);
@@ -276,8 +320,6 @@ void bt_jc_clear(struct bt_vcpu *v);
 void bt_block_kill(struct bt_vcpu *v, u32 bi);
 void bt_update_mode(struct bt_vcpu *v);
 
-bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
-void bt_aspace_fini(struct bt_vcpu *v);
 void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x);
 void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
 u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc); /* x86_env's cached */

@@ -313,6 +313,17 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
 
 /* ---- memory */
 
+/* A store to a frame that holds code. Most often the page is no longer code, and all of it goes. Where code is written and executed in turns, stores
+ * are looked at one by one; when many follow each other the frame has got another use. */
+static bool drop_pays(struct bt_frame *f)
+{
+	if (f->kills < BT_KILLS) {
+		f->kills++;
+		return true;
+	}
+	return ++f->stores % BT_STORES == 0;
+}
+
 /* Enter the page of `gva`. 1: entered; 0: fault pending; -1: must be interpreted (MMIO, ROM, a page that holds code). */
 static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 {
@@ -325,10 +336,8 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
 	struct bt_frame *f = &v->vm->frames[x.gpa >> 12];
-	if (write && f->lines && f->kills < BT_KILLS) { /* most often a page that is no longer code */
-		f->kills++;
+	if (write && f->lines && drop_pays(f))
 		bt_code_drop(v, x.gpa >> 12);
-	}
 	bool code = f->lines != 0;
 	if (write && code)
 		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
@@ -421,7 +430,7 @@ void *bt_event_ret(struct bt_vcpu *v, u32 site)
 	place_of(v, site);
 	v->st.indirect_misses++;
 	if (!x86_canonical(v->t1)) {
-		v->cpu.gpr[R_RSP] -= 8;
+		v->cpu.gpr[R_RSP] -= 8 + (v->t2 >> 32);
 		interpret(v); /* faults at the return */
 		return bt_dispatch(v);
 	}
@@ -456,13 +465,6 @@ void *bt_event_poll(struct bt_vcpu *v, u32 site)
 
 /* ---- system instructions */
 
-static u64 host_tsc(void)
-{
-	u32 lo, hi;
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return (u64)hi << 32 | lo;
-}
-
 static bool tsc_allowed(struct x86_cpu *c)
 {
 	if ((c->cr4 & CR4_TSD) && x86_cpl(c) != 0)
@@ -475,7 +477,7 @@ static bool light_tsc(struct bt_vcpu *v, bool aux)
 	struct x86_cpu *c = &v->cpu;
 	if (!tsc_allowed(c))
 		return false;
-	u64 t = host_tsc() + v->tsc_offset + c->tsc_offset;
+	u64 t = bt_host_tsc() + v->tsc_offset + c->tsc_offset;
 	c->gpr[R_RAX] = (u32)t;
 	c->gpr[R_RDX] = t >> 32;
 	if (aux)

@@ -56,14 +56,9 @@ u64 interp_unknown_count(const struct interp *in)
 	return in->unknown;
 }
 
-void interp_cache_translations(struct interp *in, bool on)
+void interp_cache_translations(struct interp *in, const u64 *epoch)
 {
-	in->tlb_on = on;
-	in->tlb_gen++;
-}
-
-void interp_forget_translations(struct interp *in)
-{
+	in->epoch = epoch;
 	in->tlb_gen++;
 }
 

@@ -31,11 +31,11 @@ void interp_free(struct interp *in);
  * are maintained. Does not look at interrupts. */
 enum interp_result interp_step(struct interp *in, struct x86_cpu *c);
 
-/* Keep translations (host addresses of guest pages) between steps, which makes the interpreter several times faster. The caller promises to
- * call interp_forget_translations from every tlb_* callback of c->env and whenever env->ram would answer differently than before.
- * Changes of CR0, CR3, CR4, EFER and of the CPL are noticed without that. Off until called. */
-void interp_cache_translations(struct interp *in, bool on);
-void interp_forget_translations(struct interp *in);
+/* Keep translations (host addresses of guest pages) from step to step for as long as *epoch stays the same, which makes the interpreter
+ * several times faster. The caller changes *epoch, to a value it never had, in every tlb_* callback of c->env and whenever env->ram would
+ * answer differently than before; a word and not a call, for those who may run next to nothing where they learn of it. Changes of CR0, CR3,
+ * CR4, EFER and of the CPL are noticed without that. NULL, as at first: keep none. */
+void interp_cache_translations(struct interp *in, const u64 *epoch);
 
 /* Instructions that raised #UD because they are unknown or not announced, for --stats. */
 u64 interp_unknown_count(const struct interp *in);

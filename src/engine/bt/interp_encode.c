@@ -210,12 +210,19 @@ static bool names_rsp(const struct encoder *e)
 	return false;
 }
 
+/* W makes these look at RAX and RDX, which no operand shows; 32-bit code ignores it. */
+static bool has_wide_lengths(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_VPCMPESTRI || m == ZYDIS_MNEMONIC_VPCMPESTRM;
+}
+
 bool interp_encode(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
 		   const ZydisDecoder *d64)
 {
 	struct encoder e = {.z = z, .o = o, .bytes = bytes, .code64 = z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64};
 
 	e.mem = i->mem != 0xff;
+	e.drop_w = !e.code64 && has_wide_lengths(z->mnemonic);
 	choose_registers(&e);
 	encode(&e);
 	if (!same_operation(&e, d64)) {

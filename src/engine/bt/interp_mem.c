@@ -3,8 +3,11 @@
  * How the interpreter reaches guest memory: effective addresses, segments, alignment checks, and a small cache of host addresses in front
  * of x86_read_val and friends.
  *
- * An entry of that cache is only made for RAM pages and holds until the guest flushes translations or changes the paging mode; accesses
- * with data breakpoints armed, to MMIO or across pages take the slow way. Threading: the vCPU's thread.
+ * An entry of that cache is only made for RAM pages, for one kind of access with one set of rights, when the walk allowed that access and
+ * had set its accessed and dirty bits. It holds until the guest flushes any translation or changes the paging mode, as a TLB entry may.
+ * What the walk refused is not remembered, so rights that were added count at once. A store through an entry still tells the engine,
+ * because code may lie there. Accesses with data breakpoints armed, to MMIO or across pages take the slow way. Threading: the vCPU's
+ * thread.
  */
 #include "engine/bt/interp_private.h"
 
@@ -55,7 +58,11 @@ bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t 
 
 void interp_tlb_check(struct interp *in, const struct x86_cpu *c)
 {
-	if (unlikely((in->seen_cr0 ^ c->cr0) | (in->seen_cr3 ^ c->cr3) | (in->seen_cr4 ^ c->cr4) | (in->seen_efer ^ c->msr.efer))) {
+	if (!in->epoch)
+		return;
+	if (unlikely((in->seen_epoch ^ *in->epoch) | (in->seen_cr0 ^ c->cr0) | (in->seen_cr3 ^ c->cr3) | (in->seen_cr4 ^ c->cr4) |
+		     (in->seen_efer ^ c->msr.efer))) {
+		in->seen_epoch = *in->epoch;
 		in->seen_cr0 = c->cr0;
 		in->seen_cr3 = c->cr3;
 		in->seen_cr4 = c->cr4;
@@ -66,10 +73,11 @@ void interp_tlb_check(struct interp *in, const struct x86_cpu *c)
 
 static const u32 tlb_acc[TLB_KINDS] = {ACC_READ, ACC_WRITE, ACC_FETCH};
 
-/* SMAP makes the answer depend on RFLAGS.AC. */
-static bool cacheable(const struct x86_cpu *c, const struct x86_xlat *x)
+/* The page and whose rights the access has: the CPL, and RFLAGS.AC for SMAP's sake. */
+static u64 tlb_tag(const struct x86_cpu *c, gva_t lin)
 {
-	return !(x->user && (c->cr4 & CR4_SMAP) && x86_cpl(c) != 3);
+	_Static_assert(FL_AC >> 16 == 4, "AC lies above the CPL in a tag");
+	return PAGE_BASE(lin) | (c->rflags & FL_AC) >> 16 | x86_cpl(c);
 }
 
 static u8 *tlb_fill(struct interp *in, struct x86_cpu *c, gva_t lin, u64 tag, u32 kind, struct interp_tlb_entry *t)
@@ -82,7 +90,7 @@ static u8 *tlb_fill(struct interp *in, struct x86_cpu *c, gva_t lin, u64 tag, u3
 		return NULL;
 	}
 	host = c->env->ram(c->env->opaque, PAGE_BASE(x.gpa), kind == TLB_WRITE);
-	if (!host || !cacheable(c, &x))
+	if (!host)
 		return NULL;
 	*t = (struct interp_tlb_entry){.page = tag, .gen = in->tlb_gen, .host = host, .gpa = PAGE_BASE(x.gpa)};
 	return host;
@@ -103,14 +111,16 @@ static u8 *engine_host(struct x86_cpu *c, gva_t lin, u32 kind)
 u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 kind)
 {
 	struct interp_tlb_entry *t = &in->tlb[kind][(lin >> PAGE_SHIFT) & (TLB_SIZE - 1)];
-	u64 tag = PAGE_BASE(lin) | x86_cpl(c);
+	u64 tag = tlb_tag(c, lin);
 	u8 *host = t->host;
 
 	if (PAGE_OFFSET(lin) + size > PAGE_SIZE || ((c->dr[7] & DR7_ENABLED) && kind != TLB_FETCH))
 		return NULL;
-	if (!in->tlb_on)
+	if (!in->epoch)
 		return engine_host(c, lin, kind);
 	if (t->page != tag || t->gen != in->tlb_gen) {
+		if ((host = engine_host(c, lin, kind)))
+			return host;
 		host = tlb_fill(in, c, lin, tag, kind, t);
 		if (!host)
 			return NULL;

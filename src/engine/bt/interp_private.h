@@ -134,7 +134,7 @@ enum interp_mode { IMODE_16, IMODE_32, IMODE_64, IMODE_COMPAT16, IMODE_COMPAT32,
 #define TLB_SIZE 256u
 
 struct interp_tlb_entry {
-	u64 page; /* linear page address + user bit; */
+	u64 page; /* linear page address | rights */
 	u64 gen;
 	u8 *host;
 	gpa_t gpa;
@@ -146,10 +146,10 @@ struct interp {
 	u64 next_rip;
 	bool event;	     /* the handler delivered an interrupt or exception: no single-step trap after it */
 	bool rep_unfinished; /* a REP instruction has iterations left: rip still points at it */
-	bool tlb_on;
 	bool amd;
+	const u64 *epoch; /* NULL: no translations are kept */
 	u64 tlb_gen;
-	u64 seen_cr0, seen_cr3, seen_cr4, seen_efer; /* what the translations were made under */
+	u64 seen_epoch, seen_cr0, seen_cr3, seen_cr4, seen_efer; /* what the translations were made under */
 	u64 unknown;
 	struct interp_tlb_entry tlb[TLB_KINDS][TLB_SIZE];
 	ZydisDecoder decoder[IMODE_COUNT];

@@ -150,13 +150,20 @@ static bool op_scatter(struct interp *in, struct x86_cpu *c, const struct interp
 	return ok || stopped(in, c, done);
 }
 
+/* Eight bytes at a time: a missing page of the first half comes before what is wrong with the second half's address. */
+static bool half_writable(struct x86_cpu *c, u32 seg, u64 off)
+{
+	gva_t lin;
+
+	return interp_linear_any(c, seg, off, 8, x86_acc(c, ACC_WRITE), &lin) && interp_aligned(c, lin, 8) && interp_probe_write(c, lin, 8);
+}
+
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes whose mask byte has its sign bit set, to DS:[rDI]. All bytes must be writable, whatever the
  * mask: the manuals leave that to the implementation, and AMD's CPUs do it so. */
 static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u32 bytes = i->row->arg;
 	u64 di = interp_reg(c, R_RDI, i->asize);
-	gva_t lin;
 	u8 src[16], mask[16];
 	u64 on = 0;
 
@@ -173,10 +180,10 @@ static bool op_maskmov(struct interp *in, struct x86_cpu *c, const struct interp
 	/* Like any MMX instruction; AMD's CPUs do it even if the store then faults. */
 	if (bytes == 8)
 		interp_enter_mmx(c);
-	if (!interp_linear_any(c, i->ea.seg, di, bytes, x86_acc(c, ACC_WRITE), &lin) || !interp_aligned(c, lin, 8) ||
-	    !interp_probe_write(c, lin, bytes) || !interp_store_elements(c, i->ea.seg, di, 1, 1, on, src))
-		return false;
-	return true;
+	for (u32 k = 0; k < bytes; k += 8)
+		if (!half_writable(c, i->ea.seg, (di + k) & interp_mask(i->asize * 8u)))
+			return false;
+	return interp_store_elements(c, i->ea.seg, di, 1, 1, on, src);
 }
 
 #define M(n) ZYDIS_MNEMONIC_##n

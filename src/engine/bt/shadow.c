@@ -279,6 +279,7 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 {
+	v->epoch++;
 	/* A global entry may have been filled in under any PCID, so INVLPG looks everywhere; more is dropped than need be, which is allowed. */
 	for (u32 i = 0; i < BT_ASPACES; i++) {
 		struct bt_aspace *as = v->aspaces[i];
@@ -289,6 +290,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 
 void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 {
+	v->epoch++;
 	for (u32 i = 0; i < BT_ASPACES; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))

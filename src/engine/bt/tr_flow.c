@@ -142,6 +142,7 @@ static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
 static void run_push(struct tr *t, const ZydisDecodedOperand *o)
 {
 	struct emit *e = &t->e;
+	tr_guard(t, 40);
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		e_rex(e, true, 0, H_RCX, G_RSP);
 		e8(e, 0xc7);
@@ -156,6 +157,7 @@ static void run_push(struct tr *t, const ZydisDecodedOperand *o)
 static void run_pop(struct tr *t, u32 guest)
 {
 	int h = tr_host(guest);
+	tr_guard(t, 40);
 	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
 	if (h < 0)
 		tr_write_guest(t, guest, H_R11);
@@ -257,11 +259,13 @@ static void flow_ret(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	if (t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value.u : 0;
+	if (extra && !uses_ras(t)) {
 		tr_interp(t, true);
 		return;
 	}
 	if (t->run_left) {
+		tr_guard(t, 40);
 		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
 	} else {
 		prepare_pop(t);
@@ -272,8 +276,8 @@ static void flow_ret(struct tr *t)
 		jump_cache(t, NULL);
 		return;
 	}
-	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
-	e_mov_imm(&t->e, H_R11, t->site);
+	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8 + (i32)extra);
+	e_mov_imm(&t->e, H_R11, t->site | (u64)extra << 32);
 	e8(&t->e, 0xc3);
 	t->end = true;
 }

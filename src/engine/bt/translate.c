@@ -229,14 +229,6 @@ static void emit_exits(struct tr *t)
 	}
 }
 
-static u64 lines_of(u32 start, u32 end)
-{
-	u64 mask = 0;
-	for (u32 l = start / 64; l <= (end - 1) / 64 && l < 64; l++)
-		mask |= 1ull << l;
-	return mask;
-}
-
 static void publish(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
@@ -292,8 +284,10 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	add_map(&t, t.e.pos, b->bytes, INSN_END);
 	emit_stubs(&t);
 	emit_exits(&t);
-	if (t.e.full || t.e.pos - b->checked > 0xffff)
+	if (t.e.full || t.e.pos - b->checked > 0xffff) {
+		v->st.too_large++;
 		return NULL;
+	}
 	b->end = t.e.pos;
 	v->cache_used = t.e.pos;
 	v->nblocks++;
@@ -329,9 +323,9 @@ static bool same_bytes(const struct source *s, u32 start, u32 end)
 static void mark_lines(struct bt_vcpu *v, const struct bt_block *b, u32 start, u32 end)
 {
 	u32 end1 = end < PAGE_SIZE ? end : (u32)PAGE_SIZE;
-	__atomic_fetch_or(&v->vm->frames[b->gpfn].lines, lines_of(start, end1), __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&v->vm->frames[b->gpfn].lines, bt_lines(start, end1), __ATOMIC_SEQ_CST);
 	if (b->gpfn2)
-		__atomic_fetch_or(&v->vm->frames[b->gpfn2].lines, lines_of(0, end - (u32)PAGE_SIZE), __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&v->vm->frames[b->gpfn2].lines, bt_lines(0, end - (u32)PAGE_SIZE), __ATOMIC_SEQ_CST);
 }
 
 static void protect(struct bt_vcpu *v, u64 gpfn)

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The software engine as the rest of the program sees it: whether it can run here, the VM that its vCPUs share, counters, and the two
+ * tables of engine.h (translator with interpreter; interpreter alone).
+ *
+ * Threading: see engine.h. Counters are read while vCPUs count: a value may be an event old.
+ */
+#include "engine/bt/bt.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+static int bt_probe(struct err *e)
+{
+	u32 a, b, c, d;
+	__cpuid_count(7, 0, a, b, c, d);
+	if (!(b & (1u << 8)) || !(b & (1u << 5)))
+		return err_set(e, ENOTSUP, "engine bt: this CPU lacks BMI2 or AVX2 (x86-64-v3 is needed)");
+	__cpuid(1, a, b, c, d);
+	if (!(getauxval(AT_HWCAP2) & 2))
+		return err_set(e, ENOTSUP,
+			       "engine bt: the host kernel does not let programs set the gs base (FSGSBASE; Linux 5.9 or newer)");
+	if (!(c & (1u << 27)))
+		return err_set(e, ENOTSUP, "engine bt: the host kernel has not enabled XSAVE");
+	return 0;
+}
+
+/* ---- the VM */
+
+static u64 frames_of(const struct guest_memory *gm)
+{
+	u64 end = 0;
+	for (u32 i = 0; i < gm->nslots; i++)
+		if (gm->slots[i].gpa + gm->slots[i].size > end)
+			end = gm->slots[i].gpa + gm->slots[i].size;
+	return end >> PAGE_SHIFT;
+}
+
+static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
+		     struct err *e)
+{
+	if (max_vcpus > 1)
+		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: this version runs one; use --cpus 1", max_vcpus);
+	struct bt_vm *vm = calloc(1, sizeof *vm);
+	if (!vm)
+		return err_sys(e, ENOMEM, "engine bt");
+	vm->gm = gm;
+	vm->cpuid = cpuid;
+	vm->translate = translate;
+	vm->max_vcpus = max_vcpus;
+	vm->nframes = frames_of(gm);
+	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
+	if (!vm->frames) {
+		free(vm);
+		return -e->code;
+	}
+	pthread_mutex_init(&vm->lock, NULL);
+	bt_signals_install();
+	*out = (struct engine_vm *)vm;
+	return 0;
+}
+
+static int bt_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	return vm_create(out, gm, cpuid, max_vcpus, true, e);
+}
+
+static int interp_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	return vm_create(out, gm, cpuid, max_vcpus, false, e);
+}
+
+static void bt_vm_destroy(struct engine_vm *engine_vm)
+{
+	struct bt_vm *vm = (struct bt_vm *)engine_vm;
+	if (!vm)
+		return;
+	munmap(vm->frames, vm->nframes * sizeof *vm->frames);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+/* ---- counters */
+
+#define AT(counter) offsetof(struct bt_stats, counter)
+
+static const struct {
+	const char *name;
+	u32 offset;
+} counters[] = {
+	{"blocks", AT(blocks)},
+	{"guest_bytes", AT(guest_bytes)},
+	{"host_bytes", AT(host_bytes)},
+	{"flushes", AT(flushes)},
+	{"smc", AT(smc)},
+	{"misses", AT(misses)},
+	{"misses_failed", AT(misses_failed)},
+	{"interp", AT(interp)},
+	{"indirect_misses", AT(indirect_misses)},
+	{"itlb_misses", AT(itlb_misses)},
+	{"dispatches", AT(dispatches)},
+	{"light", AT(light)},
+	{"irqs", AT(irqs)},
+	{"aspace_evictions", AT(aspace_evictions)},
+	{"straddles", AT(straddles)},
+	{"signals", AT(signals)},
+	{"too_large", AT(too_large)},
+};
+
+static u64 counted(const struct bt_vcpu *v, u32 i)
+{
+	return *(const u64 *)((const char *)&v->st + counters[i].offset);
+}
+
+void bt_stats_keep(const struct bt_vcpu *v)
+{
+	for (u32 i = 0; i < ARRAY_SIZE(counters); i++)
+		v->vm->ended_stats[i] += counted(v, i);
+}
+
+static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items, u32 max)
+{
+	struct bt_vm *vm = (struct bt_vm *)engine_vm;
+	u32 n = 0;
+	for (; n < ARRAY_SIZE(counters) && n < max; n++) {
+		items[n] = (struct engine_stats_item){counters[n].name, vm->ended_stats[n]};
+		for (u32 i = 0; i < vm->max_vcpus; i++)
+			if (vm->vcpus[i])
+				items[n].value += counted(vm->vcpus[i], n);
+	}
+	return n;
+}
+
+/* ---- the engines */
+
+const struct engine_ops engine_bt = {
+	.name = "bt",
+	.summary = "binary translation, needs no hardware virtualization",
+	.probe = bt_probe,
+	.vm_create = bt_vm_create,
+	.vm_destroy = bt_vm_destroy,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = bt_vcpu_kick,
+	.vcpu_irq = bt_vcpu_irq,
+	.vcpu_nmi = bt_vcpu_nmi,
+	.vcpu_state = bt_vcpu_state,
+	.vcpu_sync_in = bt_vcpu_sync_in,
+	.ram_written = bt_ram_written,
+	.stats = bt_stats,
+};
+
+/* The interpreter alone: slow, and the second opinion when translated code is in doubt. */
+const struct engine_ops engine_interp = {
+	.name = "interp",
+	.summary = "the interpreter alone, for tests",
+	.probe = bt_probe,
+	.vm_create = interp_vm_create,
+	.vm_destroy = bt_vm_destroy,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = bt_vcpu_kick,
+	.vcpu_irq = bt_vcpu_irq,
+	.vcpu_nmi = bt_vcpu_nmi,
+	.vcpu_state = bt_vcpu_state,
+	.vcpu_sync_in = bt_vcpu_sync_in,
+	.ram_written = bt_ram_written,
+	.stats = bt_stats,
+};
