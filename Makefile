@@ -112,7 +112,7 @@ fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
 	tools/run-fuzz.sh build-fuzz $(or $(FUZZ_SECONDS),60)
 
 C_FILES = git ls-files -z '*.c' '*.h'
-SHELL_FILES = tools/*.sh bench/*.sh .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
+SHELL_FILES = tools/*.sh bench/*.sh docs/completion/guise.bash .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
 
 .PHONY: format format-check
 format: ## clang-format over every C file

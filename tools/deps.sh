@@ -14,7 +14,7 @@ declare -A GROUPS_OF=(
 	[test]="e2fsprogs iproute2"
 	[bench]="qemu-system-x86 util-linux"
 	[rootdisk]="mmdebstrap e2fsprogs gcc-multilib"
-	[dev]="clang clang-format clang-tidy gcovr shellcheck mandoc libclang-rt-14-dev"
+	[dev]="clang clang-format clang-tidy gcovr shellcheck mandoc libclang-rt-14-dev zsh fish"
 )
 
 usage() {

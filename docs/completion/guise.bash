@@ -1,53 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash completion for guise
+# shellcheck shell=bash
 
-_guise() {
-	local cur prev words cword
-	if declare -F _init_completion >/dev/null; then
-		_init_completion -n = || return
-	else
-		cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} words=("${COMP_WORDS[@]}") cword=$COMP_CWORD
-	fi
+# Sets COMPREPLY to those of the given words that start with $1; each gets $2 in front. Without a blank after what goes on.
+_guise_words() {
+	mapfile -t COMPREPLY < <(compgen -P "$2" -W "${*:3}" -- "$1")
+	if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=:] ]]; then compopt -o nospace 2>/dev/null; fi
+}
 
-	if [ "$cword" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W 'run doctor help --help --version' -- "$cur")
-		return
-	fi
-	case ${words[1]} in
-	help)
-		mapfile -t COMPREPLY < <(compgen -W 'run doctor help' -- "$cur")
-		return
-		;;
-	run) ;;
-	*) return ;;
-	esac
+_guise_files() {
+	compopt -o filenames 2>/dev/null
+	mapfile -t COMPREPLY < <(compgen -P "$2" -f -- "$1")
+}
 
-	case $prev in
-	--kernel | --initrd)
-		compopt -o filenames 2>/dev/null
-		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-		;;
+# The value $2 of the option $1; $3 goes in front of every answer.
+_guise_value() {
+	local keys=${2%,*},
+	case $1 in
+	--kernel | --initrd) _guise_files "$2" "$3" ;;
 	--disk)
-		if [[ $cur == *,* ]]; then
-			mapfile -t COMPREPLY < <(compgen -P "${cur%,*}," -W 'readonly format=raw serial= cache=writeback cache=writethrough cache=unsafe discard=on discard=off io=auto io=uring io=threads' -- "${cur##*,}")
+		if [[ $2 == *,* ]]; then
+			_guise_words "${2##*,}" "$3$keys" readonly format=raw serial= cache={writeback,writethrough,unsafe} discard={on,off} \
+				io={auto,uring,threads}
 		else
-			compopt -o filenames 2>/dev/null
-			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			_guise_files "$2" "$3"
+			compopt -o nospace 2>/dev/null
 		fi
-		compopt -o nospace 2>/dev/null
 		;;
 	--net)
-		mapfile -t COMPREPLY < <(compgen -W 'user user,hostfwd=tcp: tap= none help' -- "$cur")
-		compopt -o nospace 2>/dev/null
+		if [[ $2 == *,* ]]; then
+			_guise_words "${2##*,}" "$3$keys" hostfwd={tcp,udp}: mac= mtu=
+		else
+			_guise_words "$2" "$3" user user,hostfwd=tcp: tap= none help
+		fi
 		;;
-	--engine) mapfile -t COMPREPLY < <(compgen -W 'auto bt kvm' -- "$cur") ;;
-	--console) mapfile -t COMPREPLY < <(compgen -W 'stdio file= null' -- "$cur") ;;
-	--memory) mapfile -t COMPREPLY < <(compgen -W '512M 1G 2G 4G' -- "$cur") ;;
-	--cpus) mapfile -t COMPREPLY < <(compgen -W '1 2 4 8' -- "$cur") ;;
-	--append | --name | --timeout | --exit-port) ;;
-	*)
-		mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --stats --help' -- "$cur")
+	--engine) _guise_words "$2" "$3" auto bt kvm help ;;
+	--console)
+		if [[ $2 == file=* ]]; then
+			_guise_files "${2#file=}" "$3file="
+		else
+			_guise_words "$2" "$3" stdio file= null help
+		fi
 		;;
+	--memory) _guise_words "$2" "$3" 512M 1G 2G 4G ;;
+	--cpus) _guise_words "$2" "$3" 1 2 4 8 ;;
+	--exit-port) _guise_words "$2" "$3" 0xf4 help ;;
 	esac
+}
+
+_guise() {
+	# The line is split anew: bash splits words at = and :, too.
+	local line=${COMP_LINE:0:COMP_POINT} words cur prev
+	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --stats --help"
+
+	read -ra words <<<"$line"
+	[[ $line != *[[:space:]] ]] || words+=("")
+	cur=${words[-1]} prev=${words[-2]}
+	COMPREPLY=()
+
+	if [ ${#words[@]} -eq 2 ]; then
+		_guise_words "$cur" "" run doctor help --help --version
+	elif [ "${words[1]}" = help ] && [ ${#words[@]} -eq 3 ]; then
+		_guise_words "$cur" "" run doctor help
+	elif [ "${words[1]}" = run ]; then
+		if [[ $cur == --*=* ]]; then
+			_guise_value "${cur%%=*}" "${cur#*=}" "${cur%%=*}="
+		elif [[ $prev == --* && $prev != --no-reboot && $prev != --stats && $prev != *=* ]]; then
+			_guise_value "$prev" "$cur" ""
+		else
+			_guise_words "$cur" "" "$options"
+		fi
+	fi
+
+	# What bash takes for other words is not repeated, and a word that is complete is no answer.
+	local breaks=${COMP_WORDBREAKS//[^=:]/} other=
+	[[ ! $breaks || $cur != *["$breaks"]* ]] || other=${cur%"${cur##*["$breaks"]}"}
+	[[ ${#COMPREPLY[@]} -ne 1 || ${COMPREPLY[0]} != "$cur" ]] || COMPREPLY=()
+	COMPREPLY=("${COMPREPLY[@]#"$other"}")
 }
 complete -F _guise guise

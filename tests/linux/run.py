@@ -44,6 +44,7 @@ def main():
     else:
         import test_bad  # noqa: F401
         import test_boot  # noqa: F401
+        import test_completion  # noqa: F401
         import test_disk  # noqa: F401
         import test_life  # noqa: F401
         import test_net  # noqa: F401
