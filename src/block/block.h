@@ -56,6 +56,8 @@ struct block_image {
 };
 
 /* The strings of `o` need not outlive the call. Errors name the file, the reason and the way out. */
+/* Is there such an image format? -ENOTSUP with advice if not. */
+int block_check_format(const char *path, const char *format, struct err *e) must_check;
 int block_open(struct block_image **out, const struct block_options *o, const struct block_client *client, struct err *e) must_check;
 void block_close(struct block_image *img); /* nothing may be in flight; NULL is allowed */
 

@@ -13,11 +13,11 @@
 
 enum status {
 	STATUS_OK = 0,
-	STATUS_FAILED = 1,
-	STATUS_USAGE = 2,
+	STATUS_FAILED = 1, /* a file or the host refused before the guest ran; or the guest itself failed */
+	STATUS_USAGE = 2,  /* the command line is possible nowhere; nothing was opened */
 	STATUS_TIMEOUT = 124,
-	STATUS_INTERNAL = 125,
-	STATUS_SIGNAL = 128, /* plus the signal's number */
+	STATUS_INTERNAL = 125, /* the guest ran, and we could not go on */
+	STATUS_SIGNAL = 128,   /* plus the signal's number */
 };
 
 struct verb {

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define NAMES_MAX 128
+#define CHOICES_MAX 8
 #define DEFAULT_CMDLINE "console=ttyS0 quiet"
 #define TIMEOUT_MAX_S 1000000000ull
 
@@ -66,16 +67,8 @@ static int set_timeout(struct run_options *o, const char *value, struct err *e)
 
 static int set_engine(struct run_options *o, const char *value, struct err *e)
 {
-	static const char *const names[] = {"auto", "bt", "kvm", "interp", NULL};
-	const char *near = err_nearest(value, names);
-
 	o->config.engine = value;
-	for (u32 i = 0; names[i]; i++)
-		if (strcmp(names[i], value) == 0)
-			return 0;
-	if (near)
-		return err_set(e, EINVAL, "\"%s\" is no engine; did you mean \"%s\"?", value, near);
-	return err_set(e, EINVAL, "\"%s\" is no engine; choose auto, bt or kvm", value);
+	return 0;
 }
 
 static int set_name(struct run_options *o, const char *value, struct err *e)
@@ -122,23 +115,86 @@ static int set_stats(struct run_options *o, const char *value, struct err *e)
 	return 0;
 }
 
+/* The values that an option takes, where they can be listed. What follows '=' is free, but not empty. */
+struct choice {
+	const char *text, *help; /* text NULL: the end */
+};
+
+static const struct choice engines[] = {
+	{"auto", "kvm where hardware backs it, else bt"},
+	{"bt", "binary translation"},
+	{"kvm", "hardware virtualization"},
+	{"interp", "interpretation: slow, for tests"},
+	{0},
+};
+
+static const struct choice consoles[] = {
+	{"stdio", "this terminal, or standard input and output"},
+	{"file=PATH", "output to a file, no input"},
+	{"null", "neither output nor input"},
+	{0},
+};
+
 static const struct option {
 	const char *name, *value; /* value: how help calls it; NULL: none */
 	int (*set)(struct run_options *o, const char *value, struct err *e);
 	const char *help;
+	const struct choice *choices; /* NULL: any value that `set` takes */
 } options[] = {
-	{"kernel", "FILE", set_kernel, "bzImage, ELF with a PVH note, or multiboot; without it, the default guest"},
-	{"initrd", "FILE", set_initrd, "initramfs; for multiboot: \"FILE ARGS,FILE ARGS\""},
-	{"append", "STR", set_append, "kernel command line, or what to add to the default guest's"},
-	{"memory", "SIZE", set_memory, "guest memory, such as 512M or 4G (default 1G)"},
-	{"cpus", "N", set_cpus, "virtual CPUs (default 1)"},
-	{"engine", "NAME", set_engine, "auto, bt (binary translation) or kvm (default auto)"},
-	{"name", "NAME", set_name, "what the guest is called (default guest)"},
-	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)"},
-	{"no-reboot", NULL, set_no_reboot, "end when the guest resets, instead of starting it again"},
-	{"timeout", "SECONDS", set_timeout, "end after this time, with status 124"},
-	{"stats", NULL, set_stats, "print counters on standard error at the end"},
+	{"kernel", "FILE", set_kernel, "bzImage, ELF with a PVH note, or multiboot; without it, the default guest", NULL},
+	{"initrd", "FILE", set_initrd, "initramfs; for multiboot: \"FILE ARGS,FILE ARGS\"", NULL},
+	{"append", "STR", set_append, "kernel command line, or what to add to the default guest's", NULL},
+	{"memory", "SIZE", set_memory, "guest memory, such as 512M or 4G (default 1G)", NULL},
+	{"cpus", "N", set_cpus, "virtual CPUs (default 1)", NULL},
+	{"engine", "NAME", set_engine, "auto, bt (binary translation) or kvm (default auto)", engines},
+	{"name", "NAME", set_name, "what the guest is called (default guest)", NULL},
+	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)", consoles},
+	{"no-reboot", NULL, set_no_reboot, "end when the guest resets, instead of starting it again", NULL},
+	{"timeout", "SECONDS", set_timeout, "end after this time, with status 124", NULL},
+	{"stats", NULL, set_stats, "print counters on standard error at the end", NULL},
 };
+
+/* ---- choices ---- */
+
+static bool choice_is(const struct choice *c, const char *value)
+{
+	const char *eq = strchr(c->text, '=');
+	size_t fixed = eq ? (size_t)(eq + 1 - c->text) : 0;
+
+	return eq ? strncmp(value, c->text, fixed) == 0 && value[fixed] : strcmp(value, c->text) == 0;
+}
+
+static int refuse_choice(const struct choice *choices, const char *value, struct err *e)
+{
+	const char *names[CHOICES_MAX + 1], *near;
+	char list[128] = "";
+	u32 n = 0;
+
+	for (; choices[n].text && n < CHOICES_MAX; n++) {
+		names[n] = choices[n].text;
+		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", n ? ", " : "", names[n]);
+	}
+	names[n] = NULL;
+	near = err_nearest(value, names);
+	if (near)
+		return err_set(e, EINVAL, "\"%s\" is not one of %s; did you mean \"%s\"?", value, list, near);
+	return err_set(e, EINVAL, "\"%s\" is not one of %s", value, list);
+}
+
+static int check_choice(const struct choice *choices, const char *value, struct err *e)
+{
+	for (const struct choice *c = choices; c->text; c++)
+		if (choice_is(c, value))
+			return 0;
+	return refuse_choice(choices, value, e);
+}
+
+static void print_option_choices(FILE *out, const struct option *opt)
+{
+	fprintf(out, "--%s: %s\n", opt->name, opt->help);
+	for (const struct choice *c = opt->choices; c->text; c++)
+		fprintf(out, "    %-10s %s\n", c->text, c->help);
+}
 
 /* ---- device options ---- */
 
@@ -191,12 +247,15 @@ static int add_device(struct run_options *o, const struct device_class *cls, con
 		return 0;
 	}
 	snprintf(name, sizeof(name), "--%s", cls->option);
+	if (has_unnamed_value(cls) && !*text)
+		return err_set(e, EINVAL, "%s needs a value", name);
 	r = opts_parse(&parsed, name, cls->keys, text, e);
 	if (r < 0)
 		return r;
+	r = cls->check ? cls->check(&parsed, e) : 0;
 	opts_free(&parsed);
-	if (has_unnamed_value(cls) && !*text)
-		return err_set(e, EINVAL, "%s needs a value", name);
+	if (r < 0)
+		return r;
 	if (c->nopts == VM_MAX_OPTS)
 		return err_set(e, E2BIG, "%s: more than %u device options", name, VM_MAX_OPTS);
 	c->opt[c->nopts].option = cls->option;
@@ -280,6 +339,13 @@ static int parse_own(struct run_options *o, struct args *a, u32 row, struct err 
 		return err_set(e, EINVAL, "--%s needs a value: --%s %s", a->name, a->name, opt->value);
 	if (!opt->value && a->attached)
 		return err_set(e, EINVAL, "--%s takes no value", a->name);
+	if (opt->choices && strcmp(value, "help") == 0) {
+		print_option_choices(stdout, opt);
+		o->help_shown = true;
+		return 0;
+	}
+	if (opt->choices && check_choice(opt->choices, value, e) < 0)
+		return err_prefix(e, "--%s", a->name);
 	if (opt->set(o, value, e) < 0)
 		return err_prefix(e, "--%s", a->name);
 	return 0;
@@ -362,11 +428,17 @@ void run_options_help(FILE *out)
 		snprintf(left, sizeof(left), "--%s %s", options[i].name, options[i].value ? options[i].value : "");
 		fprintf(out, "  %-20s %s\n", left, options[i].help);
 	}
-	fprintf(out, "\ndevices (--OPTION help tells what each takes):\n");
+	fprintf(out, "\ndevices (--OPTION help tells what each takes; so do --engine help and --console help):\n");
 	for (u32 i = 0; i < n; i++)
 		if (classes[i]->option)
 			fprintf(out, "  --%-18s %s\n", classes[i]->option, classes[i]->summary);
 	fprintf(out,
-		"\nexit status: 0 the guest powered off; 1 failed; 2 wrong usage; 124 --timeout ran out; 125 an error of Guise's own;\n"
-		"(v << 1) | 1 the guest wrote v to the --exit-port; 128 + n ended by signal n\n");
+		"\nexit status:\n"
+		"  0             the guest powered off\n"
+		"  1             the machine could not be made: a file or this host refused; or the guest crashed, or halted for ever\n"
+		"  2             wrong usage: an option, a key or a value that is possible nowhere; nothing was opened\n"
+		"  124           --timeout ran out\n"
+		"  125           Guise itself could not go on with a guest that ran\n"
+		"  (v << 1) | 1  the guest wrote v to the --exit-port\n"
+		"  128 + n       ended by signal n\n");
 }

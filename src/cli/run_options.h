@@ -12,7 +12,7 @@ struct run_options {
 	struct guest_files guest; /* storage for the default guest's paths */
 	char cmdline[8192];	  /* likewise */
 	bool stats;
-	bool help_shown; /* `--disk help`: nothing to run */
+	bool help_shown; /* `--disk help` and the like: nothing to run */
 	u32 given;	 /* bit per row of the table */
 };
 

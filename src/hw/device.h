@@ -81,6 +81,8 @@ struct device_class {
 	const char *summary; /* help */
 	const struct opt_key *keys;
 	u32 version;
+	/* Are these values possible on any host? Asked before anything is built, so that a wrong one is a usage error; may be NULL. */
+	int (*check)(const struct opts *opts, struct err *e);
 	/* Allocates the object whose first member is `struct device` and plugs it into the buses. opts is NULL for built-in devices. */
 	int (*create)(struct device_env *env, const struct opts *opts, struct device **out, struct err *e);
 	void (*reset)(struct device *d);   /* power-on state */

@@ -10,6 +10,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define PORT_WIDTH 4u
+#define PORT_LAST (0x10000u - PORT_WIDTH)
+
 struct exitport {
 	struct device dev;
 	struct bus_region port;
@@ -45,19 +48,29 @@ static void exitport_destroy(struct device *d)
 
 static const struct device_class exitport_class;
 
+static int exitport_check(const struct opts *opts, struct err *e)
+{
+	if (!opts_has(opts, ""))
+		return err_set(e, EINVAL, "--exit-port needs a port number, such as --exit-port 0xf4");
+	if (opts_num(opts, "") > PORT_LAST)
+		return err_set(e, EINVAL, "--exit-port: %llu is out of range: give a port from 0 to %#x", (unsigned long long)opts_num(opts, ""),
+			       PORT_LAST);
+	return 0;
+}
+
 static int exitport_create(struct device_env *env, const struct opts *opts, struct device **out, struct err *e)
 {
 	struct exitport *p;
-	int ret;
+	int ret = exitport_check(opts, e);
 
-	if (!opts_has(opts, ""))
-		return err_set(e, EINVAL, "--exit-port needs a port number, such as --exit-port 0xf4");
+	if (ret)
+		return ret;
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return err_set(e, ENOMEM, "exit port: out of memory; free memory on the host");
 	p->dev.cls = &exitport_class;
 	p->dev.env = env;
-	p->port = (struct bus_region){.base = opts_num(opts, ""), .len = 4, .ops = &port_ops, .opaque = p, .name = "exit port"};
+	p->port = (struct bus_region){.base = opts_num(opts, ""), .len = PORT_WIDTH, .ops = &port_ops, .opaque = p, .name = "exit port"};
 	ret = bus_add(env->pio, &p->port, e);
 	if (ret) {
 		err_prefix(e, "--exit-port");
@@ -80,6 +93,7 @@ static const struct device_class exitport_class = {
 	.summary = "a guest's write of v to this port ends the VM with status (v << 1) | 1",
 	.keys = exitport_keys,
 	.version = 1,
+	.check = exitport_check,
 	.create = exitport_create,
 	.reset = exitport_reset,
 	.destroy = exitport_destroy,

@@ -247,15 +247,22 @@ static u64 features(const struct block_image *image)
 	return f | VIRTIO_BIT(VIRTIO_BLK_F_DISCARD) | VIRTIO_BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 }
 
-static int set_serial(struct virtio_blk *blk, const char *serial, struct err *e)
+static int blk_check(const struct opts *opts, struct err *e)
 {
-	size_t n = serial ? strlen(serial) : 0;
+	const char *path = opts_str(opts, ""), *serial = opts_str(opts, "serial");
 
-	if (n > sizeof(blk->serial))
-		return err_set(e, EINVAL, "--disk: serial '%s' is longer than %zu characters", serial, sizeof(blk->serial));
-	if (n)
-		memcpy(blk->serial, serial, n);
-	return 0;
+	if (!path || !*path)
+		return err_set(e, EINVAL, "--disk: which image? Give a file, as in '--disk FILE'");
+	if (serial && strlen(serial) > sizeof(((struct virtio_blk *)0)->serial))
+		return err_set(e, EINVAL, "--disk: serial '%s' is longer than %zu characters", serial,
+			       sizeof(((struct virtio_blk *)0)->serial));
+	return block_check_format(path, opts_str(opts, "format"), e) ? err_prefix(e, "--disk") : 0;
+}
+
+static void set_serial(struct virtio_blk *blk, const char *serial)
+{
+	if (serial)
+		memcpy(blk->serial, serial, strlen(serial));
 }
 
 static int open_image(struct virtio_blk *blk, const struct opts *opts, u32 nqueues, struct err *e)
@@ -273,8 +280,6 @@ static int open_image(struct virtio_blk *blk, const struct opts *opts, u32 nqueu
 	};
 
 	blk->default_wce = strcmp(cache, "writethrough") != 0;
-	if (!o.path || !*o.path)
-		return err_set(e, EINVAL, "--disk: which image? Give a file, as in '--disk FILE'");
 	return block_open(&blk->image, &o, &client, e);
 }
 
@@ -307,10 +312,12 @@ static int blk_assemble(struct virtio_blk *blk, struct device_env *env, const st
 				     .queue_size = BLK_QUEUE_SIZE,
 				     .config = &blk->config,
 				     .config_len = sizeof(blk->config)};
-	int r = set_serial(blk, opts_str(opts, "serial"), e);
+	int r = blk_check(opts, e);
 
-	if (!r)
-		r = alloc_requests(blk, nqueues, e);
+	if (r)
+		return r;
+	set_serial(blk, opts_str(opts, "serial"));
+	r = alloc_requests(blk, nqueues, e);
 	if (!r)
 		r = open_image(blk, opts, nqueues, e);
 	if (r)
@@ -361,6 +368,7 @@ static const struct device_class blk_class = {
 	.summary = "a disk",
 	.keys = blk_keys,
 	.version = 1,
+	.check = blk_check,
 	.create = blk_create,
 	.reset = virtio_class_reset,
 	.destroy = blk_destroy,

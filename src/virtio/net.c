@@ -290,24 +290,55 @@ static int parse_forwards(const struct opts *opts, struct hostfwd *fwd, u32 *n, 
 	return 0;
 }
 
-static int open_backend(struct virtio_net *net, struct device_env *env, const struct opts *opts, struct err *e)
+static bool is_none(const struct opts *opts)
 {
-	struct net_client client = {net, net_receive, net_flush};
-	const char *tap = opts_str(opts, "tap"), *kind = opts_str(opts, "");
-	struct hostfwd fwd[NET_MAX_FORWARDS];
-	u32 nfwd, mtu = (u32)opts_num(opts, "mtu");
+	const char *kind = opts_str(opts, "");
 
-	if (opts_has(opts, "mtu") && (opts_num(opts, "mtu") < NET_MIN_MTU || opts_num(opts, "mtu") > NET_MAX_MTU))
-		return err_set(e, EINVAL, "--net: mtu must be from %d to %d", NET_MIN_MTU, NET_MAX_MTU);
+	return kind && !strcmp(kind, "none");
+}
+
+static int check_kind(const struct opts *opts, struct err *e)
+{
+	const char *tap = opts_str(opts, "tap"), *kind = opts_str(opts, "");
+
+	if (is_none(opts))
+		return opts->n == 1 ? 0 : err_set(e, EINVAL, "--net: none is no card, and takes nothing else");
 	if (kind && *kind && (tap || strcmp(kind, "user") != 0))
 		return err_set(e, EINVAL, "--net: '%s'%s; choose one of user, tap=NAME and none", kind,
 			       tap ? " and tap= exclude each other" : " is unknown");
+	if (tap && opts_has(opts, "hostfwd"))
+		return err_set(e, EINVAL, "--net: hostfwd is for user networking; with tap=%s the host's own network leads to the guest", tap);
+	return 0;
+}
+
+static int net_check(const struct opts *opts, struct err *e)
+{
+	const char *mac = opts_str(opts, "mac");
+	struct hostfwd fwd[NET_MAX_FORWARDS];
+	u8 bytes[6];
+	u32 n;
+	int r = check_kind(opts, e);
+
+	if (r)
+		return r;
+	if (opts_has(opts, "mtu") && (opts_num(opts, "mtu") < NET_MIN_MTU || opts_num(opts, "mtu") > NET_MAX_MTU))
+		return err_set(e, EINVAL, "--net: mtu must be from %d to %d", NET_MIN_MTU, NET_MAX_MTU);
+	if (mac && parse_mac(mac, bytes, e))
+		return -e->code;
+	return parse_forwards(opts, fwd, &n, e);
+}
+
+static int open_backend(struct virtio_net *net, struct device_env *env, const struct opts *opts, struct err *e)
+{
+	struct net_client client = {net, net_receive, net_flush};
+	const char *tap = opts_str(opts, "tap");
+	struct hostfwd fwd[NET_MAX_FORWARDS];
+	u32 nfwd, mtu = (u32)opts_num(opts, "mtu");
+
 	if (parse_forwards(opts, fwd, &nfwd, e))
 		return -e->code;
 	if (!tap)
 		return net_user_open(&net->backend, env->loop, mtu, fwd, nfwd, &client, e);
-	if (nfwd)
-		return err_set(e, EINVAL, "--net: hostfwd is for user networking; with tap=%s the host's own network leads to the guest", tap);
 	return net_tap_open(&net->backend, env->loop, tap, mtu, &client, e);
 }
 
@@ -362,13 +393,12 @@ static int net_assemble(struct virtio_net *net, struct device_env *env, const st
 /* "none" makes no device: *out stays NULL. */
 static int net_create(struct device_env *env, const struct opts *opts, struct device **out, struct err *e)
 {
-	const char *kind = opts_str(opts, "");
 	struct virtio_net *net;
-	int r;
+	int r = net_check(opts, e);
 
 	*out = NULL;
-	if (kind && !strcmp(kind, "none") && opts->n == 1)
-		return 0;
+	if (r || is_none(opts))
+		return r;
 	net = calloc(1, sizeof(*net));
 	if (!net)
 		return err_set(e, ENOMEM, "virtio-net: out of memory");
@@ -406,6 +436,7 @@ static const struct device_class net_class = {
 	.summary = "a network card",
 	.keys = net_keys,
 	.version = 1,
+	.check = net_check,
 	.create = net_create,
 	.reset = virtio_class_reset,
 	.destroy = net_destroy,

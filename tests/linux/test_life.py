@@ -297,3 +297,20 @@ def life_no_leftovers(t):
     with open("/proc/self/task/%d/children" % os.getpid(), encoding="ascii") as f:
         children = f.read().split()
     t.check(str(m.process.pid) not in children, "the process is still there")
+
+
+@test("life-option-help", timeout=20, on=GUISE)
+def life_option_help(t):
+    """`--OPTION help` lists the choices on standard output, whatever else is on the command line, and nothing is started."""
+    for option, choices in (
+        ("engine", ("auto", "bt", "kvm")),
+        ("console", ("stdio", "file=PATH", "null")),
+        ("net", ("user", "tap=", "hostfwd=", "none")),
+        ("disk", ("readonly", "format=", "cache=writeback|writethrough|unsafe")),
+        ("exit-port", ("0xf4",)),
+    ):
+        m = t.guise("run", "--kernel", "/absent", f"--{option}", "help")
+        t.equal(m.wait(10 * t.slow), 0, f"exit status of --{option} help")
+        t.equal(m.errors, "", "messages")
+        for choice in choices:
+            t.check(choice in m.text, f"--{option} help does not list {choice}")
