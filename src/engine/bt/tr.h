@@ -27,13 +27,12 @@ struct tr_stub {
 	u16 size;     /* of the access */
 	u32 site;     /* passed in r11 */
 	u32 back;     /* STUB_MISALIGNED: where to go on */
-	u8 address; /* what r10 must be for the event: enum tr_stub_address */
+	u8 address; /* host register with the address that r10 must hold for the event */
+	i8 below;   /* to be added to it */
 	u16 insns;  /* STUB_RUN */
 	gva_t gva;
 	u32 slot_rel; /* cache offset of the rel32 that reaches it */
 };
-
-enum tr_stub_address { IN_R10, AT_RSP, BELOW_RSP };
 
 struct tr_pending {
 	u32 rel8; /* of the jrcxz */
@@ -109,10 +108,11 @@ u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that 
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
 void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear address; clobbers rcx, r11 */
-/* rcx = delta for the page of r10. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
-void tr_lookup(struct tr *t, bool write, u32 check, u32 size);
+/* rcx = delta for the page of the address. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
+void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */
-void tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned); /* address and look-up of a memory operand */
+/* Address and look-up of a memory operand; returns the host register that holds the address. */
+u32 tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned);
 
 u32 tr_run_jump(struct tr *t, u32 insns); /* jrcxz to the run's instructions one by one; returns the stub */
 void tr_run_lookup(struct tr *t, u32 low, bool push);

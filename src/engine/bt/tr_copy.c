@@ -8,7 +8,7 @@
 #include "engine/bt/tr.h"
 
 enum field { F_REG, F_RM, F_VVVV, F_OPCODE, F_COUNT };
-enum mem_form { MEM_NONE, MEM_SUM /* [r10+rcx] */, MEM_R10, MEM_RCX };
+enum mem_form { MEM_NONE, MEM_SUM /* [address+rcx] */, MEM_R10, MEM_RCX };
 
 struct plan {
 	struct {
@@ -19,6 +19,7 @@ struct plan {
 	} f[F_COUNT];
 	const ZydisDecodedOperand *mem;
 	enum mem_form form;
+	u32 address; /* host register, MEM_SUM */
 	bool high8;
 	bool rcx_in, rcx_out; /* implicit rcx */
 };
@@ -201,8 +202,7 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 	u32 r = (reg & 7) << 3;
 	switch (p->form) {
 	case MEM_SUM:
-		e8(&t->e, r | 4);
-		e8(&t->e, (H_RCX & 7) << 3 | (H_R10 & 7));
+		e_mem(&t->e, reg, p->address, H_RCX, 0, 0);
 		break;
 	case MEM_R10:
 		e8(&t->e, r | (H_R10 & 7));
@@ -231,7 +231,9 @@ static void emit_immediates(struct tr *t)
 
 static u32 rm_high(const struct plan *p, u32 raw_high)
 {
-	if (p->form == MEM_SUM || p->form == MEM_R10)
+	if (p->form == MEM_SUM)
+		return p->address & 8;
+	if (p->form == MEM_R10)
 		return 8;
 	if (p->form == MEM_RCX)
 		return 0;
@@ -310,7 +312,7 @@ static void emit_evex_copy(struct tr *t, const struct plan *p)
 	u32 p0 = x[1], p1 = x[2], p2 = x[3];
 	if (p->form != MEM_NONE) {
 		p0 |= 0x40; /* index below 8: rcx, or none */
-		p0 = p->form == MEM_RCX ? p0 | 0x20 : p0 & ~0x20u;
+		p0 = rm_high(p, 0) ? p0 & ~0x20u : p0 | 0x20;
 	} else if (p->f[F_RM].guest >= 0) {
 		p0 = (p0 & ~0x20u) | (p->f[F_RM].host & 8 ? 0 : 0x20);
 	}
@@ -376,13 +378,13 @@ static bool is_aligned_form(const ZydisDecodedInstruction *in)
 	}
 }
 
-static void place_memory(struct tr *t, const struct plan *p)
+static void place_memory(struct tr *t, struct plan *p)
 {
-	tr_access(t, p->mem, is_written(p->mem), is_aligned_form(&t->in));
+	p->address = tr_access(t, p->mem, is_written(p->mem), is_aligned_form(&t->in));
 	if (p->form == MEM_R10)
-		e_lea(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+		e_lea(&t->e, true, H_R10, p->address, H_RCX, 0, 0);
 	else if (p->form == MEM_RCX)
-		e_lea(&t->e, true, H_RCX, H_R10, H_RCX, 0, 0);
+		e_lea(&t->e, true, H_RCX, p->address, H_RCX, 0, 0);
 }
 
 static void load_temps(struct tr *t, const struct plan *p)

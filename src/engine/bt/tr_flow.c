@@ -100,15 +100,14 @@ static void prepare_push(struct tr *t)
 	tr_stack_check(t);
 	tr_guard(t, 90);
 	e_lea(&t->e, true, H_R10, G_RSP, H_RSP, 0, -8);
-	tr_lookup(t, true, 0, 8);
+	tr_lookup(t, H_R10, true, 0, 8);
 }
 
 static void prepare_pop(struct tr *t)
 {
 	tr_stack_check(t);
 	tr_guard(t, 90);
-	e_mov(&t->e, H_R10, G_RSP);
-	tr_lookup(t, false, 0, 8);
+	tr_lookup(t, G_RSP, false, 0, 8);
 }
 
 static void push_constant(struct tr *t, u64 value)
@@ -133,8 +132,8 @@ static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
 {
 	if (!is_mem(o))
 		return tr_read_guest(t, (u32)tr_gpr(o->reg.value), temp);
-	tr_access(t, o, false, false);
-	e_load(&t->e, true, temp, H_R10, H_RCX, 0, 0);
+	u32 address = tr_access(t, o, false, false);
+	e_load(&t->e, true, temp, address, H_RCX, 0, 0);
 	return temp;
 }
 
@@ -200,7 +199,7 @@ static void flow_pop(struct tr *t)
 	}
 	prepare_pop(t);
 	int h = tr_host((u32)g);
-	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, H_R10, H_RCX, 0, 0);
+	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
 	if (h < 0)
 		tr_write_guest(t, (u32)g, H_R11);
 	if (g == R_RSP)
@@ -269,7 +268,7 @@ static void flow_ret(struct tr *t)
 		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
 	} else {
 		prepare_pop(t);
-		e_load(&t->e, true, H_R10, H_R10, H_RCX, 0, 0);
+		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
 	}
 	if (!uses_ras(t)) {
 		mark(t, INSN_RET);
@@ -337,9 +336,8 @@ static void flow_leave(struct tr *t)
 		return;
 	}
 	tr_guard(t, 110);
-	e_mov(&t->e, H_R10, H_RBP);
-	tr_lookup(t, false, 3, 8);
-	e_load(&t->e, true, H_R11, H_R10, H_RCX, 0, 0);
+	tr_lookup(t, H_RBP, false, 3, 8);
+	e_load(&t->e, true, H_R11, H_RBP, H_RCX, 0, 0);
 	e_lea(&t->e, true, G_RSP, H_RBP, H_RSP, 0, 8);
 	e_mov(&t->e, H_RBP, H_R11);
 	t->rsp_ok = false;
@@ -393,7 +391,7 @@ static void flow_bt(struct tr *t)
 		e8(e, 0xdb);
 	}
 	e_lea(e, true, H_R10, H_R10, H_R11, size == 64 ? 3 : 2, 0);
-	tr_lookup(t, write, size == 64 ? 3 : 2, size / 8);
+	tr_lookup(t, H_R10, write, size == 64 ? 3 : 2, size / 8);
 	h = tr_read_guest(t, g, H_R11);
 	e_pext_fs(e, true, H_R11, h, size == 64 ? FS(k_63) : FS(k_31));
 	if (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK)

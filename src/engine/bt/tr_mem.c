@@ -15,7 +15,7 @@ static u32 new_stub(struct tr *t, enum tr_stub_kind kind, enum bt_event ev, u32 
 		t->e.full = true;
 		return 0;
 	}
-	t->stub[t->nstubs] = (struct tr_stub){.kind = (u8)kind, .event = (u8)ev, .site = arg};
+	t->stub[t->nstubs] = (struct tr_stub){.kind = (u8)kind, .event = (u8)ev, .site = arg, .address = H_R10};
 	return t->nstubs++;
 }
 
@@ -187,22 +187,33 @@ static void load_delta(struct tr *t, bool write)
 	}
 }
 
-void tr_lookup(struct tr *t, bool write, u32 check, u32 size)
+/* jrcxz to a miss at address + below */
+static void miss_jump(struct tr *t, u32 address, i8 below, bool write)
+{
+	u32 rel8 = e_jrcxz(&t->e);
+	u32 stub = new_stub(t, STUB_EVENT, write ? EV_MISS_WRITE : EV_MISS_READ, t->site);
+	t->stub[stub].address = (u8)address;
+	t->stub[stub].below = below;
+	connect(t, rel8, stub);
+}
+
+void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size)
 {
 	struct emit *e = &t->e;
 	tr_guard(t, 80);
 	if (check) {
-		align_test(t, check, T_ADDR);
+		align_test(t, check, address);
 		u32 rel8 = e_jrcxz(e);
 		u32 stub = new_stub(t, STUB_MISALIGNED, EV_STRADDLE, t->site);
 		t->stub[stub].size = (u16)size;
+		t->stub[stub].address = (u8)address;
 		t->stub[stub].back = e->pos;
 		connect(t, rel8, stub);
 	}
-	e_pext_fs(e, true, H_RCX, T_ADDR, FS(k_page)); /* a kick makes the mask 0, and page 0 is never entered */
+	e_pext_fs(e, true, H_RCX, address, FS(k_page)); /* a kick makes the mask 0, and page 0 is never entered */
 	t->looked = true;
 	load_delta(t, write);
-	tr_jrcxz(t, write ? EV_MISS_WRITE : EV_MISS_READ);
+	miss_jump(t, address, 0, write);
 }
 
 u32 tr_run_jump(struct tr *t, u32 insns)
@@ -220,10 +231,7 @@ void tr_run_lookup(struct tr *t, u32 low, bool push)
 	e_pext_fs(&t->e, true, H_RCX, low, FS(k_page));
 	t->looked = true;
 	load_delta(t, push);
-	u32 rel8 = e_jrcxz(&t->e);
-	u32 stub = new_stub(t, STUB_EVENT, push ? EV_MISS_WRITE : EV_MISS_READ, t->site);
-	t->stub[stub].address = push ? BELOW_RSP : AT_RSP;
-	connect(t, rel8, stub);
+	miss_jump(t, G_RSP, push ? -8 : 0, push);
 }
 
 void tr_stack_check(struct tr *t)
@@ -251,7 +259,17 @@ static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 si
 	       (size & (size - 1)) == 0 && t->in.address_width == 64;
 }
 
-void tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
+/* The host register of an operand that is nothing but a base register. */
+static int plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+{
+	bool plain = t->in.address_width == 64 && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
+		     m->mem.segment != ZYDIS_REGISTER_GS && ZydisRegisterGetClass(m->mem.base) == ZYDIS_REGCLASS_GPR64 &&
+		     !(m->mem.disp.has_displacement && m->mem.disp.value);
+	bool no_base = t->in.raw.modrm.mod == 0 && t->in.raw.modrm.rm == 4 && t->in.raw.sib.base == 5;
+	return plain && !no_base ? tr_host((u32)tr_gpr(m->mem.base)) : -1;
+}
+
+u32 tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
 {
 	u32 size = m->size / 8;
 	u32 check = aligned || size <= 1 ? 0 : ceil_log2(size);
@@ -260,6 +278,10 @@ void tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool alig
 		check = 0;
 	}
 	tr_guard(t, 110);
-	tr_address(t, m);
-	tr_lookup(t, write, check, size);
+	int base = plain_base(t, m);
+	if (base < 0)
+		tr_address(t, m);
+	u32 address = base < 0 ? (u32)T_ADDR : (u32)base;
+	tr_lookup(t, address, write, check, size);
+	return address;
 }

@@ -161,10 +161,12 @@ static void translate_all(struct tr *t, const u8 *page)
 static void emit_misaligned(struct tr *t, const struct tr_stub *s)
 {
 	struct emit *e = &t->e;
-	e_pext_fs(e, false, H_RCX, H_R10, FS(k_fff));
+	e_pext_fs(e, false, H_RCX, s->address, FS(k_fff));
 	e_lea(e, false, H_RCX, H_RCX, H_RSP, 0, s->size - 1);
 	e_pext_fs(e, false, H_RCX, H_RCX, FS(k_1000));
 	u32 inside = e_jrcxz(e);
+	if (s->address != H_R10)
+		e_mov(e, H_R10, s->address);
 	tr_to_event(t, s->event, s->site);
 	e_fix8(e, inside, e->pos);
 	e_jmp(e, s->back);
@@ -172,8 +174,8 @@ static void emit_misaligned(struct tr *t, const struct tr_stub *s)
 
 static void emit_event(struct tr *t, const struct tr_stub *s)
 {
-	if (s->address != IN_R10)
-		e_lea(&t->e, true, H_R10, G_RSP, H_RSP, 0, s->address == BELOW_RSP ? -8 : 0);
+	if (s->address != H_R10)
+		e_lea(&t->e, true, H_R10, s->address, H_RSP, 0, s->below);
 	tr_to_event(t, s->event, s->site);
 }
 
