@@ -95,14 +95,16 @@ define sanitize
 endef
 
 .PHONY: cov
+# The status is that of the tests; what they reached is shown in any case.
 cov: ## build-cov: line and branch coverage of unit, cpu, guest and linux tests, build-cov/coverage.txt
 	tools/deps.sh build guest test dev
 	$(MAKE) --no-print-directory $(GUEST)
-	[ -e build-cov/build.ninja ] || meson setup build-cov -Db_coverage=true
+	[ -e build-cov/build.ninja ] || meson setup build-cov -Db_coverage=true -Dc_args=-fprofile-update=atomic
 	ninja -C build-cov -j$(JOBS)
-	tools/run-tests.py --build build-cov --slow 4 -- $(ARGS) || true
-	gcovr --root . --filter src/ --object-directory build-cov --txt build-cov/coverage.txt --print-summary
-	@echo "per file: build-cov/coverage.txt"
+	find build-cov -name '*.gcda' -delete
+	status=0; tools/run-tests.py --build build-cov --slow 4 -- $(ARGS) || status=$$?; \
+	gcovr --root . --filter src/ --object-directory build-cov --txt build-cov/coverage.txt --print-summary; \
+	echo "per file: build-cov/coverage.txt"; exit $$status
 
 .PHONY: fuzz
 fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
