@@ -134,16 +134,20 @@ lint: format-check all ## format-check, clang-tidy, shellcheck and mandoc, chang
 	PYTHONPYCACHEPREFIX=$(BUILD)/pycache python3 -m compileall -q bench tests tools
 	@echo "lint: nothing found"
 
+# Debian's zsh looks for what packages bring in a directory of its own.
+ZSH_DIR = $(PREFIX)/share/zsh/$(if $(and $(filter /usr,$(PREFIX)),$(wildcard /etc/debian_version)),vendor-completions,site-functions)
+
 .PHONY: install
 install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions and the default guest
 	DESTDIR="$(DESTDIR)" meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --quiet
 	install -D -m 644 docs/guise.1 "$(DESTDIR)$(PREFIX)/share/man/man1/guise.1"
 	install -D -m 644 docs/completion/guise.bash "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/guise"
-	install -D -m 644 docs/completion/_guise "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_guise"
+	install -D -m 644 docs/completion/_guise "$(DESTDIR)$(ZSH_DIR)/_guise"
 	install -D -m 644 docs/completion/guise.fish "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/guise.fish"
 	install -D -m 644 guest/out/vmlinuz "$(DESTDIR)$(PREFIX)/share/guise/guest/vmlinuz"
 	install -D -m 644 guest/out/initrd.img "$(DESTDIR)$(PREFIX)/share/guise/guest/initrd.img"
+	@echo "installed into $(DESTDIR)$(PREFIX)"
 
 .PHONY: clean
 clean: ## remove every build directory and the guest (downloaded packages stay)

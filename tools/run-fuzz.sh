@@ -47,4 +47,5 @@ for name in "${targets[@]}"; do
 			"$(grep -m 1 -E 'SUMMARY|runtime error|ERROR' "$log" | cut -c1-100 || true)" "$build/findings" "$log"
 	fi
 done
+echo "fuzz: ${#targets[@]} targets, $failed failed"
 [ $failed -eq 0 ]

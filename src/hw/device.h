@@ -62,10 +62,13 @@ struct field {
 	/* A field of every element of an array of structs: so many elements, so many bytes apart. 0, 0: a single field. */
 	u32 repeat, stride;
 };
+/* clang-format 14 takes the braces for a block. */
+/* clang-format off */
 #define FIELD(struct_, member_, type_) {#member_, offsetof(struct_, member_), type_, 1, 1, 0, 0}
 #define FIELD_ARRAY(struct_, member_, type_, count_) {#member_, offsetof(struct_, member_), type_, count_, 1, 0, 0}
 #define FIELD_EACH(struct_, array_, n_, member_, type_, count_)                                                           \
 	{#array_ "." #member_, offsetof(struct_, array_[0].member_), type_, count_, 1, n_, sizeof(((struct_ *)0)->array_[0])}
+/* clang-format on */
 
 struct device {
 	const struct device_class *cls;

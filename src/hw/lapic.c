@@ -426,11 +426,11 @@ void lapic_mmio_write(struct lapic_set *s, u32 cpu, u32 off, u32 size, u64 value
 }
 
 /* IA32_APIC_BASE: which changes of mode are allowed (SDM figure 11-27). */
-static bool base_change_ok(u64 old, u64 new)
+static bool base_change_ok(u64 before, u64 after)
 {
-	u64 from = old & (BASE_ENABLE | BASE_X2APIC), to = new & (BASE_ENABLE | BASE_X2APIC);
+	u64 from = before & (BASE_ENABLE | BASE_X2APIC), to = after & (BASE_ENABLE | BASE_X2APIC);
 
-	if (new & (0xffull | 1ull << 9 | ~((1ull << 52) - 1)))
+	if (after & (0xffull | 1ull << 9 | ~((1ull << 52) - 1)))
 		return false;
 	if (to == BASE_X2APIC)
 		return false;

@@ -136,7 +136,9 @@ static void add(struct smbios *s, u8 type, u16 handle, void *structure, u8 size,
 		s->table[s->len++] = 0; /* an empty set is two zeros */
 }
 
+/* clang-format off */
 #define STRINGS(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(,) NULL})
+/* clang-format on */
 
 static void add_bios(struct smbios *s)
 {
