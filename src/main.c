@@ -48,7 +48,7 @@ static int dispatch(int argc, char **argv)
 	const struct verb *v;
 
 	if (argc < 2) {
-		log_msg(LOG_ERROR, "no verb is given");
+		log_msg(LOG_ERROR, "no verb is given; see: guise --help");
 		cli_help(stderr);
 		return STATUS_USAGE;
 	}

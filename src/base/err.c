@@ -47,6 +47,12 @@ int(err_set)(struct err *e, int errnum, const char *fmt, ...)
 	return record(e, errnum);
 }
 
+/* Descriptors run out wherever they do, and the way out is the same everywhere. */
+static const char *limit_of(int errnum)
+{
+	return errnum == EMFILE ? "; raise the limit with ulimit -n" : "";
+}
+
 int(err_sys)(struct err *e, int errnum, const char *fmt, ...)
 {
 	char reason[128];
@@ -56,7 +62,7 @@ int(err_sys)(struct err *e, int errnum, const char *fmt, ...)
 	va_start(ap, fmt);
 	at = format_at(e, 0, fmt, ap);
 	va_end(ap);
-	snprintf(e->msg + at, sizeof(e->msg) - at, ": %s", strerror_r(errnum, reason, sizeof(reason)));
+	snprintf(e->msg + at, sizeof(e->msg) - at, ": %s%s", strerror_r(errnum, reason, sizeof(reason)), limit_of(errnum));
 	return record(e, errnum);
 }
 

@@ -17,7 +17,7 @@ struct err {
 /* Record a failure. `errnum` is a positive errno; the text is the whole message (the system's reason is not added). Returns -errnum. */
 int err_set(struct err *e, int errnum, const char *fmt, ...) printf_like(3, 4);
 
-/* As err_set, and appends ": " and strerror(errnum). Returns -errnum. */
+/* As err_set, and appends ": " and strerror(errnum); to EMFILE also the way out. Returns -errnum. */
 int err_sys(struct err *e, int errnum, const char *fmt, ...) printf_like(3, 4);
 
 /* Put "prefix: " before the message already recorded. Returns -e->code. */

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define GM_MIN_SIZE MiB
-#define GM_MAX_SIZE (16ull * 1024 * GiB)
 
 static void add_slot(struct guest_memory *gm, gpa_t gpa, u64 offset, u64 size)
 {

@@ -36,8 +36,9 @@ struct guest_memory {
 
 #define GM_HOLE_START 0xc0000000ull /* RAM above this gpa moves to 4 GiB; ECAM, BARs, IOAPIC and LAPIC live in between */
 #define GM_HOLE_END 0x100000000ull
+#define GM_MAX_SIZE (16ull * 1024 * GiB)
 
-/* `size` bytes of RAM, at least 1 MiB, a multiple of 4 KiB. `merge` is reserved. Errors: EINVAL, ENOMEM with what to do. */
+/* `size` bytes of RAM, from 1 MiB to GM_MAX_SIZE, a multiple of 4 KiB. `merge` is reserved. Errors: EINVAL, ENOMEM with what to do. */
 int gm_create(struct guest_memory *gm, u64 size, struct err *e) must_check;
 void gm_destroy(struct guest_memory *gm);
 

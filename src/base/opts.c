@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Digits in the base that the prefix tells; no sign, no blanks, nothing behind (unless `end`). */
+/* Digits in the base that the prefix tells; no sign, no blanks, nothing behind (unless `end`). errno is ERANGE when they are too many. */
 static bool scan_number(const char *text, u64 *out, const char **end)
 {
 	int base = 10;
@@ -21,9 +21,9 @@ static bool scan_number(const char *text, u64 *out, const char **end)
 		base = 16;
 		text += 2;
 	}
+	errno = 0;
 	if (base == 10 ? !(*text >= '0' && *text <= '9') : !strchr("0123456789abcdefABCDEF", *text) || *text == '\0')
 		return false;
-	errno = 0;
 	*out = strtoull(text, &stop, base);
 	if (errno != 0)
 		return false;
@@ -35,8 +35,11 @@ static bool scan_number(const char *text, u64 *out, const char **end)
 int parse_uint(const char *text, u64 min, u64 max, u64 *out, struct err *e)
 {
 	u64 value;
+	bool ok = scan_number(text, &value, NULL);
 
-	if (!scan_number(text, &value, NULL))
+	if (!ok && min == 0 && max == UINT64_MAX)
+		return err_set(e, EINVAL, "\"%s\" is not a whole number of 64 bits, such as 80 or 0x50", text);
+	if (!ok)
 		return err_set(e, EINVAL, "\"%s\" is not a whole number from %llu to %llu", text, (unsigned long long)min,
 			       (unsigned long long)max);
 	if (value < min || value > max)
@@ -68,6 +71,11 @@ static int scan_unit(const char **text)
 	return shift;
 }
 
+static int size_too_large(const char *text, struct err *e)
+{
+	return err_set(e, ERANGE, "the size %s is too large; give less than 16777216T", text);
+}
+
 int parse_size(const char *text, bool bare_ok, u64 *out, struct err *e)
 {
 	const char *rest;
@@ -75,7 +83,8 @@ int parse_size(const char *text, bool bare_ok, u64 *out, struct err *e)
 	int shift;
 
 	if (!scan_number(text, &value, &rest))
-		return err_set(e, EINVAL, "\"%s\" is not a size; write it like 512M, 2G or 64K", text);
+		return errno == ERANGE ? size_too_large(text, e) :
+					 err_set(e, EINVAL, "\"%s\" is not a size; write it like 512M, 2G or 64K", text);
 	if (*rest == '\0' && bare_ok) {
 		*out = value;
 		return 0;
@@ -86,7 +95,7 @@ int parse_size(const char *text, bool bare_ok, u64 *out, struct err *e)
 	if (shift < 0 || *rest != '\0')
 		return err_set(e, EINVAL, "\"%s\" is not a size; the units are K, M, G and T", text);
 	if (value > UINT64_MAX >> shift)
-		return err_set(e, ERANGE, "the size %s is too large", text);
+		return size_too_large(text, e);
 	*out = value << shift;
 	return 0;
 }

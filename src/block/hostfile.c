@@ -20,7 +20,7 @@ static int open_failed(const char *path, bool readonly, int errnum, struct err *
 	case ENOENT:
 		return err_set(e, errnum, "disk '%s': no such file; create one with 'truncate -s 10G %s'", path, path);
 	case EISDIR:
-		return err_set(e, errnum, "disk '%s': is a directory, not an image file", path);
+		return err_set(e, errnum, "disk '%s': is a directory; name an image file or a block device", path);
 	case EACCES:
 	case EPERM:
 	case EROFS:
@@ -71,7 +71,7 @@ static int measure(struct hostfile *f, const char *path, struct err *e)
 	if (S_ISDIR(st.st_mode))
 		return open_failed(path, true, EISDIR, e);
 	if (!S_ISREG(st.st_mode))
-		return err_set(e, EINVAL, "disk '%s': is neither a file nor a block device", path);
+		return err_set(e, EINVAL, "disk '%s': is neither a file nor a block device; name one of these", path);
 	f->size = (u64)st.st_size;
 	return 0;
 }

@@ -39,7 +39,8 @@ static int refuse_unknown(struct loader *ld, const u8 *head, u64 len)
 	}
 	return err_set(
 		ld->err, ENOEXEC,
-		"the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is not ELF",
+		"the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is not ELF; "
+		"give one that is",
 		ld->kernel.path);
 }
 

@@ -49,7 +49,7 @@ bool bzimage_recognise(const u8 *head, u64 len)
 
 static int refuse(struct loader *ld, const char *field, u64 value, const char *why)
 {
-	return err_set(ld->err, EINVAL, "%s: bzImage header: %s is %#llx: %s", ld->kernel.path, field, (unsigned long long)value, why);
+	return err_set(ld->err, EINVAL, "%s: bzImage header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field, (unsigned long long)value, why);
 }
 
 /* The header ends where its jump instruction leads; fields beyond are not there and read as zero. */
@@ -154,7 +154,7 @@ static int load_initrd(struct loader *ld, struct boot_params *bp)
 		return 0;
 	r = layout_load_file(ld, ld->cfg->initrd, (u64)bp->hdr.initrd_addr_max + 1, "initrd", &gpa, &size);
 	if (r < 0)
-		return err_prefix(ld->err, "kernel %s", ld->kernel.path);
+		return r;
 	bp->hdr.ramdisk_image = (u32)gpa;
 	bp->hdr.ramdisk_size = (u32)size;
 	return 0;

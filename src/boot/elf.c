@@ -27,7 +27,7 @@ bool elf_recognise(const u8 *head, u64 len)
 
 static int refuse(struct loader *ld, const char *why, u64 value)
 {
-	return err_set(ld->err, EINVAL, "%s: ELF header: %s (%#llx)", ld->kernel.path, why, (unsigned long long)value);
+	return err_set(ld->err, EINVAL, "%s: ELF header: %s (%#llx); " ANOTHER_KERNEL, ld->kernel.path, why, (unsigned long long)value);
 }
 
 static int open_64(struct loader *ld, struct elf_image *img, u16 *machine, u16 *phentsize)

@@ -79,12 +79,12 @@ int layout_claim(struct loader *ld, gpa_t gpa, u64 size, const char *what)
 		return 0;
 	if (!gm_ptr(ld->gm, gpa, size))
 		return err_set(ld->err, ENOMEM,
-			       "%s: its %s needs %llu KiB at %#llx, outside guest memory of %llu MiB; give the guest more with --memory",
+			       "%s: the %s needs %llu KiB at %#llx, outside guest memory of %llu MiB; give the guest more with --memory",
 			       ld->kernel.path, what, (unsigned long long)((size + 1023) / 1024), (unsigned long long)gpa,
 			       (unsigned long long)(ld->gm->size / MiB));
 	other = overlapping(ld, gpa, size);
 	if (other)
-		return err_set(ld->err, EINVAL, "%s: its %s at %#llx (%llu bytes) would lie over the %s at %#llx", ld->kernel.path, what,
+		return err_set(ld->err, EINVAL, "%s: the %s at %#llx (%llu bytes) would lie over the %s at %#llx; " ANOTHER_KERNEL, ld->kernel.path, what,
 			       (unsigned long long)gpa, (unsigned long long)size, other->what, (unsigned long long)other->gpa);
 	if (ld->nclaims == MAX_CLAIMS)
 		return no_claim_left(ld);
@@ -95,6 +95,16 @@ int layout_claim(struct loader *ld, gpa_t gpa, u64 size, const char *what)
 u64 layout_low_ram_end(const struct loader *ld)
 {
 	return ld->gm->slots[0].size;
+}
+
+/* More memory helps only where it is memory that ends the search, not the kernel's limit or the hole for devices. */
+static int no_room(struct loader *ld, u64 size, u64 limit, const char *what)
+{
+	bool by_limit = limit < layout_low_ram_end(ld) || layout_low_ram_end(ld) == GM_HOLE_START;
+
+	return err_set(ld->err, ENOMEM, "no room for the %s of %llu KiB below %#llx in guest memory of %llu MiB; %s", what,
+		       (unsigned long long)((size + 1023) / 1024), (unsigned long long)limit, (unsigned long long)(ld->gm->size / MiB),
+		       by_limit ? "make it smaller, or give a kernel that takes it higher" : "give the guest more with --memory");
 }
 
 int layout_place_high(struct loader *ld, u64 size, u64 limit, const char *what, gpa_t *out)
@@ -108,11 +118,7 @@ int layout_place_high(struct loader *ld, u64 size, u64 limit, const char *what, 
 	/* Each step ends below one more claim, so the search is finite. */
 	for (;; top = in_the_way->gpa) {
 		if (size > top || PAGE_BASE(top - size) < FIRMWARE_END)
-			return err_set(
-				ld->err, ENOMEM,
-				"no room for the %s of %llu KiB below %#llx in guest memory of %llu MiB; give the guest more with --memory",
-				what, (unsigned long long)((size + 1023) / 1024), (unsigned long long)limit,
-				(unsigned long long)(ld->gm->size / MiB));
+			return no_room(ld, size, limit, what);
 		at = PAGE_BASE(top - size);
 		in_the_way = overlapping(ld, at, size);
 		if (!in_the_way)

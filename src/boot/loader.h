@@ -12,6 +12,9 @@
 #define FIRMWARE_START 0x9fc00ull /* to 1 MiB: ACPI, SMBIOS; never loaded over */
 #define FIRMWARE_END 0x100000ull
 
+/* The advice where a file's headers say what cannot be. */
+#define ANOTHER_KERNEL "give another kernel, or build or copy this one again"
+
 struct boot_file {
 	const char *path;
 	int fd;

@@ -64,7 +64,7 @@ bool multiboot_recognise(const u8 *head, u64 len, u64 *off)
 
 static int refuse(struct loader *ld, const char *field, u64 value, const char *why)
 {
-	return err_set(ld->err, EINVAL, "%s: multiboot header: %s is %#llx: %s", ld->kernel.path, field, (unsigned long long)value, why);
+	return err_set(ld->err, EINVAL, "%s: multiboot header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field, (unsigned long long)value, why);
 }
 
 static int check_flags(struct loader *ld, u32 flags)
@@ -83,6 +83,8 @@ static int address_sizes(struct loader *ld, const struct mb_header *h, u64 from,
 	*in_ram = h->bss_end_addr ? (u64)h->bss_end_addr - h->load_addr : *in_file;
 	if (h->load_end_addr && h->load_end_addr < h->load_addr)
 		return refuse(ld, "load_end_addr", h->load_end_addr, "it lies before load_addr");
+	if (*in_file == 0)
+		return refuse(ld, "load_end_addr", h->load_end_addr, "there is nothing to load");
 	if (h->bss_end_addr && (h->bss_end_addr < h->load_addr || *in_ram < *in_file))
 		return refuse(ld, "bss_end_addr", h->bss_end_addr, "it lies before the end of what is loaded");
 	return 0;

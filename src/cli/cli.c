@@ -52,6 +52,10 @@ int cli_fail(const struct err *e)
 
 int cli_usage(const struct err *e, const char *verb)
 {
+	if (strcasestr(e->msg, "see: ")) {
+		log_msg(LOG_ERROR, "%s", e->msg); /* names a nearer help */
+		return STATUS_USAGE;
+	}
 	log_msg(LOG_ERROR, "%s (see: guise help %s)", e->msg, verb);
 	return STATUS_USAGE;
 }

@@ -97,9 +97,9 @@ static int run_main(int argc, char **argv)
 	if (run_options_default_guest(&o, &e) < 0)
 		return cli_fail(&e);
 	signals_install();
-	warn_about_memory(o.config.memory);
 	if (vm_create(&vm, &o.config, &e) < 0)
 		return cli_fail(&e);
+	warn_about_memory(o.config.memory);
 	log_msg(LOG_INFO, "%s", vm_engine_line(vm));
 	return run_vm(vm, o.stats);
 }

@@ -25,6 +25,8 @@ static int set_memory(struct run_options *o, const char *value, struct err *e)
 
 	if (r == 0 && o->config.memory < MiB)
 		return err_set(e, ERANGE, "%s is too small: a guest needs at least 1M", value);
+	if (r == 0 && o->config.memory > GM_MAX_SIZE)
+		return err_set(e, ERANGE, "%s is too large: a guest has at most 16T", value);
 	if (r == 0 && PAGE_OFFSET(o->config.memory))
 		return err_set(e, EINVAL, "%s is not a multiple of 4K", value);
 	return r;
@@ -40,29 +42,35 @@ static int set_cpus(struct run_options *o, const char *value, struct err *e)
 }
 
 /* Seconds, with up to nine decimals. */
-static int set_timeout(struct run_options *o, const char *value, struct err *e)
+static bool parse_seconds(const char *text, u64 *out)
 {
-	const char *dot = strchr(value, '.');
-	char whole[32];
+	const char *dot = strchr(text, '.');
+	size_t len = dot ? (size_t)(dot - text) : strlen(text);
 	u64 s, ns = 0, unit = NS_PER_SEC;
-	size_t len = dot ? (size_t)(dot - value) : strlen(value);
-	int r;
+	struct err ignored;
+	char whole[32];
 
 	if (len >= sizeof(whole))
-		return err_set(e, ERANGE, "%s is too long a time", value);
-	memcpy(whole, value, len);
+		return false;
+	memcpy(whole, text, len);
 	whole[len] = '\0';
-	r = parse_uint(whole, 0, TIMEOUT_MAX_S, &s, e);
-	if (r < 0)
-		return r;
+	if (parse_uint(whole, 0, TIMEOUT_MAX_S, &s, &ignored) < 0)
+		return false;
 	for (const char *d = dot ? dot + 1 : ""; *d; d++) {
 		if (*d < '0' || *d > '9')
-			return err_set(e, EINVAL, "\"%s\" is not a number of seconds", value);
+			return false;
 		unit /= 10;
 		ns += (u64)(*d - '0') * unit;
 	}
-	o->config.timeout_ns = s * NS_PER_SEC + ns;
-	return o->config.timeout_ns ? 0 : err_set(e, ERANGE, "give more than 0 seconds, or leave the option out");
+	*out = s * NS_PER_SEC + ns;
+	return true;
+}
+
+static int set_timeout(struct run_options *o, const char *value, struct err *e)
+{
+	if (!parse_seconds(value, &o->config.timeout_ns))
+		return err_set(e, EINVAL, "\"%s\" is not a number of seconds up to %llu, such as 60 or 2.5", value, TIMEOUT_MAX_S);
+	return o->config.timeout_ns ? 0 : err_set(e, ERANGE, "%s is no time: give more than 0 seconds, or leave the option out", value);
 }
 
 static int set_engine(struct run_options *o, const char *value, struct err *e)
@@ -248,7 +256,7 @@ static int add_device(struct run_options *o, const struct device_class *cls, con
 	}
 	snprintf(name, sizeof(name), "--%s", cls->option);
 	if (has_unnamed_value(cls) && !*text)
-		return err_set(e, EINVAL, "%s needs a value", name);
+		return err_set(e, EINVAL, "%s needs a value; see: %s help", name, name);
 	r = opts_parse(&parsed, name, cls->keys, text, e);
 	if (r < 0)
 		return r;
@@ -410,7 +418,7 @@ int run_options_default_guest(struct run_options *o, struct err *e)
 	if (r < 0)
 		return r;
 	if (snprintf(o->cmdline, sizeof(o->cmdline), DEFAULT_CMDLINE "%s%s", *more ? " " : "", more) >= (int)sizeof(o->cmdline))
-		return err_set(e, E2BIG, "--append: the command line is too long");
+		return err_set(e, E2BIG, "--append: %zu characters are too many for a kernel's command line; shorten it", strlen(more));
 	o->config.kernel = o->guest.kernel;
 	o->config.initrd = o->guest.initrd;
 	o->config.cmdline = o->cmdline;

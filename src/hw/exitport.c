@@ -88,7 +88,7 @@ static const struct opt_key exitport_keys[] = {
 
 static const struct device_class exitport_class = {
 	.name = "exitport",
-	.stage = STAGE_CHIPSET,
+	.stage = STAGE_PCI, /* after every chip with fixed ports, so that it is this one that is refused */
 	.option = "exit-port",
 	.summary = "a guest's write of v to this port ends the VM with status (v << 1) | 1",
 	.keys = exitport_keys,

@@ -23,7 +23,7 @@ static int parse_port(const char *text, const char *field, u16 *port, struct err
 	u64 n;
 
 	if (parse_uint(field, 1, 65535, &n, e))
-		return err_prefix(e, "hostfwd '%s': port", text);
+		return err_set(e, EINVAL, "hostfwd '%s': '%s' is not a port; give a number from 1 to 65535", text, field);
 	*port = (u16)n;
 	return 0;
 }
@@ -37,7 +37,7 @@ static int parse_addr(const char *text, const char *field, u32 *addr, struct err
 		return 0;
 	}
 	if (inet_pton(AF_INET, field, &in) != 1)
-		return err_set(e, EINVAL, "hostfwd '%s': '%s' is not an IPv4 address", text, field);
+		return err_set(e, EINVAL, "hostfwd '%s': '%s' is not an IPv4 address; write it like 127.0.0.1", text, field);
 	*addr = in.s_addr;
 	return 0;
 }

@@ -58,6 +58,8 @@ int hostfwd_parse(struct hostfwd *f, const char *text, struct err *e) must_check
 /* User-mode NAT: 10.0.2.0/24, gateway and host .2, DNS .3, guest .15. */
 int net_user_open(struct net_backend **out, struct evloop *l, u32 mtu, const struct hostfwd *fwd, u32 nfwd, const struct net_client *client,
 		  struct err *e) must_check;
+/* Whether a host could have an interface of this name. Errors: EINVAL. */
+int net_tap_check(const char *ifname, struct err *e) must_check;
 /* An existing TAP interface of the host. */
 int net_tap_open(struct net_backend **out, struct evloop *l, const char *ifname, u32 mtu, const struct net_client *client,
 		 struct err *e) must_check;

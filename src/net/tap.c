@@ -184,13 +184,20 @@ static void warn_if_down(const struct tap_net *tap)
 	close(fd);
 }
 
+int net_tap_check(const char *ifname, struct err *e)
+{
+	if (!*ifname || strlen(ifname) >= IFNAMSIZ)
+		return err_set(e, EINVAL, "tap '%s': an interface name has 1 to %d characters", ifname, IFNAMSIZ - 1);
+	return 0;
+}
+
 int net_tap_open(struct net_backend **out, struct evloop *l, const char *ifname, u32 mtu, const struct net_client *client, struct err *e)
 {
 	struct tap_net *tap;
-	int r;
+	int r = net_tap_check(ifname, e);
 
-	if (!*ifname || strlen(ifname) >= IFNAMSIZ)
-		return err_set(e, EINVAL, "tap '%s': an interface name has 1 to %d characters", ifname, IFNAMSIZ - 1);
+	if (r)
+		return r;
 	tap = calloc(1, sizeof(*tap));
 	if (!tap)
 		return err_set(e, ENOMEM, "tap '%s': out of memory", ifname);

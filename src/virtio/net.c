@@ -313,7 +313,7 @@ static int check_kind(const struct opts *opts, struct err *e)
 
 static int net_check(const struct opts *opts, struct err *e)
 {
-	const char *mac = opts_str(opts, "mac");
+	const char *mac = opts_str(opts, "mac"), *tap = opts_str(opts, "tap");
 	struct hostfwd fwd[NET_MAX_FORWARDS];
 	u8 bytes[6];
 	u32 n;
@@ -323,6 +323,8 @@ static int net_check(const struct opts *opts, struct err *e)
 		return r;
 	if (opts_has(opts, "mtu") && (opts_num(opts, "mtu") < NET_MIN_MTU || opts_num(opts, "mtu") > NET_MAX_MTU))
 		return err_set(e, EINVAL, "--net: mtu must be from %d to %d", NET_MIN_MTU, NET_MAX_MTU);
+	if (tap && net_tap_check(tap, e))
+		return err_prefix(e, "--net");
 	if (mac && parse_mac(mac, bytes, e))
 		return -e->code;
 	return parse_forwards(opts, fwd, &n, e);
