@@ -442,7 +442,7 @@ void run_options_help(FILE *out)
 			fprintf(out, "  --%-18s %s\n", classes[i]->option, classes[i]->summary);
 	fprintf(out,
 		"\nexit status:\n"
-		"  0             the guest powered off\n"
+		"  0             the guest powered off, or reset with --no-reboot, or Ctrl-a x ended it\n"
 		"  1             the machine could not be made: a file or this host refused; or the guest crashed, or halted for ever\n"
 		"  2             wrong usage: an option, a key or a value that is possible nowhere; nothing was opened\n"
 		"  124           --timeout ran out\n"

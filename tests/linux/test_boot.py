@@ -258,7 +258,6 @@ def boot_processes(t):
         "i=0; while [ $i -lt 300 ]; do (echo $i | cat | sed 's/$/!/' > /tmp/p$((i % 7))) & i=$((i + 1)); [ $((i % 20)) = 0 ] && wait; done; wait\n"
         "sh -c 'trap \"echo caught; exit 3\" TERM; sleep 100 & wait' & sleep 0.5; kill $!; wait $!; echo $?\n"
         "ls /tmp/p* | wc -l; sh -c 'kill -SEGV $$'; echo $?; (ulimit -v 60000; dd if=/dev/zero of=/dev/null bs=100M count=1) 2>/dev/null; echo $?",
-        cpus=2,
     )
     t.equal([line for line in output.splitlines() if line not in ("Segmentation fault", "Terminated")], ["caught", "3", "7", "139", "1"], "results")
 
