@@ -140,14 +140,29 @@ static void tap_close(struct net_backend *nb)
 
 static const struct net_backend_ops tap_ops = {"tap", tap_send, tap_resume, tap_set_features, tap_close};
 
+#define TUN_DEVICE "/dev/net/tun"
+
+/* Looked at before the device is opened: with enough rights the kernel would make one, down, without address or bridge, and gone with the
+ * VM. That is a typing error. */
+static int check_exists(const struct tap_net *tap, struct err *e)
+{
+	if (if_nametoindex(tap->name))
+		return 0;
+	return err_set(e, ENODEV, "tap '%s': no such interface; as root: %sip tuntap add dev %s mode tap user $USER", tap->name,
+		       access(TUN_DEVICE, F_OK) < 0 ? "modprobe tun (or give the container " TUN_DEVICE "), then " : "", tap->name);
+}
+
 static int open_device(struct tap_net *tap, struct err *e)
 {
-	tap->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	tap->fd = open(TUN_DEVICE, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (tap->fd >= 0)
 		return 0;
 	if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-		return err_sys(e, errno, "tap '%s': this host has no /dev/net/tun (modprobe tun, or give the container the device)", tap->name);
-	return err_sys(e, errno, "tap '%s': cannot open /dev/net/tun", tap->name);
+		return err_sys(e, errno, "tap '%s': this host has no " TUN_DEVICE " (modprobe tun, or give the container the device)", tap->name);
+	if (errno == EACCES || errno == EPERM)
+		return err_sys(e, errno, "tap '%s': cannot open " TUN_DEVICE " (as root: chmod 666 " TUN_DEVICE "; an interface has its owner)",
+			       tap->name);
+	return err_sys(e, errno, "tap '%s': cannot open " TUN_DEVICE, tap->name);
 }
 
 static int attach(struct tap_net *tap, struct err *e)
@@ -155,9 +170,6 @@ static int attach(struct tap_net *tap, struct err *e)
 	struct ifreq req = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int hdr_size = NET_HDR_SIZE;
 
-	/* With enough rights the kernel would make one: down, without address or bridge, and gone with the VM. That is a typing error. */
-	if (!if_nametoindex(tap->name))
-		return err_set(e, ENODEV, "tap '%s': no such interface; as root: ip tuntap add dev %s mode tap user $USER", tap->name, tap->name);
 	memcpy(req.ifr_name, tap->name, IFNAMSIZ);
 	if (ioctl(tap->fd, TUNSETIFF, &req) < 0) {
 		if (errno == EPERM)
@@ -207,8 +219,11 @@ int net_tap_open(struct net_backend **out, struct evloop *l, const char *ifname,
 	tap->nb.features |= 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 |
 			    1ull << VIRTIO_NET_F_HOST_ECN;
 	tap->loop = l;
+	tap->fd = -1;
 	memcpy(tap->name, ifname, strlen(ifname) + 1);
-	r = open_device(tap, e);
+	r = check_exists(tap, e);
+	if (!r)
+		r = open_device(tap, e);
 	if (!r)
 		r = attach(tap, e);
 	if (!r)

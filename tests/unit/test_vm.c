@@ -521,7 +521,7 @@ static void failures_unwind(void **state)
 		{"more than the host has", 1, ~0u, 15 * 1024 * GiB, "k", "null", NULL, NULL},
 		{"--console", 1, ~0u, 16 * MiB, "k", "tape", NULL, NULL},
 		{"no device option --floppy", 1, ~0u, 16 * MiB, "k", "null", "floppy", ""},
-		{"overlaps exit port", 1, ~0u, 16 * MiB, "k", "null", "exit-port", "0x60"},
+		{"exit port at 0x60 overlaps i8042", 1, ~0u, 16 * MiB, "k", "null", "exit-port", "0x60"},
 		{"vCPU 0: no more vCPUs", 4, 0, 16 * MiB, "k", "null", NULL, NULL},
 		{"vCPU 3: no more vCPUs", 4, 3, 16 * MiB, "k", "null", NULL, NULL},
 		{"No such file", 2, ~0u, 16 * MiB, "/nonexistent/kernel", "null", NULL, NULL},
