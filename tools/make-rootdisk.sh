@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
 	esac
 done
 
-[ "$(id -u)" -eq 0 ] || die "must run as root: the files of the image belong to root"
+[ "$(id -u)" -eq 0 ] || die "must run as root, to whom the files of the image belong: sudo make rootdisk"
 for tool in mmdebstrap mke2fs; do
 	command -v $tool >/dev/null || die "$tool is missing: tools/deps.sh rootdisk installs it"
 done
