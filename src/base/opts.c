@@ -81,10 +81,12 @@ int parse_size(const char *text, bool bare_ok, u64 *out, struct err *e)
 	const char *rest;
 	u64 value;
 	int shift;
+	bool ok = scan_number(text, &value, &rest);
 
-	if (!scan_number(text, &value, &rest))
-		return errno == ERANGE ? size_too_large(text, e) :
-					 err_set(e, EINVAL, "\"%s\" is not a size; write it like 512M, 2G or 64K", text);
+	if (!ok && errno == ERANGE)
+		return size_too_large(text, e);
+	if (!ok)
+		return err_set(e, EINVAL, "\"%s\" is not a size; write it like 512M, 2G or 64K", text);
 	if (*rest == '\0' && bare_ok) {
 		*out = value;
 		return 0;

@@ -37,11 +37,10 @@ static int refuse_unknown(struct loader *ld, const u8 *head, u64 len)
 		if (len >= k->len && memcmp(head, k->magic, k->len) == 0)
 			return err_set(ld->err, ENOEXEC, "the kernel %s is %s; %s", ld->kernel.path, k->is, k->advice);
 	}
-	return err_set(
-		ld->err, ENOEXEC,
-		"the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is not ELF; "
-		"give one that is",
-		ld->kernel.path);
+	return err_set(ld->err, ENOEXEC,
+		       "the kernel %s is of no known kind: it has neither a Linux boot header (bzImage) nor a multiboot header, and it is "
+		       "not ELF; give one that is",
+		       ld->kernel.path);
 }
 
 static int load_elf(struct loader *ld)

@@ -49,7 +49,8 @@ bool bzimage_recognise(const u8 *head, u64 len)
 
 static int refuse(struct loader *ld, const char *field, u64 value, const char *why)
 {
-	return err_set(ld->err, EINVAL, "%s: bzImage header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field, (unsigned long long)value, why);
+	return err_set(ld->err, EINVAL, "%s: bzImage header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field,
+		       (unsigned long long)value, why);
 }
 
 /* The header ends where its jump instruction leads; fields beyond are not there and read as zero. */

@@ -62,7 +62,8 @@ int file_read(const struct boot_file *f, u64 off, void *buf, u64 len, const char
 	u64 end;
 
 	if (__builtin_add_overflow(off, len, &end) || end > f->size)
-		return err_set(e, EINVAL, "%s is cut short or damaged: the %s (offset %llu, %llu bytes) lies outside the file's %llu bytes; "
+		return err_set(e, EINVAL,
+			       "%s is cut short or damaged: the %s (offset %llu, %llu bytes) lies outside the file's %llu bytes; "
 			       "build or copy it again",
 			       f->path, what, (unsigned long long)off, (unsigned long long)len, (unsigned long long)f->size);
 	while (len > 0) {
@@ -87,7 +88,8 @@ int file_to_ram(const struct boot_file *f, u64 off, u64 len, struct guest_memory
 	int r;
 
 	if (!to)
-		return err_set(e, EINVAL, "%s: the %s does not fit into guest memory at %#llx; give the guest more with --memory", f->path, what, (unsigned long long)gpa);
+		return err_set(e, EINVAL, "%s: the %s does not fit into guest memory at %#llx; give the guest more with --memory", f->path,
+			       what, (unsigned long long)gpa);
 	r = file_read(f, off, to, len, what, e);
 	gm_written(gm, gpa, len);
 	return r;

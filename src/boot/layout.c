@@ -84,8 +84,9 @@ int layout_claim(struct loader *ld, gpa_t gpa, u64 size, const char *what)
 			       (unsigned long long)(ld->gm->size / MiB));
 	other = overlapping(ld, gpa, size);
 	if (other)
-		return err_set(ld->err, EINVAL, "%s: the %s at %#llx (%llu bytes) would lie over the %s at %#llx; " ANOTHER_KERNEL, ld->kernel.path, what,
-			       (unsigned long long)gpa, (unsigned long long)size, other->what, (unsigned long long)other->gpa);
+		return err_set(ld->err, EINVAL, "%s: the %s at %#llx (%llu bytes) would lie over the %s at %#llx; " ANOTHER_KERNEL,
+			       ld->kernel.path, what, (unsigned long long)gpa, (unsigned long long)size, other->what,
+			       (unsigned long long)other->gpa);
 	if (ld->nclaims == MAX_CLAIMS)
 		return no_claim_left(ld);
 	take(ld, gpa, size, what);

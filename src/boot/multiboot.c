@@ -64,7 +64,8 @@ bool multiboot_recognise(const u8 *head, u64 len, u64 *off)
 
 static int refuse(struct loader *ld, const char *field, u64 value, const char *why)
 {
-	return err_set(ld->err, EINVAL, "%s: multiboot header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field, (unsigned long long)value, why);
+	return err_set(ld->err, EINVAL, "%s: multiboot header: %s is %#llx: %s; " ANOTHER_KERNEL, ld->kernel.path, field,
+		       (unsigned long long)value, why);
 }
 
 static int check_flags(struct loader *ld, u32 flags)

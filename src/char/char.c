@@ -55,7 +55,8 @@ static int open_file(struct char_backend *c, const char *path, struct err *e)
 		return err_set(e, EINVAL, "--console file= needs a path");
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
 	if (fd < 0)
-		return err_set(e, errno, "--console file=%s: cannot be opened for writing: %m; name a file that this user can make and write", path);
+		return err_set(e, errno,
+			       "--console file=%s: cannot be opened for writing: %m; name a file that this user can make and write", path);
 	return out_open(&c->out, c->loop, fd, true, e);
 }
 

@@ -158,9 +158,11 @@ static int open_device(struct tap_net *tap, struct err *e)
 	if (tap->fd >= 0)
 		return 0;
 	if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-		return err_sys(e, errno, "tap '%s': this host has no " TUN_DEVICE " (modprobe tun, or give the container the device)", tap->name);
+		return err_sys(e, errno, "tap '%s': this host has no " TUN_DEVICE " (modprobe tun, or give the container the device)",
+			       tap->name);
 	if (errno == EACCES || errno == EPERM)
-		return err_sys(e, errno, "tap '%s': cannot open " TUN_DEVICE " (as root: chmod 666 " TUN_DEVICE "; an interface has its owner)",
+		return err_sys(e, errno,
+			       "tap '%s': cannot open " TUN_DEVICE " (as root: chmod 666 " TUN_DEVICE "; an interface has its owner)",
 			       tap->name);
 	return err_sys(e, errno, "tap '%s': cannot open " TUN_DEVICE, tap->name);
 }
@@ -173,7 +175,8 @@ static int attach(struct tap_net *tap, struct err *e)
 	memcpy(req.ifr_name, tap->name, IFNAMSIZ);
 	if (ioctl(tap->fd, TUNSETIFF, &req) < 0) {
 		if (errno == EPERM)
-			return err_sys(e, EPERM, "tap '%s': not yours to use; as root: ip tuntap add dev %s mode tap user $USER", tap->name, tap->name);
+			return err_sys(e, EPERM, "tap '%s': not yours to use; as root: ip tuntap add dev %s mode tap user $USER", tap->name,
+				       tap->name);
 		if (errno == EBUSY)
 			return err_sys(e, EBUSY, "tap '%s': in use by another program or VM", tap->name);
 		return err_sys(e, errno, "tap '%s': cannot attach (is it a TAP interface?)", tap->name);
