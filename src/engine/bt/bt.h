@@ -35,6 +35,8 @@
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_ASPACES 8
+#define BT_SHARED 12	 /* look-ups that one block may share */
+#define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
@@ -51,6 +53,7 @@ enum bt_mode {
 	MODE_AVX512 = 1u << 3,
 	MODE_X87 = 1u << 4,
 	MODE_DF = 1u << 5,
+	MODE_CAREFUL = 1u << 6, /* no look-up is shared (tr_group.c): of blocks only, no vCPU is in it */
 	MODE_INTERP = 1u << 31 /* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
 };
 
@@ -90,8 +93,10 @@ enum {
 	INSN_CALL = 2,	      /* indirect call: EV_INDIRECT has yet to push */
 	INSN_RET = 4,	      /* return: EV_INDIRECT has yet to pop */
 	INSN_SHADOW = 8,      /* follows STI: no interrupt before it */
-	INSN_RUN = 16,	      /* inside a run (tr_run.c): not to be entered from outside */
-	INSN_END = 32	      /* not an instruction: the block's own end */
+	INSN_CLOSED = 16,     /* relies on host registers: not to be entered from outside */
+	INSN_END = 32,	      /* not an instruction: the block's own end */
+	INSN_SHARES = 64,     /* look-ups made before are used here or behind: they must still hold */
+	INSN_FIRST = 128      /* makes such a look-up: when it was carried out otherwise, there is none */
 };
 
 struct bt_exit {
@@ -101,6 +106,7 @@ struct bt_exit {
 	u32 target; /* block it is linked to, 0 = none */
 	u64 gva;
 	bool checked; /* always by the target's checked entry */
+	bool careful; /* to a block that shares no look-ups */
 };
 
 struct bt_block {
@@ -168,7 +174,7 @@ struct bt_vcpu {
 	u64 k_not_ac;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
-	u64 k_line[2]; /* shifted right by the number of the 64-byte line: 0 when 64 or 128 bytes from there may leave the page */
+	u64 k_line[BT_SHARE_LINES]; /* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */
@@ -184,6 +190,7 @@ struct bt_vcpu {
 	u64 t3;	    /* rcx: the block */
 	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
 	u64 spare;
+	u64 shared[BT_SHARED]; /* deltas that the block has looked up and uses again (tr_group.c) */
 	u64 tsc_offset;
 	struct bt_jc_entry jc[2][BT_JC_SIZE];
 	u64 kitlb[BT_ITLB_SIZE]; /* supervisor code pages, of all address spaces: they are global */
@@ -198,7 +205,7 @@ struct bt_vcpu {
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
 	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
-	u64 epoch; /* counts invalidations, for whoever keeps translations of his own */
+	u64 epoch; /* counts whatever made shadow entries go, for who keeps copies of them */
 	bool kitlb_local; /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;

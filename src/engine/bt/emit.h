@@ -75,6 +75,16 @@ static inline void e_mem(struct emit *e, u32 reg, u32 base, u32 index, u32 scale
 		e32(e, (u32)disp);
 }
 
+/* The same with a displacement of 32 bits always: EVEX scales short ones. */
+static inline void e_mem32(struct emit *e, u32 reg, u32 base, u32 index, i32 disp)
+{
+	bool sib = index != H_RSP || (base & 7) == 4;
+	e8(e, 0x80 | (reg & 7) << 3 | (sib ? 4 : (base & 7)));
+	if (sib)
+		e8(e, (index & 7) << 3 | (base & 7));
+	e32(e, (u32)disp);
+}
+
 static inline void e_op_fs(struct emit *e, bool w, u32 op, u32 reg, i32 disp)
 {
 	e8(e, 0x64);

@@ -45,6 +45,7 @@ static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
 	u32 kept = 0;
+	v->epoch++;
 	for (u32 i = 0; i < as->nregions; i++) {
 		u32 region = as->regions[i];
 		if (!global && !(as->meta[region] & META_NONGLOBAL))
@@ -165,6 +166,7 @@ static void unwrite_all(struct bt_aspace *as)
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 {
 	struct bt_frame *f = &v->vm->frames[gpfn];
+	v->epoch++;
 	for (u32 a = 0; a < BT_ASPACES; a++) {
 		struct bt_aspace *as = v->aspaces[a];
 		if (!as || !as->used)
