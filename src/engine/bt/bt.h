@@ -34,6 +34,8 @@
 #define BT_PAGE_MASK 0x0000fffffffff000ull
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
+#define BT_CPAGES 65536u
+#define BT_CPAGE_HASH 4096u
 #define BT_ASPACES 8
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
@@ -62,6 +64,20 @@ enum bt_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_COUNT };
 
 enum { META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7 }; /* bits 0-5: table page (view * 2 + write) is in use */
 
+/* Code pages as they are mapped (itlb.c). */
+struct bt_cpage {
+	u64 vpn;
+	u32 gpfn;
+	u32 next; /* of the chain by vpn */
+};
+
+struct bt_itlb {
+	u64 tag[BT_ITLB_SIZE]; /* vpn << 28 | frame */
+	u32 nlist;	       /* one more than fits: too many to list */
+	u32 list[1024];	       /* those that are known */
+	u8 known[BT_CPAGES];   /* by number of the code page; read by translated code */
+};
+
 struct bt_aspace {
 	u64 *table[VIEW_COUNT][2]; /* [view][write]: host address minus gva for each page, 0 = absent */
 	u8 *meta;		   /* one byte for each 2 MiB region */
@@ -72,7 +88,7 @@ struct bt_aspace {
 	bool used;
 	u16 pcid;
 	u64 stamp;		/* for eviction */
-	u64 itlb[BT_ITLB_SIZE]; /* user code pages that were looked up: bt_itlb_tag */
+	struct bt_itlb itlb; /* of user code */
 };
 
 /* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. */
@@ -124,6 +140,7 @@ struct bt_block {
 	u32 page_next;
 	u32 crossing_next;
 	u32 incoming; /* bt_exit list */
+	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
 	bool dead;
 };
@@ -180,7 +197,7 @@ struct bt_vcpu {
 	u64 irq_idle;	/* 0: the interrupt controller has something */
 	u64 *view[VIEW_COUNT][2];
 	u64 *super[2]; /* the supervisor view in force (AC or not) */
-	u64 *itlb;
+	struct bt_itlb *itlb;
 	u64 host_rsp;
 	u64 ras;	/* host rsp of translated code: the return stack in force */
 	u64 ras_top[2]; /* [user]: where it is empty; the word there leads to ras_bottom_off */
@@ -193,7 +210,7 @@ struct bt_vcpu {
 	u64 shared[BT_SHARED]; /* deltas that the block has looked up and uses again (tr_group.c) */
 	u64 tsc_offset;
 	struct bt_jc_entry jc[2][BT_JC_SIZE];
-	u64 kitlb[BT_ITLB_SIZE]; /* supervisor code pages, of all address spaces: they are global */
+	struct bt_itlb kitlb; /* of supervisor code, in all address spaces: its pages are global */
 
 	/* the rest is C's */
 	u32 mode;
@@ -230,6 +247,9 @@ struct bt_vcpu {
 	u32 ev_off[16];
 	struct bt_block *blocks;
 	u32 nblocks;
+	struct bt_cpage *cpages;
+	u32 ncpages;
+	u32 cpage_hash[BT_CPAGE_HASH];
 	u32 *hash;
 	struct bt_exit *exits;
 	u32 nexits;
@@ -309,7 +329,7 @@ static inline u64 bt_lines(u32 start, u32 end)
 	return mask;
 }
 
-/* ---- light code: general registers only (events.c, blocks.c, shadow.c) */
+/* ---- light code: general registers only (events.c, blocks.c, itlb.c, shadow.c) */
 void *bt_event_miss_read(struct bt_vcpu *v, u32 site);
 void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
 void *bt_event_straddle(struct bt_vcpu *v, u32 site);
@@ -336,6 +356,15 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current 
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
 
+bool bt_itlb_can_hold(gva_t gva, u64 gpfn); /* no tag could tell page 0 in frame 0 from an empty entry */
+bool bt_itlb_find(struct bt_vcpu *v, gva_t gva, u64 *gpfn);
+void bt_itlb_enter(struct bt_vcpu *v, gva_t gva, u64 gpfn);
+void bt_itlb_drop(struct bt_vcpu *v, struct bt_itlb *t, gva_t gva);
+void bt_itlb_clear(struct bt_vcpu *v, struct bt_itlb *t);
+void bt_itlb_know(struct bt_vcpu *v, const struct bt_block *b);
+u32 bt_cpage(struct bt_vcpu *v, gva_t gva, u64 gpfn); /* there must be room */
+void bt_cpages_reset(struct bt_vcpu *v);
+
 /* Calls nested deeper than the return stack push into the guard page below it. */
 static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
 {
@@ -343,12 +372,6 @@ static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
 	return top && top - address > BT_RAS_SIZE - 64 && top - address <= BT_RAS_SIZE + PAGE_SIZE;
 }
 
-static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
-static inline u32 bt_itlb_index(gva_t gva)
-{
-	u64 p = gva >> 12;
-	return (u32)((p ^ (p >> 11)) & (BT_ITLB_SIZE - 1));
-}
 static inline u32 bt_jc_index(gva_t gva) { return (u32)((gva & BT_JC_MASK) >> 2); }
 
 static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)

@@ -98,6 +98,24 @@ static inline void e_load32_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, f
 static inline void e_store_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, true, 0x89, reg, disp); }
 static inline void e_store32_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, false, 0x89, reg, disp); }
 
+/* A byte, zero-extended. */
+static inline void e_load8_fs(struct emit *e, u32 reg, i32 disp)
+{
+	e8(e, 0x64);
+	e_rex(e, false, reg, 0, 0);
+	e8(e, 0x0f);
+	e8(e, 0xb6);
+	e_abs(e, reg, disp);
+}
+
+static inline void e_load8(struct emit *e, u32 reg, u32 base, i32 disp)
+{
+	e_rex(e, false, reg, 0, base);
+	e8(e, 0x0f);
+	e8(e, 0xb6);
+	e_mem(e, reg, base, H_RSP, 0, disp);
+}
+
 static inline void e_store_imm_fs(struct emit *e, i32 disp, i32 imm)
 {
 	e8(e, 0x64);

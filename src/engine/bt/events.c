@@ -112,18 +112,14 @@ void bt_update_mode(struct bt_vcpu *v)
 
 static bool fetch_frame(struct bt_vcpu *v, gva_t rip, u64 *gpfn)
 {
-	u64 vpn = (rip >> 12) & ((1ull << BT_VPN_BITS) - 1);
-	u64 *tag = (v->mode & MODE_USER ? v->itlb : v->kitlb) + bt_itlb_index(rip);
-	if (*tag >> 28 == vpn && *tag && x86_canonical(rip)) {
-		*gpfn = *tag & ((1u << 28) - 1);
+	if (bt_itlb_find(v, rip, gpfn))
 		return true;
-	}
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, rip, x86_acc(&v->cpu, ACC_FETCH), &x))
 		return false;
 	*gpfn = x.gpa >> 12;
-	if (*gpfn < v->vm->nframes && *gpfn < 1u << 28)
-		*tag = bt_itlb_tag(rip, *gpfn);
+	if (*gpfn < v->vm->nframes && bt_itlb_can_hold(rip, *gpfn))
+		bt_itlb_enter(v, rip, *gpfn);
 	bt_shadow_note_fetch(v, rip, &x);
 	return true;
 }
@@ -146,18 +142,21 @@ static struct bt_block *block_here(struct bt_vcpu *v, u32 careful)
 	u64 gpfn;
 	if (!fetch_frame(v, v->cpu.rip, &gpfn))
 		return NULL;
-	if (gpfn >= v->vm->nframes || gpfn >= 1u << 28 || bt_itlb_tag(v->cpu.rip, gpfn) == 0)
-		return NULL; /* no tag could tell: page 0 in frame 0 has that of an empty entry */
+	if (gpfn >= v->vm->nframes || !bt_itlb_can_hold(v->cpu.rip, gpfn))
+		return NULL;
 	u64 gpfn2 = near_page_end(v->cpu.rip) ? next_frame(v) : 0;
 	struct bt_block *b = bt_block_find(v, v->cpu.rip, gpfn, v->mode | careful);
 	if (b && b->gpfn2 && b->gpfn2 != gpfn2) {
 		bt_block_kill(v, (u32)(b - v->blocks)); /* the second page is mapped elsewhere now */
 		b = NULL;
 	}
+	if (!b) {
+		bt_heavy(v);
+		b = bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode | careful);
+	}
 	if (b)
-		return b;
-	bt_heavy(v);
-	return bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode | careful);
+		bt_itlb_know(v, b);
+	return b;
 }
 
 static bool interrupt_waits(const struct bt_vcpu *v)

@@ -3,8 +3,8 @@
  * Translating one block: decode up to the end of the page, a jump that always leaves, or the limit; emit; then the stubs behind it.
  *
  * Layout of a block in the cache:
- *   checked entry   compares the current mapping of the code page with the one translated (for arrivals from other pages)
- *   slots           room for jumps to stubs, skipped by the check's own jump
+ *   slots           room for jumps to stubs
+ *   checked entry   makes sure that the code page is mapped as it was when this was translated (for arrivals from other pages)
  *   entry           the instructions
  *   stubs
  *
@@ -14,37 +14,35 @@
 
 #include <string.h>
 
-/* jrcxz taken when the page of gva is known to be mapped to the frame; returns the place of its rel8. */
-static u32 emit_page_check(struct tr *t, gva_t gva, u64 gpfn)
+/* jrcxz to `unknown` when the code page is not known to be mapped as it was. */
+static void emit_page_check(struct tr *t, u32 cpage, u32 unknown)
 {
 	struct emit *e = &t->e;
-	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(gva, gpfn));
-	i32 at = (i32)(8 * bt_itlb_index(gva));
 	if (t->user) {
-		e_load_fs(e, H_R11, FS(itlb));
-		e_load(e, true, H_RCX, H_R11, H_RSP, 0, at);
+		e_load_fs(e, H_RCX, FS(itlb));
+		e_load8(e, H_RCX, H_RCX, (i32)(offsetof(struct bt_itlb, known) + cpage));
 	} else {
-		e_load_fs(e, H_RCX, FS(kitlb) + at);
+		e_load8_fs(e, H_RCX, FS(kitlb.known) + (i32)cpage);
 	}
-	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
-	u32 hit = e_jrcxz(e);
-	tr_to_event(t, EV_ITLB, t->bi);
-	return hit;
+	if (!e_fix8(e, e_jrcxz(e), unknown))
+		e->full = true;
 }
 
+/* Slots and the way to C lie before it, within reach of the first jumps. */
 static void emit_checked_entry(struct tr *t)
 {
-	struct emit *e = &t->e;
-	t->b->checked = e->pos;
-	u32 hit = emit_page_check(t, t->b->gva, t->b->gpfn);
-	if (t->b->gpfn2) {
-		e_fix8(e, hit, e->pos);
-		hit = emit_page_check(t, PAGE_BASE(t->b->gva) + PAGE_SIZE, t->b->gpfn2);
-	}
+	struct bt_block *b = t->b;
 	tr_island(t, false, 8);
-	if (!e_fix8(e, hit, e->pos))
-		e->full = true;
-	t->b->entry = e->pos;
+	u32 unknown = t->e.pos;
+	tr_to_event(t, EV_ITLB, t->bi);
+	b->cpage = bt_cpage(t->v, b->gva, b->gpfn);
+	b->checked = t->e.pos;
+	emit_page_check(t, b->cpage, unknown);
+	if (b->gpfn2) {
+		b->cpage2 = bt_cpage(t->v, PAGE_BASE(b->gva) + PAGE_SIZE, b->gpfn2);
+		emit_page_check(t, b->cpage2, unknown);
+	}
+	b->entry = t->e.pos;
 }
 
 void tr_set_insn(struct tr *t, u32 index)
@@ -290,7 +288,7 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 
 static bool cache_has_room(const struct bt_vcpu *v)
 {
-	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 &&
+	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 && v->ncpages < BT_CPAGES - 2 &&
 	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
 }
 
