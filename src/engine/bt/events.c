@@ -325,7 +325,9 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
 {
 	v->st.signals++;
 	v->t3 = (u64)(bt_block_at(v, site) - v->blocks);
-	return bt_event_interp(v, site);
+	place_of(v, site);
+	interpret(v);
+	return bt_dispatch(v); /* the block may have left work to the code between instructions */
 }
 
 /* ---- memory */

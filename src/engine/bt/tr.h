@@ -55,6 +55,7 @@ struct tr_group {
 	bool write;
 	u32 uses, last; /* accesses, and the instruction with the last one */
 	bool looked;	/* its look-up has been emitted */
+	bool kept;	/* and its delta stored in bt_vcpu.shared */
 };
 
 /* Where an access goes: [base + rcx + disp], or [rcx + disp] when base is negative. */
@@ -89,7 +90,8 @@ struct tr {
 	bool looked; /* a look-up has been emitted: each run of the block notices a kick */
 	bool rsp_ok; /* the guest's rsp is known to be a multiple of 8 */
 	bool poll_after_next;
-	u8 delta, delta_in; /* the group whose delta rcx holds behind this instruction, and held before it; TR_ALONE: none */
+	u8 delta, delta_in; /* the group whose delta rcx will hold behind this instruction, and holds now; TR_ALONE: none */
+	i32 rsp_due;	    /* the guest's rsp is G_RSP plus this */
 	const u8 *page; /* the code's bytes: one page, or two */
 
 	struct tr_insn *insn; /* the current one, with its parts at hand */
@@ -156,9 +158,6 @@ void tr_jump_careful(struct tr *t);				    /* jrcxz to this instruction in a car
 bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
 void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map entry */
 
-/* rcx no longer holds a delta that a later access may use. */
-static inline void tr_forget_delta(struct tr *t) { t->delta = t->delta_in = TR_ALONE; }
-
 /* ---- translate.c */
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
@@ -167,6 +166,9 @@ void tr_plan(struct tr *t); /* for the whole block, once its instructions are de
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
+void tr_forget_delta(struct tr *t); /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
+void tr_between(struct tr *t);	     /* before an instruction: what must be put straight for it */
+void tr_settle_rsp(struct tr *t);
 bool tr_shares_behind(const struct tr *t, u32 insn); /* will this instruction or a later one use a look-up made already? */
 
 /* ---- tr_copy.c */
@@ -176,4 +178,5 @@ bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */
 void tr_add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked, bool careful);
 void tr_exit_to(struct tr *t, int cc /* -1: always */, gva_t gva);
 void tr_flow(struct tr *t, struct bt_row row);
+bool tr_uses_ras(const struct tr *t); /* do calls and returns of this block go by the return stack? */
 void tr_interp(struct tr *t, bool stop);

@@ -383,8 +383,10 @@ static void place_memory(struct tr *t, struct plan *p)
 	p->place = tr_access(t, p->mem, is_written(p->mem), is_aligned_form(t->in));
 	if (p->form == MEM_R10)
 		tr_place_address(t, H_R10, p->place);
-	else if (p->form == MEM_RCX)
+	else if (p->form == MEM_RCX) {
+		tr_forget_delta(t);
 		tr_place_address(t, H_RCX, p->place);
+	}
 }
 
 static void load_temps(struct tr *t, const struct plan *p)

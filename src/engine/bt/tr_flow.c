@@ -10,6 +10,7 @@
 
 void tr_interp(struct tr *t, bool stop)
 {
+	tr_forget_delta(t);
 	tr_to_event(t, EV_INTERP, t->site);
 	if (stop)
 		t->end = true;
@@ -77,7 +78,7 @@ void tr_mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag;
 
 /* ---- the return stack (ras.c). It serves the mode that the jump cache serves. */
 
-static bool uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
+bool tr_uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
 
 /* Behind a call: where the host comes back to. The guest's return may want another address, and much may have happened to this page meanwhile. */
 static void landing(struct tr *t)
@@ -91,12 +92,24 @@ static void landing(struct tr *t)
 	tr_add_exit(t, e_jmp(e, e->pos), t->next, true, false);
 }
 
-static void add_to_rsp(struct tr *t, i32 n) { e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, n); }
+static void add_to_rsp(struct tr *t, i32 n)
+{
+	t->rsp_due += n;
+	tr_settle_rsp(t);
+}
+
+/* Where the words' page is known, rsp follows when somebody asks for it. */
+static void move_rsp(struct tr *t, i32 n)
+{
+	t->rsp_due += n;
+	if (!tr_shared(t, USE_STACK))
+		tr_settle_rsp(t);
+}
 
 static void store_top(struct tr *t, struct tr_place top, u32 reg)
 {
 	tr_store(t, top, reg);
-	add_to_rsp(t, -8);
+	move_rsp(t, -8);
 }
 
 /* The word that a push will write. */
@@ -129,7 +142,7 @@ static void push_constant(struct tr *t, u64 value)
 		e8(&t->e, 0xc7);
 		tr_modrm(t, 0, top, false);
 		e32(&t->e, (u32)value);
-		add_to_rsp(t, -8);
+		move_rsp(t, -8);
 		return;
 	}
 	e_mov_imm(&t->e, H_R11, value);
@@ -183,7 +196,7 @@ static void flow_pop(struct tr *t)
 	if (g == R_RSP)
 		t->rsp_ok = false;
 	else
-		add_to_rsp(t, 8);
+		move_rsp(t, 8);
 }
 
 static gva_t direct_target(const struct tr *t)
@@ -201,10 +214,9 @@ static void flow_call(struct tr *t)
 		return;
 	}
 	if (is_direct(t)) {
-		if (direct_target(t) <= t->gva)
-			poll(t);
-		push_constant(t, t->next);
-		if (uses_ras(t)) {
+		push_constant(t, t->next); /* looks up its page, or the block did before: no poll */
+		tr_settle_rsp(t);
+		if (tr_uses_ras(t)) {
 			tr_add_exit(t, e_call(&t->e, t->e.pos), direct_target(t), false, false);
 			landing(t);
 		} else {
@@ -221,6 +233,7 @@ static void flow_call(struct tr *t)
 		e_load_fs_index(&t->e, H_RCX, H_R11, jump_cache_host(t));
 		e_store_fs(&t->e, FS(target), H_RCX);
 		push_constant(t, t->next);
+		tr_settle_rsp(t);
 		e_load_fs(&t->e, H_RCX, FS(target));
 		e8(&t->e, 0xff); /* call rcx: measured faster than a call through memory */
 		e8(&t->e, 0xd1);
@@ -237,12 +250,12 @@ static void flow_ret(struct tr *t)
 		return;
 	}
 	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value.u : 0;
-	if (extra && !uses_ras(t)) {
+	if (extra && !tr_uses_ras(t)) {
 		tr_interp(t, true);
 		return;
 	}
 	tr_load(t, H_R10, prepare_pop(t));
-	if (!uses_ras(t)) {
+	if (!tr_uses_ras(t)) {
 		tr_mark(t, INSN_RET);
 		jump_cache(t, NULL);
 		return;

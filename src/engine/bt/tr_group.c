@@ -376,27 +376,29 @@ bool tr_shares_behind(const struct tr *t, u32 insn)
 	return false;
 }
 
-static void check_range(struct tr *t, const struct tr_group *g)
+static void check_range(struct tr *t, const struct tr_group *g, u32 low)
 {
 	u32 lines = (u32)(g->high - g->low + LINE - 1) / LINE;
-	e_rorx(&t->e, false, H_RCX, T_ADDR, 6);
+	e_rorx(&t->e, false, H_RCX, low, 6);
 	e_shrx_fs(&t->e, H_RCX, FS(k_line) + (i32)(8 * (lines - 1)), H_RCX);
 	tr_jump_careful(t);
 }
 
-/* r10 = the range's lowest address, checked; rcx = delta. */
-static void look(struct tr *t, const struct tr_group *g, i64 from_low, bool write)
+/* rcx = delta of the range, whose lowest address is in `low`. */
+static void look(struct tr *t, const struct tr_group *g, u32 low, i64 from_low, bool write)
 {
-	e_pext_fs(&t->e, true, H_RCX, T_ADDR, FS(k_page));
+	e_pext_fs(&t->e, true, H_RCX, low, FS(k_page));
 	t->looked = true;
 	tr_load_delta(t, g->write);
 	if (g->write && !write)
 		tr_jump_careful(t);
 	else
-		tr_jump_miss(t, T_ADDR, (i32)from_low, g->write);
+		tr_jump_miss(t, low, (i32)from_low, g->write);
 }
 
-static struct tr_place look_first(struct tr *t, struct tr_group *g, i32 slot, int base, i64 disp, i64 at, bool write)
+static i32 slot_of(const struct tr *t, u32 group) { return FS(shared) + (i32)(8 * group); }
+
+static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i64 disp, i64 at, bool write)
 {
 	struct emit *e = &t->e;
 	tr_mark(t, INSN_FIRST);
@@ -404,26 +406,31 @@ static struct tr_place look_first(struct tr *t, struct tr_group *g, i32 slot, in
 	g->looked = true;
 	if (base < 0) {
 		e_mov_imm(e, T_ADDR, PAGE_BASE((u64)at));
-		look(t, g, (i64)PAGE_OFFSET((u64)at), write);
+		look(t, g, T_ADDR, (i64)PAGE_OFFSET((u64)at), write);
 		e_lea(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
-		e_store_fs(e, slot, H_RCX);
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
 	}
+	i64 from_low = at - g->low;
 	u32 h = tr_read_guest(t, (u32)base, T_ADDR);
-	e_lea(e, true, T_ADDR, h, H_RSP, 0, (i32)(disp - (at - g->low)));
-	check_range(t, g);
-	look(t, g, at - g->low, write);
-	e_store_fs(e, slot, H_RCX);
-	return h == T_ADDR ? (struct tr_place){T_ADDR, (i32)(at - g->low)} : (struct tr_place){(int)h, (i32)disp};
+	u32 low = disp == from_low ? h : (u32)T_ADDR;
+	if (disp != from_low)
+		e_lea(e, true, low, h, H_RSP, 0, (i32)(disp - from_low));
+	check_range(t, g, low);
+	look(t, g, low, from_low, write);
+	return h == T_ADDR ? (struct tr_place){T_ADDR, (i32)from_low} : (struct tr_place){(int)h, (i32)disp};
 }
 
-static struct tr_place look_again(struct tr *t, u32 group, i32 slot, int base, i64 disp, i64 at)
+static struct tr_place look_again(struct tr *t, u32 group, int base, i64 disp, i64 at)
 {
 	tr_guard(t, 60);
-	if (t->delta_in != group)
-		e_load_fs(&t->e, H_RCX, slot);
+	if (t->delta_in != group) {
+		tr_forget_delta(t);
+		e_load_fs(&t->e, H_RCX, slot_of(t, group));
+	}
 	if (base < 0)
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
+	if (base == R_RSP)
+		disp += t->rsp_due;
 	return (struct tr_place){(int)tr_read_guest(t, (u32)base, T_ADDR), (i32)disp};
 }
 
@@ -431,9 +438,135 @@ struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool
 {
 	u32 group = t->insn->group[use];
 	struct tr_group *g = &t->group[group];
-	i32 slot = FS(shared) + (i32)(8 * group);
 	i64 at = t->insn->at[use];
-	struct tr_place p = g->looked ? look_again(t, group, slot, base, disp, at) : look_first(t, g, slot, base, disp, at, write);
+	struct tr_place p = g->looked ? look_again(t, group, base, disp, at) : look_first(t, g, base, disp, at, write);
 	t->delta = t->delta_in = (u8)group;
 	return p;
+}
+
+/* ---- between instructions */
+
+static void lose_delta(struct tr *t, bool wanted)
+{
+	if (t->delta_in != TR_ALONE && wanted && !t->group[t->delta_in].kept) {
+		e_store_fs(&t->e, slot_of(t, t->delta_in), H_RCX);
+		t->group[t->delta_in].kept = true;
+	}
+	t->delta = t->delta_in = TR_ALONE;
+}
+
+/* By this instruction's second access, or behind it. */
+static bool wanted_again(const struct tr *t, u32 group)
+{
+	bool twice = t->insn->group[USE_OPERAND] == group && t->insn->group[USE_STACK] == group;
+	return group != TR_ALONE && (twice || t->group[group].last > (u32)(t->insn - t->list));
+}
+
+void tr_forget_delta(struct tr *t) { lose_delta(t, wanted_again(t, t->delta_in)); }
+
+void tr_settle_rsp(struct tr *t)
+{
+	if (t->rsp_due)
+		e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, t->rsp_due);
+	t->rsp_due = 0;
+}
+
+/* An access of this kind by this instruction needs no look-up any more: the instruction does not begin again. */
+static bool looked_before(const struct tr *t, enum tr_use use)
+{
+	return tr_shared(t, use) && t->group[t->insn->group[use]].looked;
+}
+
+static const ZydisDecodedOperand *memory_operand(const struct tr *t)
+{
+	for (u32 i = 0; i < t->in->operand_count_visible; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_MEM)
+			return &t->op[i];
+	return NULL;
+}
+
+static bool names_rsp(const struct tr *t)
+{
+	for (u32 i = 0; i < t->in->operand_count_visible; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(t->op[i].reg.value) == R_RSP)
+			return true;
+	return false;
+}
+
+/* Moves and sums that cannot fault: nobody sees rsp before the next instruction. */
+static bool is_harmless(const struct tr *t)
+{
+	switch (t->in->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_NOP:
+		break;
+	default:
+		return false;
+	}
+	if (names_special_register(t) || (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
+		return false;
+	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !memory_operand(t) || looked_before(t, USE_OPERAND);
+}
+
+/* May rsp stay as it is, with rsp_due behind it, while this instruction runs? */
+static bool can_owe_rsp(const struct tr *t)
+{
+	bool stack = is_near64(t) && looked_before(t, USE_STACK) && !memory_operand(t);
+	switch ((enum bt_kind)t->insn->row.kind) {
+	case K_PUSH:
+	case K_POP:
+		return stack && !names_rsp(t) && !names_special_register(t);
+	case K_RET:
+		return stack && tr_uses_ras(t);
+	case K_CALL:
+		return stack && tr_uses_ras(t) && is_imm(&t->op[0]);
+	case K_AUTO:
+	case K_MOV_SEG:
+	case K_NOP:
+		return is_harmless(t) && !names_rsp(t);
+	default:
+		return false;
+	}
+}
+
+/* Does this instruction leave rcx alone, or say so before it takes it, and never begin again? */
+static bool can_hold_delta(const struct tr *t)
+{
+	switch ((enum bt_kind)t->insn->row.kind) {
+	case K_AUTO:
+		return !memory_operand(t) || looked_before(t, USE_OPERAND);
+	case K_MOV_SEG:
+		return !names_special_register(t) && (!memory_operand(t) || looked_before(t, USE_OPERAND));
+	case K_LEA:
+	case K_NOP:
+		return true;
+	case K_JCC:
+		return t->looked;
+	case K_PUSH:
+	case K_POP:
+	case K_RET:
+	case K_CALL:
+		return can_owe_rsp(t);
+	default:
+		return false;
+	}
+}
+
+/* What an instruction is entered with must be in order before its first byte, because it may begin again there. */
+void tr_between(struct tr *t)
+{
+	t->delta_in = t->delta;
+	tr_guard(t, 60);
+	if (!can_hold_delta(t))
+		lose_delta(t, t->delta_in != TR_ALONE && t->group[t->delta_in].last >= (u32)(t->insn - t->list));
+	t->delta = TR_ALONE;
+	if (!can_owe_rsp(t))
+		tr_settle_rsp(t);
 }

@@ -151,9 +151,9 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		return;
 	}
 	u32 hb = base >= 0 ? tr_read_guest(t, (u32)base, T_ADDR) : 0;
-	u32 hi = index >= 0 ? tr_read_guest(t, (u32)index, T_DELTA) : H_RSP;
-	if (hi == T_DELTA)
+	if (index >= 0 && tr_host((u32)index) < 0)
 		tr_forget_delta(t);
+	u32 hi = index >= 0 ? tr_read_guest(t, (u32)index, T_DELTA) : H_RSP;
 	if (base < 0)
 		e_lea_nobase(e, wide, dst, hi, scale, (i32)disp);
 	else if (index < 0 && disp == 0 && wide)

@@ -157,26 +157,20 @@ static void leave_block(struct tr *t, bool poll_due)
 
 static u8 map_flags(const struct tr *t, u32 index)
 {
-	return (u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->delta != TR_ALONE ? INSN_CLOSED : 0) |
+	return (u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->delta_in != TR_ALONE || t->rsp_due ? INSN_CLOSED : 0) |
 		    (tr_shares_behind(t, index) ? INSN_SHARES : 0));
-}
-
-/* An instruction with two accesses may begin again at the second, when the first has long changed rcx. */
-static bool has_two_accesses(const struct tr *t)
-{
-	return (t->insn->row.kind == K_PUSH || t->insn->row.kind == K_CALL) && t->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
 }
 
 static void translate_next(struct tr *t, u32 index, bool poll_first)
 {
 	tr_set_insn(t, index);
+	if (poll_first)
+		t->delta = TR_ALONE; /* STI has just gone by */
+	tr_between(t);
 	t->site = t->e.pos;
 	add_map(t, t->site, (u32)(t->gva - t->b->gva), map_flags(t, index));
-	t->delta_in = has_two_accesses(t) ? TR_ALONE : t->delta;
-	t->delta = TR_ALONE;
 	if (poll_first) {
 		tr_guard(t, 40);
-		tr_forget_delta(t);
 		e_load_fs(&t->e, H_RCX, FS(irq_idle));
 		tr_jrcxz(t, EV_POLL);
 	}
@@ -203,8 +197,10 @@ static void translate_all(struct tr *t)
 		/* CLI in the shadow of STI: no interrupt gets in between, and none behind. */
 		poll_here = shadow && t->in->mnemonic != ZYDIS_MNEMONIC_CLI;
 	}
-	if (!t->end)
-		leave_block(t, poll_here || (t->b->gpfn2 && t->poll_after_next));
+	if (t->end)
+		return;
+	tr_settle_rsp(t);
+	leave_block(t, poll_here || (t->b->gpfn2 && t->poll_after_next));
 }
 
 static void emit_misaligned(struct tr *t, const struct tr_stub *s)
