@@ -11,6 +11,7 @@
 void tr_interp(struct tr *t, bool stop)
 {
 	tr_forget_delta(t);
+	tr_settle_rsp(t);
 	tr_to_event(t, EV_INTERP, t->site);
 	if (stop)
 		t->end = true;
@@ -49,6 +50,7 @@ static bool jump_cache(struct tr *t, u32 *after_event)
 	u32 u = t->user;
 	t->end = true;
 	tr_forget_delta(t);
+	tr_guard(t, 110);
 	if (t->v->jc_mode[u] != t->mode) {
 		e_store_fs(e, FS(target), H_R10);
 		tr_to_event(t, EV_INDIRECT, t->site);

@@ -402,7 +402,8 @@ static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i6
 {
 	struct emit *e = &t->e;
 	tr_mark(t, INSN_FIRST);
-	tr_guard(t, 150);
+	tr_guard(t, 90);
+	tr_forget_delta(t); /* of the operand that is pushed */
 	g->looked = true;
 	if (base < 0) {
 		e_mov_imm(e, T_ADDR, PAGE_BASE((u64)at));
@@ -422,7 +423,7 @@ static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i6
 
 static struct tr_place look_again(struct tr *t, u32 group, int base, i64 disp, i64 at)
 {
-	tr_guard(t, 60);
+	tr_guard(t, 30);
 	if (t->delta_in != group) {
 		tr_forget_delta(t);
 		e_load_fs(&t->e, H_RCX, slot_of(t, group));
@@ -440,6 +441,7 @@ struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool
 	struct tr_group *g = &t->group[group];
 	i64 at = t->insn->at[use];
 	struct tr_place p = g->looked ? look_again(t, group, base, disp, at) : look_first(t, g, base, disp, at, write);
+	tr_guard(t, 90); /* what is done with the place */
 	t->delta = t->delta_in = (u8)group;
 	return p;
 }
@@ -560,13 +562,13 @@ static bool can_hold_delta(const struct tr *t)
 }
 
 /* What an instruction is entered with must be in order before its first byte, because it may begin again there. */
-void tr_between(struct tr *t)
+void tr_between(struct tr *t, bool poll)
 {
 	t->delta_in = t->delta;
 	tr_guard(t, 60);
-	if (!can_hold_delta(t))
+	if (poll || !can_hold_delta(t))
 		lose_delta(t, t->delta_in != TR_ALONE && t->group[t->delta_in].last >= (u32)(t->insn - t->list));
 	t->delta = TR_ALONE;
-	if (!can_owe_rsp(t))
+	if (poll || !can_owe_rsp(t))
 		tr_settle_rsp(t);
 }

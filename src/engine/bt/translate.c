@@ -164,9 +164,7 @@ static u8 map_flags(const struct tr *t, u32 index)
 static void translate_next(struct tr *t, u32 index, bool poll_first)
 {
 	tr_set_insn(t, index);
-	if (poll_first)
-		t->delta = TR_ALONE; /* STI has just gone by */
-	tr_between(t);
+	tr_between(t, poll_first);
 	t->site = t->e.pos;
 	add_map(t, t->site, (u32)(t->gva - t->b->gva), map_flags(t, index));
 	if (poll_first) {
