@@ -46,7 +46,7 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c);
 void gen_state(struct gen *g);
 void gen_state_vectors(struct gen *g, bool small_lanes);
 void gen_fields(struct gen *g, u32 want);
-void gen_special(struct gen *g); /* a loop, an indirect jump */
+void gen_special(struct gen *g);	      /* a loop, an indirect jump */
 bool gen_insn(struct gen *g, u32 form_index); /* appends one instruction of the form (and what sets up its pointers) */
 void gen_garbage(struct gen *g);	      /* appends bytes that do not decode */
 void gen_emit(struct gen *g, const u8 *bytes, u32 len);

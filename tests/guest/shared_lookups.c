@@ -8,7 +8,7 @@
 
 /* A function of its own that is one straight run of code. Arguments in rdi, rsi, rdx; results in rax and through memory. */
 #define BLOCK_IN(section, name, body)                                                                                                      \
-	__asm__(".pushsection " section ", \"ax\"\n\t.balign 256\n" #name ":\n\t" body "\n9:\tret\n\t.popsection\n");                       \
+	__asm__(".pushsection " section ", \"ax\"\n\t.balign 256\n" #name ":\n\t" body "\n9:\tret\n\t.popsection\n");                      \
 	u64 name(u64, u64, u64)
 #define BLOCK(name, body) BLOCK_IN(".text", name, body)
 /* A fault of this instruction ends the block. */
