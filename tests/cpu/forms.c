@@ -11,17 +11,17 @@
 #define PP_F3 2
 #define PP_F2 3
 
-static const char *const class_names[CLASS_COUNT] = {"general", "string", "bit", "stack",  "branch", "x87",    "mmx",	 "sse",
-						     "avx",	"fma",	  "bmi", "crypto", "gather", "avx512", "opmask", "system"};
+static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",	  "mmx",    "sse",   "avx",
+						     "fma",	"bmi",	  "crypto", "gather", "avx512", "opmask", "system", "fields"};
 
 const char *form_class_name(u32 cls)
 {
-	return cls < CLASS_COUNT ? class_names[cls] : "none";
+	return cls < CLASS_NAMES ? class_names[cls] : "none";
 }
 
 int form_class_by_name(const char *name)
 {
-	for (int i = 0; i < CLASS_COUNT; i++)
+	for (int i = 0; i < CLASS_NAMES; i++)
 		if (!strcmp(class_names[i], name))
 			return i;
 	return -1;

@@ -28,7 +28,9 @@ enum form_class {
 	CLASS_AVX512,
 	CLASS_OPMASK,
 	CLASS_SYSTEM, /* deterministic at CPL 3: mostly #GP and #UD */
-	CLASS_COUNT
+	CLASS_COUNT,
+	CLASS_FIELDS = CLASS_COUNT, /* of no form: many accesses around few base registers, of all classes (gen_fields.c) */
+	CLASS_NAMES
 };
 
 enum form_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };

@@ -219,7 +219,7 @@ static int usage(void)
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
-	for (u32 i = 0; i < CLASS_COUNT; i++)
+	for (u32 i = 0; i < CLASS_NAMES; i++)
 		fprintf(stderr, " %s", form_class_name(i));
 	fprintf(stderr, "\n");
 	return 2;
@@ -303,6 +303,8 @@ static bool parse(int argc, char **argv, struct options *o)
 			return false;
 		}
 	}
+	if (o->only_class == CLASS_FIELDS && o->bits == 32)
+		return false;
 	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc &&
 	       (o->ring == 3 || (o->ring == 0 && o->bits == 64)) && (o->bits == 32 || o->bits == 64);
 }
