@@ -52,15 +52,17 @@ static bool memory_form_broadcasts(const struct attempt *a)
 
 static ZyanStatus decode_evex(const struct attempt *a)
 {
-	u8 *p2 = &a->bytes[a->at + 3], modrm;
+	u8 *p2 = &a->bytes[a->at + 3];
+	ZyanStatus s;
 
 	if (a->n - a->at < EVEX_BYTES || (!a->code64 && a->bytes[a->at + 1] < 0xc0))
 		return ZYDIS_STATUS_DECODING_ERROR;
-	modrm = a->bytes[a->at + 5];
 	if (!a->code64)
 		*p2 |= 0x08;
-	if ((*p2 & 0x10) && modrm >= 0xc0 && memory_form_broadcasts(a))
-		*p2 &= (u8)~0x10;
+	s = decode(a, a->bytes); /* b may mean rounding */
+	if (decodes_or_wants_more(s) || !(*p2 & 0x10) || a->bytes[a->at + 5] < 0xc0 || !memory_form_broadcasts(a))
+		return s;
+	*p2 &= (u8)~0x10;
 	return decode(a, a->bytes);
 }
 
