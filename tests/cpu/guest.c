@@ -2,6 +2,8 @@
 /* Page tables, descriptor tables and stubs of the guest that runs a case. See guest.h. */
 #include "guest.h"
 
+#include "engine/bt/interp_private.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -134,14 +136,24 @@ void guest_destroy(struct guest *g)
 	gm_destroy(&g->gm);
 }
 
-bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
+static const struct x86_cpuid *policy(void)
 {
 	const struct x86_cpuid_config config = {.ncpus = 1, .tsc_hz = 1000000000, .engine_bt = true};
-	static struct x86_cpuid policy;
+	static struct x86_cpuid p;
 
-	if (!policy.n)
-		x86_cpuid_build(&policy, &config);
-	return x86_cpuid_has(&policy, leaf, sub, reg, bit);
+	if (!p.n)
+		x86_cpuid_build(&p, &config);
+	return &p;
+}
+
+bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
+{
+	return x86_cpuid_has(policy(), leaf, sub, reg, bit);
+}
+
+bool guest_announces(const ZydisDecodedInstruction *in)
+{
+	return interp_isa_announced(policy(), in);
 }
 
 static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
