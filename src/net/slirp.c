@@ -24,6 +24,8 @@
 
 #define NS_PER_MS 1000000
 #define BACKLOG_BYTES (4 * MiB)
+#define USER_FEATURES                                                                                                                      \
+	(1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6)
 
 struct frame {
 	struct frame *next;
@@ -119,7 +121,8 @@ static void user_send(struct net_backend *nb, const struct virtio_net_hdr_v1 *h,
 	/* Copied before it is parsed: the guest may still write to its buffers. */
 	for (u32 i = 0; i < n && at + iov[i].iov_len <= sizeof(un->out); at += iov[i++].iov_len)
 		memcpy(un->out + at, iov[i].iov_base, iov[i].iov_len);
-	if (at != len || h->gso_type != VIRTIO_NET_HDR_GSO_NONE || !net_finish_checksum(h, un->out, len))
+	/* libslirp takes segments of any size: one that was to be cut (GSO) is handed over whole. */
+	if (at != len || !net_finish_checksum(h, un->out, len))
 		return;
 	slirp_input(un->slirp, un->out, (int)len);
 }
@@ -279,8 +282,13 @@ static bool host_has_ipv6(void)
 
 static void user_config(SlirpConfig *c, u32 mtu)
 {
-	*c = (SlirpConfig){.version = 1, .in_enabled = true, .in6_enabled = host_has_ipv6(), .vprefix_len = 64, .vhostname = "guise",
-			   .if_mtu = mtu, .if_mru = mtu};
+	*c = (SlirpConfig){.version = 1,
+			   .in_enabled = true,
+			   .in6_enabled = host_has_ipv6(),
+			   .vprefix_len = 64,
+			   .vhostname = "guise",
+			   .if_mtu = mtu,
+			   .if_mru = mtu};
 	inet_pton(AF_INET, "10.0.2.0", &c->vnetwork);
 	inet_pton(AF_INET, "255.255.255.0", &c->vnetmask);
 	inet_pton(AF_INET, "10.0.2.2", &c->vhost);
@@ -299,8 +307,9 @@ static int add_forward(struct user_net *un, const struct hostfwd *f, struct err 
 	if (slirp_add_hostfwd(un->slirp, f->udp, host, f->host_port, guest, f->guest_port) >= 0)
 		return 0;
 	inet_ntop(AF_INET, &host, name, sizeof(name));
-	return err_sys(e, errno ? errno : EADDRINUSE, "user network: cannot listen on %s port %u of host address %s; choose another with hostfwd",
-		       f->udp ? "UDP" : "TCP", f->host_port, name);
+	return err_sys(e, errno ? errno : EADDRINUSE,
+		       "user network: cannot listen on %s port %u of host address %s; choose another with hostfwd", f->udp ? "UDP" : "TCP",
+		       f->host_port, name);
 }
 
 static void user_close(struct net_backend *nb)
@@ -325,14 +334,11 @@ int net_user_open(struct net_backend **out, struct evloop *l, u32 mtu, const str
 
 	if (!un)
 		return err_set(e, ENOMEM, "user network: out of memory");
-	un->nb = (struct net_backend){.ops = &user_ops,
-				      .client = *client,
-				      .features = 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM,
-				      .mtu = mtu ? mtu : NET_USER_MTU};
+	un->nb = (struct net_backend){.ops = &user_ops, .client = *client, .features = USER_FEATURES, .mtu = mtu ? mtu : NET_USER_MTU};
 	un->loop = l;
 	pollset_init(&un->polls, l);
 	un->backlog_tail = &un->backlog;
-	user_config(&config, un->nb.mtu);
+	user_config(&config, un->nb.mtu < NET_USER_MTU ? un->nb.mtu : NET_USER_MTU); /* a larger MTU is for the guest's datagrams */
 	un->slirp = slirp_new(&config, &callbacks, un);
 	if (!un->slirp) {
 		free(un);
