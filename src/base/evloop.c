@@ -78,12 +78,9 @@ static bool grow(void *array, u32 *room, u32 used, size_t size)
 	return true;
 }
 
-static void drain(void *opaque, u32 events)
+/* Both descriptors are edge-triggered, so that nobody has to read them: each write to the eventfd and each expiry is a new edge. */
+static void woken(void *opaque, u32 events)
 {
-	u64 count;
-
-	if (read(*(int *)opaque, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		log_msg(LOG_ERROR, "event loop: %s", strerror(errno));
 }
 
 static int open_fds(struct evloop *l, struct err *e)
@@ -99,8 +96,8 @@ static int open_fds(struct evloop *l, struct err *e)
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (l->wake_fd < 0)
 		return err_sys(e, errno, "event loop: cannot create an event descriptor");
-	r = evloop_add_fd(l, l->timer_fd, EPOLLIN, drain, &l->timer_fd, e);
-	return r < 0 ? r : evloop_add_fd(l, l->wake_fd, EPOLLIN, drain, &l->wake_fd, e);
+	r = evloop_add_fd(l, l->timer_fd, EPOLLIN | EPOLLET, woken, l, e);
+	return r < 0 ? r : evloop_add_fd(l, l->wake_fd, EPOLLIN | EPOLLET, woken, l, e);
 }
 
 int evloop_new(struct evloop **out, struct err *e)
@@ -147,7 +144,7 @@ void evloop_free(struct evloop *l)
 static void wake(struct evloop *l)
 {
 	u64 one = 1;
-	/* Fails only when the counter is full, and then the loop is awake already. */
+	/* It would take centuries to fill the counter. */
 	ssize_t ignored = write(l->wake_fd, &one, sizeof(one));
 
 	(void)ignored;

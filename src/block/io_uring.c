@@ -30,10 +30,10 @@ struct uring_engine {
 	int event_fd;
 	pthread_t thread;
 	bool thread_started;
-	u32 submitters;	       /* under sq_lock: threads between switching the eventfd off and looking again */
+	u32 submitters;		/* under sq_lock: threads between switching the eventfd off and looking again */
 	struct io_req *waiting; /* under sq_lock: the ring had no room for these */
-	bool retry;	       /* atomic: the kernel refused a submission for now */
-	bool kicked, stop;     /* atomic */
+	bool retry;		/* atomic: the kernel refused a submission for now */
+	bool kicked, stop;	/* atomic */
 };
 
 static struct uring_engine *of(struct io_engine *eng)
@@ -193,7 +193,9 @@ static void wait_event(struct uring_engine *u)
 	struct pollfd p = {.fd = u->event_fd, .events = POLLIN};
 	u64 count;
 
-	if (poll(&p, 1, __atomic_load_n(&u->retry, __ATOMIC_SEQ_CST) ? RETRY_MS : -1) > 0 && read(u->event_fd, &count, sizeof(count)) < 0)
+	if (__atomic_load_n(&u->retry, __ATOMIC_SEQ_CST) && poll(&p, 1, RETRY_MS) <= 0)
+		return;
+	if (read(u->event_fd, &count, sizeof(count)) < 0)
 		return;
 }
 
@@ -266,7 +268,7 @@ static int start_thread(struct uring_engine *u)
 	sigset_t all, old;
 	int r;
 
-	u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	u->event_fd = eventfd(0, EFD_CLOEXEC);
 	if (u->event_fd < 0)
 		return errno;
 	r = io_uring_register_eventfd(&u->ring, u->event_fd);
