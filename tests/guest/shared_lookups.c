@@ -19,7 +19,7 @@
 
 extern const u8 trap_entries[];
 static const u64 va = TEST_VA + 0x500000, other_va = TEST_VA + 0x700000;
-static u64 *frame, *frame2, *third;
+static u64 *frame, *frame2, *third, *fourth;
 static volatile u64 out[8];
 
 static void fill(u64 *page, u64 salt)
@@ -265,6 +265,29 @@ static void field_across_the_edge(void)
 	CHECK_EQ(((u32 *)frame2)[1], 99);
 }
 
+BLOCK(push_from_memory, "mov %rsp, %r8\n\t"
+			"mov %rsi, %rsp\n\t"
+			"mov (%rdi), %rax\n\t"
+			"push 8(%rdi)\n\t" /* nothing knows the stack's page yet */
+			"push 16(%rdi)\n\t"
+			"pop %rcx\n\t"
+			"mov %rcx, 24(%rdi)\n\t"
+			"add (%rsp), %rax\n\t"
+			"mov %r8, %rsp");
+
+static void memory_to_a_fresh_stack(void)
+{
+	fill(frame, 11);
+	fill(frame2, 0);
+	paging_map(va, (u64)frame, P | W);
+	paging_map(other_va, (u64)frame2, P | W);
+	CHECK_EQ(push_from_memory(va, other_va + 128, 0), 11 + N(1) + 12);
+	CHECK_EQ(frame[3], N(2) + 13);
+	CHECK_EQ(frame2[15], N(1) + 12);
+	CHECK_EQ(frame2[14], N(2) + 13);
+	CHECK_EQ(bits(other_va), A | D);
+}
+
 /* ---- devices */
 
 BLOCK(lapic_registers, "mov 0x20(%rdi), %eax\n\t"
@@ -302,6 +325,37 @@ static void device_and_ram(void)
 	CHECK_EQ(out[3], ram[0x3c]);
 	CHECK_EQ(out[4], 0);
 	CHECK_EQ(ram[0x20], 0);
+}
+
+BLOCK(lapic_only_read, "mov 0x20(%rdi), %eax\n\t"
+		       "mov 0x30(%rdi), %ecx\n\t"
+		       "mov 0x80(%rdi), %r8d\n\t"
+		       "shl $32, %rcx\n\t"
+		       "or %rcx, %rax\n\t"
+		       "add %r8, %rax");
+BLOCK(lapic_write_first, "movl $0x50, 0x80(%rdi)\n\t"
+			 "mov 0x80(%rdi), %eax\n\t"
+			 "mov 0x30(%rdi), %ecx\n\t"
+			 "movl $0, 0x80(%rdi)\n\t"
+			 "shl $32, %rcx\n\t"
+			 "or %rcx, %rax\n\t"
+			 "add 0x80(%rdi), %eax");
+
+/* RAM first, so that something is left from then. */
+static void device_where_ram_was(void)
+{
+	u32 *ram = (u32 *)frame;
+
+	fill(frame, 0);
+	paging_map(va, (u64)frame, P | W);
+	CHECK_EQ(lapic_only_read(va, 0, 0), ((u64)ram[12] << 32 | ram[8]) + ram[32]);
+	CHECK_EQ(lapic_write_first(va, 0, 0), 0x50);
+	CHECK_EQ(ram[32], 0);
+	ram[32] = 0x1234;
+	paging_map(va, LAPIC, P | W | PCD);
+	CHECK_EQ(lapic_only_read(va, 0, 0), (u64)apic_read(0x30) << 32 | apic_read(APIC_ID));
+	CHECK_EQ(lapic_write_first(va, 0, 0), 0x50);
+	CHECK_EQ(ram[32], 0x1234);
 }
 
 /* The first access goes to RAM, the others by the same register into the device behind it. */
@@ -468,6 +522,9 @@ static void data_beside_code(void)
 	memcpy(code + 0x600, returns_42, sizeof(returns_42));
 	data[1] = data[2] = 0;
 	for (u64 i = 0; i < 30; i++) {
+		fourth[2] = 7;
+		CHECK_EQ(three_stores((u64)fourth, i, 1), 7); /* a page of no code, in between */
+		CHECK_EQ(fourth[2], 8);
 		CHECK_EQ(three_stores((u64)data, i, 3), i);
 		CHECK_EQ(((u64(*)(void))(u64)(code + 0x600))(), 42);
 		CHECK_EQ(data[0], i);
@@ -698,11 +755,32 @@ static void string_faults(void)
 	CHECK_EQ(frame2[9], N(4) + 104);
 }
 
+BLOCK(string_moves_base, "mov (%rdi), %rax\n\t"
+			 "mov %rax, 16(%rdi)\n\t"
+			 "mov %rsi, %rcx\n\t"
+			 "rep stosb\n\t" /* rdi is in the next page now */
+			 "mov 8(%rdi), %rax\n\t"
+			 "mov %rax, 16(%rdi)");
+
+static void string_into_another_page(void)
+{
+	fill(frame, 0);
+	fill(frame2, 50);
+	paging_map(va, (u64)frame, P | W);
+	paging_map(va + PAGE, (u64)frame2, P | W);
+	CHECK_EQ(string_moves_base(va + 64, PAGE, 0), N(1) + 50 + 9);
+	CHECK_EQ(frame[7], N(7) + 7);
+	CHECK_EQ(frame[10], 0x0808080808080808); /* the low byte of what was read at first */
+	CHECK_EQ(frame2[7], 0x0808080808080808);
+	CHECK_EQ(frame2[10], N(1) + 50 + 9);
+}
+
 static void prepare(void)
 {
-	frame = page_alloc();
-	frame2 = page_alloc();
+	frame2 = page_alloc(); /* not side by side in the order in which they are mapped: a wrong frame is to show */
 	third = page_alloc();
+	fourth = page_alloc();
+	frame = page_alloc();
 	code = page_alloc();
 	second_root = paging_clone();
 	((u64 *)second_root)[va >> 39 & 511] = 0;
@@ -721,7 +799,9 @@ void guest_main(void)
 	LOOP(write_protected);
 	LOOP(across_two_pages);
 	LOOP(field_across_the_edge);
+	LOOP(memory_to_a_fresh_stack);
 	LOOP(device_and_ram);
+	LOOP(device_where_ram_was);
 	LOOP(device_behind_ram);
 	LOOP(remapped_by_invlpg);
 	LOOP(remapped_by_cr3);
@@ -733,6 +813,7 @@ void guest_main(void)
 	LOOP(handler_of_another_fault);
 	LOOP(string_in_the_same_page);
 	LOOP(string_faults);
+	LOOP(string_into_another_page);
 	if (cpuid_bit(7, 0, 1, 20)) {
 		write_cr4(read_cr4() | CR4_SMAP);
 		LOOP(rights_by_smap);
