@@ -413,6 +413,16 @@ static bool stack_form_usable(u16 m)
 	return m != ZYDIS_MNEMONIC_POPF && m != ZYDIS_MNEMONIC_POPFQ; /* whatever lies there would be taken for flags, TF among them */
 }
 
+/* The frame goes: what follows is relative to RBP. */
+static void leave(struct gen *g)
+{
+	const u8 b = 0xc9;
+
+	gen_emit(g, &b, 1);
+	g->value[R_SP] = g->value[R_BP] + 8;
+	g->known = (g->known | 1u << R_SP) & ~(1u << R_BP);
+}
+
 static void stack(struct fields *c)
 {
 	static const u8 flags_and_back[] = {0x9c, 0x9d};
@@ -422,6 +432,10 @@ static void stack(struct fields *c)
 
 	if (!is_known(g, R_SP))
 		gen_mov_imm(g, R_SP, (window(g, 64) + 32) & ~7ull);
+	if (prng_chance(&g->rnd, 12) && is_known(g, R_BP) && g->value[R_BP] - CASE_DATA < CASE_DATA_SIZE) {
+		leave(g);
+		return;
+	}
 	if (prng_chance(&g->rnd, 5) && g->c->ring) {
 		gen_emit(g, flags_and_back, 1);
 		gen_emit(g, flags_and_back + 1, 1);

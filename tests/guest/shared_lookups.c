@@ -358,6 +358,47 @@ static void device_where_ram_was(void)
 	CHECK_EQ(ram[32], 0x1234);
 }
 
+/* Two structures in turns, by the same code without any other in between: what the one left must not serve the other. */
+BLOCK(lapic_in_turns, "1:\tmov 0x20(%rdi), %eax\n\t"
+		      "mov 0x30(%rdi), %ecx\n\t"
+		      "mov 0x80(%rdi), %r8d\n\t"
+		      "shl $32, %rcx\n\t"
+		      "or %rcx, %rax\n\t"
+		      "add %r8, %rax\n\t"
+		      "xchg %rdi, %rsi\n\t"
+		      "dec %edx\n\t"
+		      "jnz 1b");
+BLOCK(stores_in_turns, "1:\tmovl $0x50, 0x80(%rdi)\n\t"
+		       "mov 0x80(%rdi), %eax\n\t"
+		       "mov 0x30(%rdi), %ecx\n\t"
+		       "shl $32, %rcx\n\t"
+		       "movl $0, 0x80(%rdi)\n\t"
+		       "or %rcx, %rax\n\t"
+		       "xchg %rdi, %rsi\n\t"
+		       "dec %edx\n\t"
+		       "jnz 1b");
+
+static void device_and_ram_in_turns(void)
+{
+	u32 *ram = (u32 *)frame;
+
+	fill(frame, 0);
+	paging_map(va, (u64)frame, P | W);
+	paging_map(va + PAGE, LAPIC, P | W | PCD);
+	for (u32 n = 1; n < 6; n++) {
+		u64 version = n & 1 ? ram[12] : apic_read(0x30), low = n & 1 ? ram[8] : apic_read(APIC_ID), task = n & 1 ? ram[32] : 0;
+
+		CHECK_EQ(lapic_in_turns(va, va + PAGE, n), (version << 32 | low) + task);
+	}
+	for (u32 n = 1; n < 6; n++) {
+		u64 version = n & 1 ? ram[12] : apic_read(0x30);
+
+		CHECK_EQ(stores_in_turns(va, va + PAGE, n), version << 32 | 0x50);
+		CHECK_EQ(ram[32], 0);
+		CHECK_EQ(apic_read(0x80), 0);
+	}
+}
+
 /* The first access goes to RAM, the others by the same register into the device behind it. */
 BLOCK(ram_then_device, "mov -8(%rdi), %rax\n\t"
 		       "mov 0x30(%rdi), %ecx\n\t"
@@ -512,6 +553,32 @@ BLOCK(three_stores, "mov %rsi, (%rdi)\n\t"
 		    "add %rdx, 8(%rdi)\n\t"
 		    "mov 16(%rdi), %rax\n\t"
 		    "incq 16(%rdi)");
+
+BLOCK(three_stores_in_turns, "1:\tmov %rdx, (%rdi)\n\t"
+			     "add %rdx, 8(%rdi)\n\t"
+			     "incq 16(%rdi)\n\t"
+			     "xchg %rdi, %rsi\n\t"
+			     "dec %edx\n\t"
+			     "jnz 1b");
+
+/* A page of data and one with code, in turns. */
+static void data_and_code_in_turns(void)
+{
+	static const u8 returns_43[] = {0xb8, 43, 0, 0, 0, 0xc3};
+	u64 *data = (u64 *)(code + 0x800), *plain = fourth + 0x100;
+
+	paging_map(va, (u64)fourth, P | W);
+	paging_map(va + PAGE, (u64)code, P | W);
+	memcpy(code + 0x600, returns_43, sizeof(returns_43));
+	for (u64 i = 0; i < 10; i++) {
+		memset(data, 0, 24);
+		memset(plain, 0, 24);
+		CHECK_EQ(((u64(*)(void))(u64)(code + 0x600))(), 43);
+		three_stores_in_turns(va + 0x800, va + PAGE + 0x800, 6);
+		CHECK(plain[0] == 2 && plain[1] == 6 + 4 + 2 && plain[2] == 3);
+		CHECK(data[0] == 1 && data[1] == 5 + 3 + 1 && data[2] == 3);
+	}
+}
 
 /* Data beside code, written over and over, while the code runs in between. */
 static void data_beside_code(void)
@@ -802,12 +869,14 @@ void guest_main(void)
 	LOOP(memory_to_a_fresh_stack);
 	LOOP(device_and_ram);
 	LOOP(device_where_ram_was);
+	LOOP(device_and_ram_in_turns);
 	LOOP(device_behind_ram);
 	LOOP(remapped_by_invlpg);
 	LOOP(remapped_by_cr3);
 	LOOP(rights_by_cr0);
 	LOOP(next_instruction_changed);
 	LOOP(data_beside_code);
+	LOOP(data_and_code_in_turns);
 	LOOP(handler_remaps);
 	LOOP(handler_protects);
 	LOOP(handler_of_another_fault);
