@@ -399,6 +399,36 @@ static void device_and_ram_in_turns(void)
 	}
 }
 
+/* The first access needs CL: whatever a translator keeps in registers from it is gone. */
+BLOCK(shifts_in_turns, "mov $1, %ecx\n"
+		       "1:\tshll %cl, 0x80(%rdi)\n\t"
+		       "mov 0x30(%rdi), %eax\n\t"
+		       "mov 0x80(%rdi), %r8d\n\t"
+		       "shl $32, %r8\n\t"
+		       "or %r8, %rax\n\t"
+		       "xchg %rdi, %rsi\n\t"
+		       "dec %edx\n\t"
+		       "jnz 1b");
+
+static void shifts_of_device_and_ram_in_turns(void)
+{
+	u32 *ram = (u32 *)frame;
+
+	fill(frame, 0);
+	paging_map(va, (u64)frame, P | W);
+	paging_map(va + PAGE, LAPIC, P | W | PCD);
+	for (u32 n = 1; n < 6; n++) {
+		u64 version = n & 1 ? ram[12] : apic_read(0x30), shifted = n & 1 ? 3u << (n + 1) / 2 : 8u << n / 2;
+
+		ram[32] = 3;
+		apic_write(0x80, 8);
+		CHECK_EQ(shifts_in_turns(va, va + PAGE, n), shifted << 32 | version);
+		CHECK_EQ(ram[32], 3u << (n + 1) / 2);
+		CHECK_EQ(apic_read(0x80), 8u << n / 2);
+	}
+	apic_write(0x80, 0);
+}
+
 /* The first access goes to RAM, the others by the same register into the device behind it. */
 BLOCK(ram_then_device, "mov -8(%rdi), %rax\n\t"
 		       "mov 0x30(%rdi), %ecx\n\t"
@@ -870,6 +900,7 @@ void guest_main(void)
 	LOOP(device_and_ram);
 	LOOP(device_where_ram_was);
 	LOOP(device_and_ram_in_turns);
+	LOOP(shifts_of_device_and_ram_in_turns);
 	LOOP(device_behind_ram);
 	LOOP(remapped_by_invlpg);
 	LOOP(remapped_by_cr3);
