@@ -89,7 +89,7 @@ static u64 base_value(struct gen *g, const struct gen_field *f)
 
 static void choose_fields(struct fields *c)
 {
-	static const u8 often[] = {R_SP, R_SP, R_SP, R_BP, R_BP, 10, 11, 12, 13, 14, 15, R_CX, R_CX, 3, 7};
+	static const u8 often[] = {R_SP, R_SP, R_SP, R_BP, R_BP, 10, 11, 12, 13, 14, 15, R_CX, R_CX, 3, 6, 7, 7};
 	struct gen *g = c->g;
 	u32 want = 1 + prng_below(&g->rnd, 3);
 
@@ -511,7 +511,7 @@ static void in_between(struct fields *c)
 		jump_through_field(c);
 	else if (kind < 75)
 		gen_special(g);
-	else if (random_form(g, kind < 80 ? CLASS_STRING : kind < 90 ? CLASS_BIT : CLASS_GENERAL, false, &form))
+	else if (random_form(g, kind < 86 ? CLASS_STRING : kind < 93 ? CLASS_BIT : CLASS_GENERAL, false, &form))
 		(void)gen_insn(g, form);
 }
 

@@ -872,6 +872,33 @@ static void string_into_another_page(void)
 	CHECK_EQ(frame2[10], N(1) + 50 + 9);
 }
 
+/* Strings that only read move their registers too. The last access would lie in the page, but for that. */
+BLOCK(scan_moves_base, "movzbl (%rdi), %ecx\n\t"
+		       "scasq\n\t"
+		       "mov 0x38(%rdi), %rax");
+BLOCK(compare_moves_bases, "movzbl (%rdi), %ecx\n\t"
+			   "movzbl (%rsi), %ecx\n\t"
+			   "cmpsq\n\t"
+			   "mov 0x38(%rdi), %rax\n\t"
+			   "add 0x38(%rsi), %rax");
+BLOCK(output_moves_base, "movzbl (%rsi), %ecx\n\t"
+			 "outsl\n\t" /* to the port of diagnostic codes */
+			 "mov 0x38(%rsi), %rax");
+
+static void strings_that_read(void)
+{
+	const u64 at = va + PAGE - 0x41;
+
+	memset(frame, 0, PAGE);
+	memset(frame2, 0, PAGE);
+	paging_map(va, (u64)frame, P | W);
+	paging_map(va + PAGE, (u64)frame2, P | W);
+	((u32 *)frame2)[0] = 0x123456;
+	CHECK_EQ(scan_moves_base(at, 0, 0), 0x12345600);
+	CHECK_EQ(compare_moves_bases(at, at, 0), 0x2468ac00);
+	CHECK_EQ(output_moves_base(0, at, 0x80), 0x12345600ul << 32);
+}
+
 static void prepare(void)
 {
 	frame2 = page_alloc(); /* not side by side in the order in which they are mapped: a wrong frame is to show */
@@ -914,6 +941,7 @@ void guest_main(void)
 	LOOP(string_in_the_same_page);
 	LOOP(string_faults);
 	LOOP(string_into_another_page);
+	LOOP(strings_that_read);
 	if (cpuid_bit(7, 0, 1, 20)) {
 		write_cr4(read_cr4() | CR4_SMAP);
 		LOOP(rights_by_smap);
