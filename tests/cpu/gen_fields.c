@@ -89,7 +89,7 @@ static u64 base_value(struct gen *g, const struct gen_field *f)
 
 static void choose_fields(struct fields *c)
 {
-	static const u8 often[] = {R_SP, R_SP, R_SP, R_BP, R_BP, 10, 11, 12, 13, 14, 15, R_CX, R_CX, 3, 7};
+	static const u8 often[] = {R_SP, R_SP, R_SP, R_BP, R_BP, 10, 11, 12, 13, 14, 15, R_CX, R_CX, 3, 6, 7, 7};
 	struct gen *g = c->g;
 	u32 want = 1 + prng_below(&g->rnd, 3);
 
@@ -413,6 +413,16 @@ static bool stack_form_usable(u16 m)
 	return m != ZYDIS_MNEMONIC_POPF && m != ZYDIS_MNEMONIC_POPFQ; /* whatever lies there would be taken for flags, TF among them */
 }
 
+/* The frame goes: what follows is relative to RBP. */
+static void leave(struct gen *g)
+{
+	const u8 b = 0xc9;
+
+	gen_emit(g, &b, 1);
+	g->value[R_SP] = g->value[R_BP] + 8;
+	g->known = (g->known | 1u << R_SP) & ~(1u << R_BP);
+}
+
 static void stack(struct fields *c)
 {
 	static const u8 flags_and_back[] = {0x9c, 0x9d};
@@ -422,6 +432,10 @@ static void stack(struct fields *c)
 
 	if (!is_known(g, R_SP))
 		gen_mov_imm(g, R_SP, (window(g, 64) + 32) & ~7ull);
+	if (prng_chance(&g->rnd, 12) && is_known(g, R_BP) && g->value[R_BP] - CASE_DATA < CASE_DATA_SIZE) {
+		leave(g);
+		return;
+	}
 	if (prng_chance(&g->rnd, 5) && g->c->ring) {
 		gen_emit(g, flags_and_back, 1);
 		gen_emit(g, flags_and_back + 1, 1);
@@ -497,7 +511,7 @@ static void in_between(struct fields *c)
 		jump_through_field(c);
 	else if (kind < 75)
 		gen_special(g);
-	else if (random_form(g, kind < 80 ? CLASS_STRING : kind < 90 ? CLASS_BIT : CLASS_GENERAL, false, &form))
+	else if (random_form(g, kind < 86 ? CLASS_STRING : kind < 93 ? CLASS_BIT : CLASS_GENERAL, false, &form))
 		(void)gen_insn(g, form);
 }
 
