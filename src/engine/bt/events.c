@@ -259,12 +259,12 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (b->dead || must_leave(v))
 		return bt_dispatch(v);
 	bt_update_mode(v);
-	bool closed = p->m[1].flags & (INSN_CLOSED | INSN_END);
-	if (closed || v->mode != (b->mode & ~(u32)MODE_CAREFUL) || v->cpu.rip != b->gva + p->m[1].guest ||
-	    interrupt_waits(v))
+	if (v->mode != (b->mode & ~(u32)MODE_CAREFUL) || v->cpu.rip != b->gva + p->m[1].guest || interrupt_waits(v))
 		return bt_dispatch(v);
 	if (lost_look_ups(v, p, &p->m[1]))
 		return dispatch_careful(v);
+	if (p->m[1].flags & (INSN_CLOSED | INSN_END))
+		return bt_dispatch(v);
 	past_shadows(v);
 	return finish(v, host(v, b->checked + p->m[1].host));
 }

@@ -241,9 +241,27 @@ static bool names_special_register(const struct tr *t)
 	return false;
 }
 
+/* Zydis does not say that all of them move the pointers. */
+static bool is_string(const struct tr *t)
+{
+	return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP || t->in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+}
+
+static void follow_string(struct plan *p)
+{
+	forget_written(p);
+	new_root(p, R_RCX);
+	new_root(p, R_RSI);
+	new_root(p, R_RDI);
+}
+
 static void follow(struct plan *p)
 {
 	struct tr *t = p->t;
+	if (is_string(t)) {
+		follow_string(p);
+		return;
+	}
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_AUTO:
 	case K_LEA:
@@ -259,13 +277,8 @@ static void follow(struct plan *p)
 		else
 			follow_plain(p);
 		break;
-	case K_STRING:
-		forget_written(p);
-		if (t->in->meta.category != ZYDIS_CATEGORY_STRINGOP)
-			break;
-		new_root(p, R_RCX);
-		new_root(p, R_RSI);
-		new_root(p, R_RDI);
+	case K_STRING: /* the SSE move of that name */
+		follow_plain(p);
 		break;
 	case K_PUSH:
 	case K_PUSHF:
