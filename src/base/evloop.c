@@ -2,8 +2,12 @@
 /*
  * The event loop: epoll, one timerfd behind a binary heap, one eventfd for posted work.
  *
- * Threading: `lock` guards the heap and the list of posted work; callbacks run without it. The timerfd is only set to an earlier time
- * than it already holds: a deadline that moved away costs one idle wake-up instead of a system call on every change.
+ * Threading: `lock` guards the heap, the list of posted work and `asleep`; callbacks run without it.
+ *
+ * Other threads make system calls for a loop that sleeps only. Under the lock the loop looks for work, sets the timerfd and declares
+ * itself asleep, all at once; under the same lock a thread adds its work and sees whether the loop sleeps. So either the loop finds the
+ * work before its wait, or the thread finds the loop asleep and ends the wait. The timerfd is only set to an earlier time than it
+ * already holds: a deadline that moved away costs one idle wake-up instead of a system call on every change.
  */
 #include "base/evloop.h"
 
@@ -51,9 +55,10 @@ struct evloop {
 	pthread_mutex_t lock;
 	struct evtimer **heap; /* from 1 */
 	u32 nheap, heap_room;
-	u64 timer_set_to; /* what the timerfd holds, NEVER when idle */
-	struct work *posted;
-	u32 nposted, posted_room;
+	u64 timer_set_to;	       /* what the timerfd holds, NEVER when idle */
+	struct work *posted, *running; /* two arrays that change places; `running` is the loop's own */
+	u32 nposted, posted_room, running_room;
+	bool asleep; /* the loop waits, or goes to without looking at heap and posted work again, and nobody has begun to wake it */
 };
 
 /* Make room for one more of `size` bytes each. */
@@ -73,12 +78,9 @@ static bool grow(void *array, u32 *room, u32 used, size_t size)
 	return true;
 }
 
-static void drain(void *opaque, u32 events)
+/* Both descriptors are edge-triggered, so that nobody has to read them: each write to the eventfd and each expiry is a new edge. */
+static void woken(void *opaque, u32 events)
 {
-	u64 count;
-
-	if (read(*(int *)opaque, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		log_msg(LOG_ERROR, "event loop: %s", strerror(errno));
 }
 
 static int open_fds(struct evloop *l, struct err *e)
@@ -94,8 +96,8 @@ static int open_fds(struct evloop *l, struct err *e)
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (l->wake_fd < 0)
 		return err_sys(e, errno, "event loop: cannot create an event descriptor");
-	r = evloop_add_fd(l, l->timer_fd, EPOLLIN, drain, &l->timer_fd, e);
-	return r < 0 ? r : evloop_add_fd(l, l->wake_fd, EPOLLIN, drain, &l->wake_fd, e);
+	r = evloop_add_fd(l, l->timer_fd, EPOLLIN | EPOLLET, woken, l, e);
+	return r < 0 ? r : evloop_add_fd(l, l->wake_fd, EPOLLIN | EPOLLET, woken, l, e);
 }
 
 int evloop_new(struct evloop **out, struct err *e)
@@ -135,13 +137,14 @@ void evloop_free(struct evloop *l)
 	free(l->prepares);
 	free(l->heap);
 	free(l->posted);
+	free(l->running);
 	free(l);
 }
 
 static void wake(struct evloop *l)
 {
 	u64 one = 1;
-	/* Fails only when the counter is full, and then the loop is awake already. */
+	/* It would take centuries to fill the counter. */
 	ssize_t ignored = write(l->wake_fd, &one, sizeof(one));
 
 	(void)ignored;
@@ -227,34 +230,38 @@ static void dispatch(struct evloop *l, const struct epoll_event *ev)
 
 void evloop_post(struct evloop *l, void (*fn)(void *opaque), void *opaque)
 {
-	bool was_empty, ok;
+	bool slept, ok;
 
 	pthread_mutex_lock(&l->lock);
-	was_empty = l->nposted == 0;
 	ok = grow(&l->posted, &l->posted_room, l->nposted, sizeof(*l->posted));
 	if (ok)
 		l->posted[l->nposted++] = (struct work){fn, opaque};
+	slept = l->asleep;
+	l->asleep = false;
 	pthread_mutex_unlock(&l->lock);
 	if (!ok)
 		log_msg(LOG_ERROR, "event loop: out of memory, work for the main thread is lost");
-	if (was_empty)
+	if (slept)
 		wake(l);
 }
 
 static void run_posted(struct evloop *l)
 {
 	struct work *list;
-	u32 n;
+	u32 n, room;
 
 	pthread_mutex_lock(&l->lock);
 	list = l->posted;
+	room = l->posted_room;
 	n = l->nposted;
-	l->posted = NULL;
-	l->nposted = l->posted_room = 0;
+	l->posted = l->running;
+	l->posted_room = l->running_room;
+	l->nposted = 0;
+	l->running = list;
+	l->running_room = room;
 	pthread_mutex_unlock(&l->lock);
 	for (u32 i = 0; i < n; i++)
 		list[i].fn(list[i].opaque);
-	free(list);
 }
 
 /* ---- timers ---- */
@@ -311,6 +318,13 @@ static void set_timerfd(struct evloop *l, u64 deadline)
 	timerfd_settime(l->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+/* Locked. */
+static void set_for_first(struct evloop *l)
+{
+	if (l->nheap && l->heap[1]->deadline_ns < l->timer_set_to)
+		set_timerfd(l, l->heap[1]->deadline_ns);
+}
+
 void timer_init(struct evtimer *t, struct evloop *l, void (*fn)(void *opaque), void *opaque)
 {
 	*t = (struct evtimer){.loop = l, .fn = fn, .opaque = opaque};
@@ -332,8 +346,8 @@ void timer_arm(struct evtimer *t, u64 deadline_ns)
 	if (ok) {
 		l->nheap++;
 		sift_up(l, l->nheap, t);
-		if (l->heap[1]->deadline_ns < l->timer_set_to)
-			set_timerfd(l, l->heap[1]->deadline_ns);
+		if (l->asleep)
+			set_for_first(l);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!ok)
@@ -368,26 +382,17 @@ static bool take_due(struct evloop *l, u64 now, struct evtimer *copy)
 	return due;
 }
 
-/* The timerfd has fired, or holds what it held. Returns how many timers wait, 0 when none can be due. */
+/* The timerfd has fired, or holds what it held. Returns how many timers wait, 0 when none is due. */
 static u32 note_expiry(struct evloop *l, u64 now)
 {
-	u32 waiting = 0;
+	u32 waiting;
 
 	pthread_mutex_lock(&l->lock);
-	if (l->timer_set_to <= now) {
+	if (l->timer_set_to <= now)
 		l->timer_set_to = NEVER;
-		waiting = l->nheap;
-	}
+	waiting = l->nheap && l->heap[1]->deadline_ns <= now ? l->nheap : 0;
 	pthread_mutex_unlock(&l->lock);
 	return waiting;
-}
-
-static void set_for_first(struct evloop *l)
-{
-	pthread_mutex_lock(&l->lock);
-	if (l->nheap && l->heap[1]->deadline_ns < l->timer_set_to)
-		set_timerfd(l, l->heap[1]->deadline_ns);
-	pthread_mutex_unlock(&l->lock);
 }
 
 /* No more callbacks than timers waited at the start: one that arms its timer in the past must not keep the loop from its descriptors. */
@@ -397,11 +402,8 @@ static void run_timers(struct evloop *l)
 	u32 budget = note_expiry(l, now);
 	struct evtimer t;
 
-	if (!budget)
-		return;
-	while (budget-- && !l->stop && take_due(l, now, &t))
+	for (; budget && !l->stop && take_due(l, now, &t); budget--)
 		t.fn(t.opaque);
-	set_for_first(l);
 }
 
 /* ---- the loop ---- */
@@ -441,12 +443,30 @@ static int prepare_wait(struct evloop *l)
 	return limit;
 }
 
+/* Wait for descriptors, at most `limit` ms; not at all when there is other work. */
+static int wait_for_events(struct evloop *l, struct epoll_event *ev, int limit)
+{
+	int n;
+
+	pthread_mutex_lock(&l->lock);
+	set_for_first(l);
+	l->asleep = !l->nposted;
+	if (l->nposted)
+		limit = 0;
+	pthread_mutex_unlock(&l->lock);
+	n = epoll_wait(l->epoll_fd, ev, EVENTS_PER_WAIT, limit);
+	pthread_mutex_lock(&l->lock);
+	l->asleep = false;
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
 void evloop_run(struct evloop *l)
 {
 	struct epoll_event ev[EVENTS_PER_WAIT];
 
 	while (!l->stop) {
-		int n = epoll_wait(l->epoll_fd, ev, EVENTS_PER_WAIT, prepare_wait(l));
+		int n = wait_for_events(l, ev, prepare_wait(l));
 
 		for (int i = 0; i < n && !l->stop; i++)
 			dispatch(l, &ev[i]);

@@ -193,7 +193,9 @@ static void wait_event(struct uring_engine *u)
 	struct pollfd p = {.fd = u->event_fd, .events = POLLIN};
 	u64 count;
 
-	if (poll(&p, 1, __atomic_load_n(&u->retry, __ATOMIC_SEQ_CST) ? RETRY_MS : -1) > 0 && read(u->event_fd, &count, sizeof(count)) < 0)
+	if (__atomic_load_n(&u->retry, __ATOMIC_SEQ_CST) && poll(&p, 1, RETRY_MS) <= 0)
+		return;
+	if (read(u->event_fd, &count, sizeof(count)) < 0)
 		return;
 }
 
@@ -266,7 +268,7 @@ static int start_thread(struct uring_engine *u)
 	sigset_t all, old;
 	int r;
 
-	u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	u->event_fd = eventfd(0, EFD_CLOEXEC);
 	if (u->event_fd < 0)
 		return errno;
 	r = io_uring_register_eventfd(&u->ring, u->event_fd);

@@ -53,7 +53,11 @@ struct hostfwd {
 int hostfwd_parse(struct hostfwd *f, const char *text, struct err *e) must_check;
 
 #define NET_MAX_FORWARDS 16
-#define NET_USER_MTU 65520u /* jumbo frames cost a NAT nothing and save it most of its work */
+/* Jumbo frames cost a NAT nothing and save it most of its work. libslirp scales no windows, so a window is 65535 bytes at most, and as a
+ * sender it waits until the window holds a whole segment or half of the largest window seen. When segments are so large that two just do
+ * not fit, a guest's window can stop at a little less than either, with nothing that would make the guest announce more: then each segment
+ * waits for the persist timer, 5 s. With four in a window there is always one that fits, also when a guest keeps its window smaller. */
+#define NET_USER_MTU 16384u
 
 /* User-mode NAT: 10.0.2.0/24, gateway and host .2, DNS .3, guest .15. */
 int net_user_open(struct net_backend **out, struct evloop *l, u32 mtu, const struct hostfwd *fwd, u32 nfwd, const struct net_client *client,

@@ -24,6 +24,8 @@
 
 #define NS_PER_MS 1000000
 #define BACKLOG_BYTES (4 * MiB)
+#define USER_FEATURES                                                                                                                      \
+	(1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6)
 
 struct frame {
 	struct frame *next;
@@ -119,7 +121,8 @@ static void user_send(struct net_backend *nb, const struct virtio_net_hdr_v1 *h,
 	/* Copied before it is parsed: the guest may still write to its buffers. */
 	for (u32 i = 0; i < n && at + iov[i].iov_len <= sizeof(un->out); at += iov[i++].iov_len)
 		memcpy(un->out + at, iov[i].iov_base, iov[i].iov_len);
-	if (at != len || h->gso_type != VIRTIO_NET_HDR_GSO_NONE || !net_finish_checksum(h, un->out, len))
+	/* libslirp takes segments of any size: one that was to be cut (GSO) is handed over whole. */
+	if (at != len || !net_finish_checksum(h, un->out, len))
 		return;
 	slirp_input(un->slirp, un->out, (int)len);
 }
@@ -325,14 +328,11 @@ int net_user_open(struct net_backend **out, struct evloop *l, u32 mtu, const str
 
 	if (!un)
 		return err_set(e, ENOMEM, "user network: out of memory");
-	un->nb = (struct net_backend){.ops = &user_ops,
-				      .client = *client,
-				      .features = 1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM,
-				      .mtu = mtu ? mtu : NET_USER_MTU};
+	un->nb = (struct net_backend){.ops = &user_ops, .client = *client, .features = USER_FEATURES, .mtu = mtu ? mtu : NET_USER_MTU};
 	un->loop = l;
 	pollset_init(&un->polls, l);
 	un->backlog_tail = &un->backlog;
-	user_config(&config, un->nb.mtu);
+	user_config(&config, un->nb.mtu < NET_USER_MTU ? un->nb.mtu : NET_USER_MTU); /* a larger MTU is for the guest's datagrams */
 	un->slirp = slirp_new(&config, &callbacks, un);
 	if (!un->slirp) {
 		free(un);

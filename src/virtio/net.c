@@ -40,6 +40,37 @@ static struct virtio_net *of(struct virtio_device *vd)
 
 /* ---- guest to network ---- */
 
+static const struct {
+	u8 gso_type;
+	u32 feature;
+} segmentations[] = {
+	{VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_F_HOST_TSO4},
+	{VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_F_HOST_TSO6},
+};
+
+/* A segmentation that was negotiated, with what it needs: a size, and a checksum left to us (virtio 1.1, 5.1.6.2.1). */
+static bool gso_ok(const struct virtio_net *net, const struct virtio_net_hdr_v1 *h)
+{
+	u8 type = h->gso_type & (u8)~VIRTIO_NET_HDR_GSO_ECN;
+
+	if (h->gso_type == VIRTIO_NET_HDR_GSO_NONE)
+		return true;
+	if (type != h->gso_type && !virtio_has(&net->vd, VIRTIO_NET_F_HOST_ECN))
+		return false;
+	for (u32 i = 0; i < ARRAY_SIZE(segmentations); i++)
+		if (segmentations[i].gso_type == type)
+			return virtio_has(&net->vd, segmentations[i].feature) && h->gso_size && h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	return false;
+}
+
+/* A driver must not ask for what was not negotiated. Where the offsets of a checksum lie is checked by who computes it. */
+static bool tx_header_ok(const struct virtio_net *net, const struct virtio_net_hdr_v1 *h)
+{
+	if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM && !virtio_has(&net->vd, VIRTIO_NET_F_CSUM))
+		return false;
+	return gso_ok(net, h);
+}
+
 static void tx_send(struct virtio_net *net, const struct vq_request *r)
 {
 	struct virtio_net_hdr_v1 h;
@@ -47,7 +78,7 @@ static void tx_send(struct virtio_net *net, const struct vq_request *r)
 	size_t len;
 	u32 n;
 
-	if (iov_read(r->read, r->nread, 0, &h, sizeof(h)) != sizeof(h))
+	if (iov_read(r->read, r->nread, 0, &h, sizeof(h)) != sizeof(h) || !tx_header_ok(net, &h))
 		return;
 	len = r->read_len - sizeof(h);
 	if (len < NET_MIN_FRAME || len > NET_MAX_FRAME)
@@ -244,7 +275,7 @@ static const struct opt_key net_keys[] = {
 	{.name = "mac", .type = OPT_STRING, .help = "address of the card; made from the VM's name when not given"},
 	{.name = "hostfwd", .type = OPT_STRING, .help = "tcp|udp:[HOSTADDR:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an address is given",
 	 .many = true},
-	{.name = "mtu", .type = OPT_UINT, .help = "largest packet, 68 to 65520 (user: 65520 when not given)"},
+	{.name = "mtu", .type = OPT_UINT, .help = "largest packet, 68 to 65520 (user: 16384 when not given)"},
 	{0},
 };
 

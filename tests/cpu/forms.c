@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Enumeration of instruction forms. See forms.h. */
 #include "forms.h"
+#include "engine/bt/table.h"
 #include "isa.h"
 
 #include <stdlib.h>
@@ -11,17 +12,17 @@
 #define PP_F3 2
 #define PP_F2 3
 
-static const char *const class_names[CLASS_COUNT] = {"general", "string", "bit", "stack",  "branch", "x87",    "mmx",	 "sse",
-						     "avx",	"fma",	  "bmi", "crypto", "gather", "avx512", "opmask", "system"};
+static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",	  "mmx",    "sse",   "avx",
+						     "fma",	"bmi",	  "crypto", "gather", "avx512", "opmask", "system", "fields"};
 
 const char *form_class_name(u32 cls)
 {
-	return cls < CLASS_COUNT ? class_names[cls] : "none";
+	return cls < CLASS_NAMES ? class_names[cls] : "none";
 }
 
 int form_class_by_name(const char *name)
 {
-	for (int i = 0; i < CLASS_COUNT; i++)
+	for (int i = 0; i < CLASS_NAMES; i++)
 		if (!strcmp(class_names[i], name))
 			return i;
 	return -1;
@@ -97,6 +98,7 @@ u32 form_encode(const struct form *fm, const struct form_fill *fill, u8 *out)
 struct builder {
 	struct forms *f;
 	forms_has_fn has;
+	forms_announced_fn announced;
 	u32 room;
 	bool failed;
 };
@@ -104,7 +106,7 @@ struct builder {
 /* What tells two encodings of one mnemonic apart. */
 struct probe {
 	bool valid;
-	bool has_modrm, needs_mask;
+	bool has_modrm, needs_mask, same_in_ring0, native;
 	u16 mnemonic;
 	u8 cls;
 	u64 shape; /* digest of operand kinds and sizes */
@@ -131,8 +133,10 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 	bytes[n++] = 0x08 | 3; /* [rbx + rcx or r9 or a vector], used with rm = 4 */
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&b->f->decoder, bytes, 15, &in, op)))
 		return false;
-	if (!forms_allowed(&in, b->has))
+	if (!forms_allowed(&in, b->has)) {
+		b->f->left_out[in.mnemonic] = !b->announced(&in) ? 0 : bt_native_needs(&in) == ~0u ? 1 : 2;
 		return false;
+	}
 	/* AMD and Intel CPUs disagree on what 66h does to near branches; no compiler emits it. */
 	if (fm->pp == PP_66 && isa_class(&in) == CLASS_BRANCH)
 		return false;
@@ -142,6 +146,8 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 	p->valid = true;
 	p->needs_mask = aaa != 0;
 	p->has_modrm = (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
+	p->same_in_ring0 = isa_same_in_ring0(&in);
+	p->native = bt_native_needs(&in) != ~0u;
 	p->mnemonic = (u16)in.mnemonic;
 	p->cls = (u8)isa_class(&in);
 	p->shape = operand_shape(&in, op);
@@ -175,6 +181,8 @@ static void builder_add(struct builder *b, const struct form *fm, const struct p
 	f->form[f->n].mnemonic = p->mnemonic;
 	f->form[f->n].cls = p->cls;
 	f->form[f->n].needs_mask = p->needs_mask;
+	f->form[f->n].same_in_ring0 = p->same_in_ring0;
+	f->form[f->n].native = p->native;
 	f->form[f->n++].has_modrm = p->has_modrm;
 }
 
@@ -334,12 +342,13 @@ static void group_forms(struct forms *f)
 				f->class_first[fm->cls] = f->ngroups - 1;
 		}
 		g->n++;
+		f->left_out[fm->mnemonic] = 0;
 	}
 }
 
-bool forms_build(struct forms *f, forms_has_fn has, u8 bits)
+bool forms_build(struct forms *f, forms_has_fn has, forms_announced_fn announced, u8 bits)
 {
-	struct builder b = {.f = f, .has = has};
+	struct builder b = {.f = f, .has = has, .announced = announced};
 
 	memset(f, 0, sizeof(*f));
 	f->bits = bits;

@@ -28,7 +28,9 @@ enum form_class {
 	CLASS_AVX512,
 	CLASS_OPMASK,
 	CLASS_SYSTEM, /* deterministic at CPL 3: mostly #GP and #UD */
-	CLASS_COUNT
+	CLASS_COUNT,
+	CLASS_FIELDS = CLASS_COUNT, /* of no form: many accesses around few base registers, of all classes (gen_fields.c) */
+	CLASS_NAMES
 };
 
 enum form_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };
@@ -40,8 +42,10 @@ struct form {
 	u8 reg, rm; /* FORM_ANY: free */
 	u8 cls;
 	bool needs_mask; /* EVEX with k0 is invalid: gathers, scatters */
+	bool same_in_ring0;
+	bool native; /* the translator may copy it */
 	u16 mnemonic;
-	u64 runs;
+	u64 completed, faulted; /* coverage: cases that got to it */
 };
 
 struct form_group { /* all forms of one mnemonic */
@@ -57,13 +61,17 @@ struct forms {
 	u32 class_first[CLASS_COUNT], class_n[CLASS_COUNT]; /* in group */
 	ZydisDecoder decoder;
 	u8 bits;
+	u8 left_out[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* announced, and never part of a case: 1, or 2 when the translator may copy it */
 };
 
 /* Does the machine announce CPUID bit `bit` of register `reg` (0 eax ... 3 edx)? */
 typedef bool (*forms_has_fn)(u32 leaf, u32 sub, u32 reg, u32 bit);
 
+/* Does the guest's CPUID announce an instruction, whether or not cases may hold it? */
+typedef bool (*forms_announced_fn)(const ZydisDecodedInstruction *in);
+
 /* bits: 64, or 32 for compatibility mode. */
-bool forms_build(struct forms *f, forms_has_fn has, u8 bits);
+bool forms_build(struct forms *f, forms_has_fn has, forms_announced_fn announced, u8 bits);
 void forms_free(struct forms *f);
 const char *form_class_name(u32 cls);
 int form_class_by_name(const char *name); /* -1: no such class */

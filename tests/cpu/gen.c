@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define FIELDS_PERCENT 15
+
 /* How often each class occurs in a case of a theme. */
 struct theme {
 	u8 weight;
@@ -108,7 +110,7 @@ static void loop_by_rcx(struct gen *g, u32 back)
 		gen_emit_branch(g, b, 2, 1, back);
 }
 
-static void special(struct gen *g)
+void gen_special(struct gen *g)
 {
 	u32 back = prng_below(&g->rnd, g->c->n + 1);
 
@@ -158,7 +160,7 @@ static void gen_body(struct gen *g, const struct gen_options *o)
 		if (cls == CLASS_GATHER && !made)
 			gen_state_vectors(g, true);
 		if (want > 3 && prng_chance(&g->rnd, 4))
-			special(g);
+			gen_special(g);
 		else
 			made += random_of_class(g, cls);
 	}
@@ -177,7 +179,10 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c)
 	prng_seed(&g.rnd, seed);
 	gen_state(&g);
 	pick_start(&g);
-	gen_body(&g, o);
+	if (o->only_class == CLASS_FIELDS || (o->only_class < 0 && c->bits == 64 && prng_chance(&g.rnd, FIELDS_PERCENT)))
+		gen_fields(&g, 2 + prng_below(&g.rnd, 2 * o->max_insns));
+	else
+		gen_body(&g, o);
 	clamp_targets(c);
 	if (!case_layout(c)) { /* too long, or a short branch that does not reach */
 		c->n = c->n > 4 ? 4 : c->n;

@@ -126,7 +126,8 @@ struct draft {
 	const struct form *fm;
 	u8 bytes[32];
 	u32 len;     /* up to and with the last byte generated */
-	u32 disp_at; /* offset of a 4-byte displacement that may be chosen freely; 0: none */
+	u32 disp_at; /* offset of a displacement that may be chosen freely; 0: none */
+	u32 disp_size;
 	bool rip_relative;
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -144,12 +145,34 @@ static void random_immediate(struct gen *g, u8 *out, u32 n)
 		out[0] = edges[prng_below(&g->rnd, ARRAY_SIZE(edges))];
 }
 
+/* The field's base, with displacements of all sizes. EVEX scales a byte: never that. */
+static void draft_field(struct gen *g, struct draft *d, u8 reg)
+{
+	u8 rm = g->field->base < 0 ? 5 : (u8)(g->field->base & 7);
+	bool small = g->field->base >= 0 && d->fm->encoding != ENC_EVEX && prng_chance(&g->rnd, 45);
+	bool none = small && rm != 5 && prng_chance(&g->rnd, 20);
+
+	d->rip_relative = g->field->base < 0;
+	d->disp_size = none ? 0 : small ? 1 : 4;
+	d->bytes[d->len++] = (u8)((none || d->rip_relative ? 0 : small ? 0x40 : 0x80) | reg << 3 | rm);
+	if (rm == 4)
+		d->bytes[d->len++] = 0x24;
+	d->disp_at = none ? 0 : d->len;
+	random_immediate(g, d->bytes + d->len, 8);
+	d->len += d->disp_size;
+}
+
 static void draft_memory(struct gen *g, struct draft *d, u8 reg, bool vsib)
 {
 	struct prng *r = &g->rnd;
 	u32 kind = prng_below(r, 100);
 	u8 scale = (u8)(prng_below(r, 4) << 6);
 
+	if (g->field) {
+		draft_field(g, d, reg);
+		return;
+	}
+	d->disp_size = 4;
 	if (vsib || kind < 40) { /* base + index * scale + disp32 */
 		d->bytes[d->len++] = (u8)(0x84 | reg << 3);
 		d->bytes[d->len++] = (u8)(scale | prng_below(r, 64));
@@ -202,6 +225,10 @@ static struct form_fill random_fill(struct gen *g, const struct form *fm, const 
 		f.b = prng_chance(r, 30);
 		f.r2 = prng_chance(r, 30);
 		f.v2 = prng_chance(r, 30);
+	}
+	if (g->field && fm->mem) {
+		f.x = 0;
+		f.b = g->field->base >= 0 ? (u8)(g->field->base >> 3) : f.b;
 	}
 	f.vvvv = (u8)(prng_chance(r, 60) ? prng_below(r, g->c->bits == 64 ? 16 : 8) : 0);
 	if (fm->encoding != ENC_EVEX)
@@ -319,15 +346,15 @@ static bool draft_aim(struct gen *g, struct draft *d)
 			have = (u32)have;
 		return in_data(have + segment_part(g, m->mem.segment));
 	}
-	want = gen_target(g) - segment_part(g, m->mem.segment);
+	want = (g->field ? gen_field_target(g, m->size / 8) : gen_target(g)) - segment_part(g, m->mem.segment);
 	disp = (i64)(want - part);
-	if (d->in.address_width == 64 && disp != (i32)disp)
+	if ((d->in.address_width == 64 && disp != (i32)disp) || (d->disp_size == 1 && disp != (i8)disp))
 		return false;
 	if (d->in.address_width == 32 && want >> 32)
 		return false;
 	if (d->in.address_width == 16) /* other ModRM bytes, and nothing is mapped that low */
 		return false;
-	memcpy(d->bytes + d->disp_at, &disp, 4);
+	memcpy(d->bytes + d->disp_at, &disp, d->disp_size);
 	return true;
 }
 
@@ -365,7 +392,7 @@ static void setup(struct gen *g, const struct draft *d)
 {
 	if (d->fm->cls == CLASS_STRING)
 		setup_string(g);
-	if (d->fm->cls == CLASS_STACK && !(g->known >> R_SP & 1) && prng_chance(&g->rnd, 60))
+	if (d->fm->cls == CLASS_STACK && !g->field && !(g->known >> R_SP & 1) && prng_chance(&g->rnd, 60))
 		gen_mov_imm(g, R_SP, CASE_DATA + 0x1000 + prng_below(&g->rnd, 0x2000));
 	setup_bit_offset(g, d);
 }
@@ -406,6 +433,42 @@ static bool draft_good(struct gen *g, struct draft *d, u32 try)
 	return aimed || (try > TRIES / 2 && prng_chance(&g->rnd, 12));
 }
 
+/* Where accesses lie around registers, the stack pointer has to be known to the byte. */
+static void follow_stack(struct gen *g, const struct draft *d)
+{
+	u64 word = d->in.operand_width / 8;
+	bool given = d->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_index(d->op[0].reg.value) == R_SP;
+
+	switch (d->in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		g->value[R_SP] -= word;
+		break;
+	case ZYDIS_MNEMONIC_POP:
+		g->value[R_SP] += word;
+		if (given)
+			g->known &= ~(1u << R_SP);
+		break;
+	default: /* LEAVE, ENTER and whatever else */
+		g->known &= ~(1u << R_SP);
+	}
+}
+
+/* Some may: then the next access gets its base anew. */
+static bool spoils_base(struct gen *g, const struct draft *d)
+{
+	for (u32 i = 0; i < d->in.operand_count && g->field; i++) {
+		int reg = d->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_index(d->op[i].reg.value) : -1;
+
+		if (reg < 0 || !(g->bases >> reg & 1) || !(d->op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+		    d->op[i].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			continue;
+		return prng_chance(&g->rnd, 90);
+	}
+	return false;
+}
+
 static void append(struct gen *g, struct draft *d, u32 form_index)
 {
 	u32 rel = relative_size(d);
@@ -413,6 +476,8 @@ static void append(struct gen *g, struct draft *d, u32 form_index)
 	gen_emit_branch(g, d->bytes, d->in.length, rel, rel ? g->c->n + 1 + prng_below(&g->rnd, 4) : 0);
 	g->c->insn[g->c->n - 1].form = form_index;
 	forget_written(g, d);
+	if (g->field && d->fm->cls == CLASS_STACK)
+		follow_stack(g, d);
 }
 
 bool gen_insn(struct gen *g, u32 form_index)
@@ -422,10 +487,10 @@ bool gen_insn(struct gen *g, u32 form_index)
 
 	for (u32 try = 0; try < TRIES; try++) {
 		draft_random(g, &d, fm);
-		if (!draft_decode(g, &d) || d.in.mnemonic != fm->mnemonic)
+		if (!draft_decode(g, &d) || d.in.mnemonic != fm->mnemonic || spoils_base(g, &d))
 			continue;
 		if (!draft_good(g, &d, try)) {
-			if (try % 6 == 5 && !gen_full(g))
+			if (try % 6 == 5 && !g->field && !gen_full(g))
 				give_pointer(g);
 			continue;
 		}

@@ -2,6 +2,8 @@
 /* Page tables, descriptor tables and stubs of the guest that runs a case. See guest.h. */
 #include "guest.h"
 
+#include "engine/bt/interp_private.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +28,7 @@
 #define STACK_TOP 0xd000u
 #define IDT 0xd000u
 #define CODE_PHYS 0x100000u
+#define CODE_PHYS_PAGES 16u
 #define DATA_PHYS 0x110000u
 
 #define PTE_P 1ull
@@ -53,6 +56,17 @@ static void put64(struct guest *g, gpa_t at, u64 v)
 		fprintf(stderr, "cpu-fuzz: guest-physical %llx is outside RAM\n", (unsigned long long)at);
 }
 
+/* No page's frame lies beside its neighbour's: what takes the one for the other goes wrong. */
+static gpa_t code_frame(u32 page)
+{
+	return CODE_PHYS + (CODE_PHYS_PAGES - 1 - 2 * page) * 4096ull;
+}
+
+static gpa_t data_frame(u32 page)
+{
+	return DATA_PHYS + (7 * page + 3) % 11 * 4096ull;
+}
+
 static void map_range(struct guest *g, gpa_t table, u32 first, u32 pages, gpa_t phys, u64 flags)
 {
 	for (u32 i = 0; i < pages; i++)
@@ -76,9 +90,10 @@ static void build_pages(struct guest *g, gpa_t at, u64 user)
 	put64(g, at + PD_LOW + 8 * index_at(CASE_CODE, 2), (at + PT_CODE) | upper);
 	put64(g, at + PD_LOW + 8 * index_at(CASE_DATA, 2), (at + PT_DATA) | upper);
 	map_range(g, at + PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
-	map_range(g, at + PT_CODE, 0, CASE_CODE_PAGES, CODE_PHYS, user);
-	map_range(g, at + PT_DATA, 0, CASE_DATA_PAGES, DATA_PHYS, user | PTE_W | PTE_NX);
-	map_range(g, at + PT_DATA, CASE_DATA_PAGES, CASE_ROM_PAGES, DATA_PHYS + CASE_DATA_SIZE, user | PTE_NX);
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		map_range(g, at + PT_CODE, i, 1, code_frame(i), user);
+	for (u32 i = 0; i < CASE_DATA_PAGES + CASE_ROM_PAGES; i++)
+		map_range(g, at + PT_DATA, i, 1, data_frame(i), user | PTE_NX | (i < CASE_DATA_PAGES ? PTE_W : 0));
 }
 
 static void build_gdt(struct guest *g)
@@ -134,14 +149,24 @@ void guest_destroy(struct guest *g)
 	gm_destroy(&g->gm);
 }
 
-bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
+static const struct x86_cpuid *policy(void)
 {
 	const struct x86_cpuid_config config = {.ncpus = 1, .tsc_hz = 1000000000, .engine_bt = true};
-	static struct x86_cpuid policy;
+	static struct x86_cpuid p;
 
-	if (!policy.n)
-		x86_cpuid_build(&policy, &config);
-	return x86_cpuid_has(&policy, leaf, sub, reg, bit);
+	if (!p.n)
+		x86_cpuid_build(&p, &config);
+	return &p;
+}
+
+bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit)
+{
+	return x86_cpuid_has(policy(), leaf, sub, reg, bit);
+}
+
+bool guest_announces(const ZydisDecodedInstruction *in)
+{
+	return interp_isa_announced(policy(), in);
 }
 
 static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
@@ -181,17 +206,26 @@ static void load_control(struct guest *g, const struct cpu_case *cs, struct x86_
 	c->dr[7] = 0x400;
 }
 
+static bool load_code(struct guest *g, const struct cpu_case *cs)
+{
+	u8 bytes[CASE_CODE_SIZE];
+
+	memset(bytes, 0xcc, sizeof(bytes));
+	memcpy(bytes + cs->start, cs->code, cs->code_len);
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		if (!gm_write(&g->gm, code_frame(i), bytes + i * 4096, 4096))
+			return false;
+	return true;
+}
+
 static void load_memory(struct guest *g, const struct cpu_case *cs)
 {
-	static const u8 filler[CASE_CODE_SIZE] = {[0 ... CASE_CODE_SIZE - 1] = 0xcc};
-
 	case_fill_data(cs, g->data);
-	if (!gm_write(&g->gm, DATA_PHYS, g->data, CASE_DATA_ALL))
-		return;
-	if (g->code_in_place)
-		return;
-	if (gm_write(&g->gm, CODE_PHYS, filler, CASE_CODE_SIZE))
-		g->code_in_place = gm_write(&g->gm, CODE_PHYS + cs->start, cs->code, cs->code_len);
+	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
+		if (!gm_write(&g->gm, data_frame(i), g->data + i * 4096, 4096))
+			return;
+	if (!g->code_in_place)
+		g->code_in_place = load_code(g, cs);
 }
 
 void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
@@ -251,6 +285,7 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 		r->rip = c->rip;
 		snprintf(r->note, sizeof(r->note), "stopped at rip %llx, not in an exception stub", (unsigned long long)c->rip);
 	}
-	if (!gm_read(&g->gm, DATA_PHYS, r->data, CASE_DATA_ALL))
-		r->end = END_ENGINE;
+	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
+		if (!gm_read(&g->gm, data_frame(i), r->data + i * 4096, 4096))
+			r->end = END_ENGINE;
 }

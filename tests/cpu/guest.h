@@ -12,6 +12,8 @@
 #include "case.h"
 #include "x86/rules.h"
 
+#include <Zydis/Zydis.h>
+
 #define GUEST_RAM_SIZE (2 * MiB)
 #define GUEST_DONE_PORT 0xf4u
 
@@ -26,6 +28,7 @@ struct guest {
 int guest_create(struct guest *g, struct err *e) must_check;
 void guest_destroy(struct guest *g);
 bool guest_has(u32 leaf, u32 sub, u32 reg, u32 bit);
+bool guest_announces(const ZydisDecodedInstruction *in);
 
 /* Put code, data and start state in place. c keeps its env and cpuid. */
 void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c);

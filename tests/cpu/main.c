@@ -3,10 +3,13 @@
  * cpu-fuzz: random and directed user-mode instruction sequences on the real CPU and on an engine of Guise, compared.
  *
  * Case number i of a run with seed N is the case of seed N + i, so `--seed N+i --cases 1` runs it alone. A failing case is shrunk and shown
- * with its bytes, its start state and the differences. Exit status: 0 no difference, 1 differences, 2 usage, 125 cannot run.
+ * with its bytes, its start state and the differences. With --coverage the instructions that the cases reached are counted; one that none
+ * reached fails the run. Exit status: 0 no difference, 1 differences or gaps, 2 usage, 125 cannot run.
  */
+#include "coverage.h"
 #include "directed.h"
 #include "gen.h"
+#include "guest.h"
 #include "judge.h"
 #include "show.h"
 #include "shrink.h"
@@ -26,7 +29,7 @@ struct options {
 	int only_class;
 	u32 max_insns, repeat, max_failures;
 	u8 ring, bits;
-	bool replay, coverage, directed_only;
+	bool replay, coverage, each_form, directed_only;
 };
 
 struct run {
@@ -92,11 +95,14 @@ static void report(struct run *r, struct cpu_case *c, const char *name)
 	fflush(stdout);
 }
 
-static void count_coverage(struct run *r, const struct cpu_case *c)
+static void count_coverage(struct run *r, const struct cpu_case *c, const struct cpu_result *cpu)
 {
-	for (u32 i = 0; i < c->n; i++)
-		if (c->insn[i].form < r->forms.n)
-			r->forms.form[c->insn[i].form].runs++;
+	if (coverage_runs_straight(&r->forms, c)) {
+		coverage_count(&r->forms, c, cpu->rip);
+	} else if (coverage_has_news(&r->forms, c)) {
+		native_run_traced(r->native, c, &r->trace);
+		coverage_count_traced(&r->forms, c, &r->trace);
+	}
 }
 
 /* The real CPU does not say the same twice, and the second time agrees with the engine: the host's kernel came in between, and it does not keep
@@ -116,7 +122,8 @@ static void check_one(struct run *r, struct cpu_case *c, const struct cpu_result
 		r->skipped++;
 		return;
 	}
-	count_coverage(r, c);
+	if (r->o.coverage)
+		count_coverage(r, c, cpu);
 	r->o.subject->run(r->subject, c, r->o.repeat, &r->engine);
 	if (!case_fails(r, c, cpu))
 		return;
@@ -215,11 +222,11 @@ static int usage(void)
 {
 	fprintf(stderr,
 		"usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
-		"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage]\n\nengines:\n");
+		"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage[=forms]]\n\nengines:\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
-	for (u32 i = 0; i < CLASS_COUNT; i++)
+	for (u32 i = 0; i < CLASS_NAMES; i++)
 		fprintf(stderr, " %s", form_class_name(i));
 	fprintf(stderr, "\n");
 	return 2;
@@ -246,7 +253,7 @@ static bool parse(int argc, char **argv, struct options *o)
 						 {"ring", required_argument, NULL, 'g'},
 						 {"bits", required_argument, NULL, 'b'},
 						 {"directed", no_argument, NULL, 'd'},
-						 {"coverage", no_argument, NULL, 'C'},
+						 {"coverage", optional_argument, NULL, 'C'},
 						 {NULL, 0, NULL, 0}};
 	int opt;
 
@@ -298,11 +305,16 @@ static bool parse(int argc, char **argv, struct options *o)
 			break;
 		case 'C':
 			o->coverage = true;
+			o->each_form = optarg != NULL;
+			if (optarg && strcmp(optarg, "forms"))
+				return false;
 			break;
 		default:
 			return false;
 		}
 	}
+	if (o->only_class == CLASS_FIELDS && o->bits == 32)
+		return false;
 	return o->subject && o->max_insns >= 1 && o->max_insns <= 24 && o->repeat >= 1 && optind == argc &&
 	       (o->ring == 3 || (o->ring == 0 && o->bits == 64)) && (o->bits == 32 || o->bits == 64);
 }
@@ -316,7 +328,7 @@ static int open_all(struct run *r, struct err *e)
 	rc = r->o.subject->open(&r->subject, e);
 	if (rc)
 		return rc;
-	return forms_build(&r->forms, r->o.subject->has, r->o.bits) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
+	return forms_build(&r->forms, r->o.subject->has, guest_announces, r->o.bits) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
 }
 
 static void close_all(struct run *r)
@@ -325,6 +337,18 @@ static void close_all(struct run *r)
 		r->o.subject->close(r->subject);
 	native_free(r->native);
 	forms_free(&r->forms);
+}
+
+/* True when the run reached all that it could generate, or was not asked. */
+static bool covered(const struct run *r)
+{
+	const struct coverage_options o = {.only_class = r->o.only_class, .ring = r->o.ring, .each_form = r->o.each_form};
+	u32 missing = r->o.coverage ? coverage_show(&r->forms, &o) : 0;
+
+	if (missing)
+		printf("cpu-fuzz: %u %s not reached: more --cases, or the generator cannot make them\n", missing,
+		       o.each_form ? "forms" : "instructions");
+	return !missing;
 }
 
 static void run_all(struct run *r)
@@ -341,7 +365,6 @@ static void run_all(struct run *r)
 	}
 	printf("cpu-fuzz: %llu cases, %llu failed, %llu not comparable, %llu excused\n", (unsigned long long)r->done,
 	       (unsigned long long)r->failures, (unsigned long long)r->skipped, (unsigned long long)r->excused);
-	show_coverage(&r->forms, r->o.coverage);
 }
 
 int main(int argc, char **argv)
@@ -363,7 +386,7 @@ int main(int argc, char **argv)
 		status = 125;
 	} else {
 		run_all(r);
-		status = r->failures ? 1 : 0;
+		status = covered(r) && !r->failures ? 0 : 1;
 	}
 	close_all(r);
 	free(r);

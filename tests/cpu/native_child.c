@@ -116,6 +116,12 @@ static void keep_tracing_over_popf(u64 rip, u64 rsp)
 		child.data[stack + 1] |= FL_TF >> 8;
 }
 
+/* 32-bit code needs them, and a case may have loaded others (LDS in bytes that are not meant as instructions). */
+static void set_data_segments(void)
+{
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA));
+}
+
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
@@ -130,6 +136,7 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
 	native_case_fs = c->fs_base;
 	native_case_gs = c->gs_base;
+	set_data_segments();
 	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
 	if (child.shared->tracing)
 		keep_tracing_over_popf(CASE_CODE + c->start, c->gpr[4]);
@@ -264,7 +271,6 @@ int main(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	child.shared = must_map(0, sizeof(*child.shared), PROT_READ | PROT_WRITE, NATIVE_FD_SHARED, 0);
 	__asm__ volatile("rdfsbase %0" : "=r"(native_host_fs));
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA)); /* 32-bit code needs them */
 	map_pages(NATIVE_FD_CODE, NATIVE_FD_DATA);
 	install_handlers();
 	install_filter();

@@ -43,34 +43,3 @@ void show_result(const char *who, const struct cpu_result *r)
 	printf("  %-6s: %s, vector %u, error %x, rip %llx, cr2 %llx, flags %llx %s\n", who, ends[r->end], r->vector, r->error,
 	       (unsigned long long)r->rip, (unsigned long long)r->cr2, (unsigned long long)r->rflags, r->note);
 }
-
-static void show_group(const struct forms *f, const struct form_group *g)
-{
-	u64 runs = 0;
-	u32 seen = 0;
-
-	for (u32 k = g->first; k < g->first + g->n; k++) {
-		runs += f->form[k].runs;
-		seen += f->form[k].runs != 0;
-	}
-	printf("  %-8s %-20s forms %u/%u runs %llu\n", form_class_name(f->form[g->first].cls), ZydisMnemonicGetString(g->mnemonic), seen,
-	       g->n, (unsigned long long)runs);
-}
-
-void show_coverage(const struct forms *f, bool all)
-{
-	u32 forms_seen = 0, groups_seen = 0;
-	bool seen;
-
-	for (u32 i = 0; i < f->ngroups; i++) {
-		seen = false;
-		for (u32 k = f->group[i].first; k < f->group[i].first + f->group[i].n; k++) {
-			forms_seen += f->form[k].runs != 0;
-			seen = seen || f->form[k].runs;
-		}
-		groups_seen += seen;
-		if (all)
-			show_group(f, &f->group[i]);
-	}
-	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", groups_seen, f->ngroups, forms_seen, f->n);
-}

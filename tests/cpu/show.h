@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Cases, results and coverage as text on stdout. */
+/* Cases and results as text on stdout. */
 #pragma once
 
 #include "case.h"
@@ -7,4 +7,3 @@
 
 void show_case(const struct forms *forms, const struct cpu_case *c);
 void show_result(const char *who, const struct cpu_result *r);
-void show_coverage(const struct forms *forms, bool all);

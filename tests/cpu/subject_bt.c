@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The translator as a subject, through the engine contract. A watchdog kicks the vCPU out of endless loops. */
+#include "engine/bt/bt.h"
 #include "engine/engine.h"
 #include "guest.h"
 #include "subject.h"
@@ -191,10 +192,22 @@ static bool run_to_stub(struct bt_subject *s, struct cpu_result *r)
 	return false;
 }
 
+/*
+ * A signal on the host is how an instruction's exception shows; the interpreter repeats the instruction then. It would hide what else raises
+ * signals: translated code that goes to a wrong address. Every run of the case ends with one exception at most.
+ */
+static void judge_signals(const struct cpu_case *c, u64 signals, u32 repeat, struct cpu_result *r)
+{
+	if (signals > (r->rip == case_end_rip(c) ? 0 : repeat))
+		failed(r, "a host signal that no exception of the case explains");
+}
+
 static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cpu_result *r)
 {
 	struct bt_subject *s = opaque;
 	struct x86_cpu *cpu = engine_bt.vcpu_state(s->vcpu);
+	const struct bt_vcpu *v = (const struct bt_vcpu *)s->vcpu;
+	u64 signals = v->st.signals;
 	bool ok = true;
 
 	s->guest.code_in_place = false;
@@ -207,6 +220,8 @@ static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cp
 		if (ok)
 			guest_result(&s->guest, cpu, r);
 	}
+	if (ok)
+		judge_signals(c, v->st.signals - signals, repeat, r);
 }
 
 const struct subject subject_bt = {

@@ -4,8 +4,10 @@
 #include "base/evloop.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -157,6 +159,136 @@ static void posts_from_threads_all_arrive(void **state)
 	evloop_free(p.l);
 }
 
+/* How often the loop's eventfd was written. */
+static unsigned long wakes(void)
+{
+	char path[64], line[128];
+	unsigned long count = 0;
+
+	for (int fd = 0; fd < 64; fd++) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+		f = fopen(path, "re");
+		while (f && fgets(line, sizeof(line), f))
+			if (!strncmp(line, "eventfd-count:", 14))
+				count += strtoul(line + 14, NULL, 16);
+		if (f)
+			fclose(f);
+	}
+	return count;
+}
+
+struct chain {
+	struct evloop *l;
+	struct evtimer timer;
+	u32 posts;
+	unsigned long wakes;
+};
+
+static void *post_once(void *opaque)
+{
+	struct chain *c = opaque;
+
+	evloop_post(c->l, stop, c->l);
+	return NULL;
+}
+
+static void post_from_a_thread(void *opaque)
+{
+	struct chain *c = opaque;
+	unsigned long before = wakes();
+	pthread_t t;
+
+	pthread_create(&t, NULL, post_once, c);
+	pthread_join(t, NULL);
+	c->wakes = wakes() - before;
+}
+
+static void an_awake_loop_is_not_woken(void **state)
+{
+	struct chain c = {.l = make(), .wakes = 1};
+
+	evloop_post(c.l, post_from_a_thread, &c);
+	assert_int_equal(wakes(), 0);
+	alarm(10);
+	evloop_run(c.l);
+	alarm(0);
+	assert_int_equal(c.wakes, 0);
+	evloop_free(c.l);
+}
+
+/* A timer that is due must run though there is posted work at every turn. */
+static void post_again(void *opaque)
+{
+	struct chain *c = opaque;
+
+	if (!c->posts++)
+		timer_arm(&c->timer, host_now_ns() + 1000000);
+	evloop_post(c->l, post_again, c);
+}
+
+static void posted_work_does_not_starve_timers(void **state)
+{
+	struct chain c = {.l = make()};
+
+	timer_init(&c.timer, c.l, stop, c.l);
+	evloop_post(c.l, post_again, &c);
+	alarm(10);
+	evloop_run(c.l);
+	alarm(0);
+	assert_true(c.posts > 1);
+	evloop_free(c.l);
+}
+
+#define TURNS 20000
+struct turns {
+	struct evloop *l;
+	struct evtimer timer;
+	_Atomic u32 answered;
+};
+
+static void answer(void *opaque)
+{
+	struct turns *t = opaque;
+
+	t->answered++;
+}
+
+/* Asks when the loop has answered: just before, while or after it falls asleep. A lost wake-up is an answer that never comes. */
+static void *ask(void *opaque)
+{
+	struct turns *t = opaque;
+
+	for (u32 i = 0; i < TURNS; i++) {
+		if (i % 4 == 3)
+			timer_arm(&t->timer, host_now_ns() + i % 7 * 1000);
+		else
+			evloop_post(t->l, answer, t);
+		while (t->answered == i)
+			sched_yield();
+		for (volatile u32 k = 0; k < i % 512; k++)
+			;
+	}
+	evloop_stop(t->l);
+	return NULL;
+}
+
+static void no_wake_up_is_lost(void **state)
+{
+	struct turns t = {.l = make()};
+	pthread_t thread;
+
+	timer_init(&t.timer, t.l, answer, &t);
+	pthread_create(&thread, NULL, ask, &t);
+	alarm(60);
+	evloop_run(t.l);
+	alarm(0);
+	pthread_join(thread, NULL);
+	assert_int_equal(t.answered, TURNS);
+	evloop_free(t.l);
+}
+
 static void *arm_early(void *opaque)
 {
 	usleep(5000);
@@ -221,9 +353,15 @@ static void bad_descriptors_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(timers_fire_in_order),		 cmocka_unit_test(a_busy_timer_does_not_starve_descriptors),
-		cmocka_unit_test(posts_from_threads_all_arrive), cmocka_unit_test(a_timer_armed_elsewhere_wakes_the_loop),
-		cmocka_unit_test(prepare_limits_the_wait),	 cmocka_unit_test(bad_descriptors_are_refused),
+		cmocka_unit_test(timers_fire_in_order),
+		cmocka_unit_test(a_busy_timer_does_not_starve_descriptors),
+		cmocka_unit_test(posts_from_threads_all_arrive),
+		cmocka_unit_test(an_awake_loop_is_not_woken),
+		cmocka_unit_test(posted_work_does_not_starve_timers),
+		cmocka_unit_test(no_wake_up_is_lost),
+		cmocka_unit_test(a_timer_armed_elsewhere_wakes_the_loop),
+		cmocka_unit_test(prepare_limits_the_wait),
+		cmocka_unit_test(bad_descriptors_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

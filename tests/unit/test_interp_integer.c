@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The interpreter's integer instructions: results, flags, and what a fault leaves behind. */
 #include "interp_machine.h"
+#include "x86/internal.h"
 
 static void arithmetic_flags(void **state)
 {
@@ -335,6 +336,16 @@ static void stack_frames(void **state)
 	RUN(t, "61");
 	assert_int_equal(REG(t, RSI), 0x100 + R_RSI);
 	assert_int_equal(REG(t, RSP), M_STACK);
+	t->m.c.seg[SEG_SS].limit = M_STACK - 1;
+	REG(t, RSI) = REG(t, RDI) = 0;
+	REG(t, RSP) = M_STACK - 4;
+	FAULTS(t, "61", VEC_SS, 0);
+	assert_int_equal(REG(t, RSI), 0); /* not reached */
+	assert_int_equal(REG(t, RSP), M_STACK - 4);
+	if (x86_is_amd(&t->m.c)) /* popped before the fault */
+		assert_int_equal(REG(t, RDI), 0x100 + R_RAX);
+	t->m.c.seg[SEG_SS].limit = ~0u;
+	REG(t, RSP) = M_STACK;
 	REG(t, RBP) = 0x30000;
 	t->m.ram[0x30000 - 4] = 0x77;
 	RUN(t, "c8 20 00 02"); /* enter 32, 2 */
@@ -347,6 +358,23 @@ static void stack_frames(void **state)
 	RUN(t, "c9");
 	assert_int_equal(REG(t, RSP), M_STACK);
 	assert_int_equal(REG(t, RBP), 0x30000);
+	im_close(t);
+}
+
+/* AMD's CPUs look at the address before the base is added, Intel's only at the sum. */
+static void canonical_before_the_base(void **state)
+{
+	struct im *t = im_long();
+
+	t->m.c.seg[SEG_GS].base = DATA - 0x800000000000ull;
+	REG(t, RDI) = 0x800000000000;
+	if (x86_is_amd(&t->m.c))
+		FAULTS(t, "65 8a 07", VEC_GP, 0); /* mov al, gs:[rdi] */
+	else
+		RUN(t, "65 8a 07");
+	REG(t, RDI) = 0x7ffffffffff0;
+	t->m.c.seg[SEG_GS].base = DATA - REG(t, RDI);
+	RUN(t, "65 48 8b 07");
 	im_close(t);
 }
 
@@ -368,6 +396,7 @@ int main(void)
 		cmocka_unit_test(sib_without_base),
 		cmocka_unit_test(decimal),
 		cmocka_unit_test(stack_frames),
+		cmocka_unit_test(canonical_before_the_base),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -366,6 +366,31 @@ static void slots_are_checked(void **state)
 	im_close(t);
 }
 
+/* AMD's CPUs do not look at bits that Intel's manual makes #UD. */
+static void ignored_bits(void **state)
+{
+	struct im *t = im_long();
+
+	if (!HAVE_AVX512(t)) {
+		im_close(t);
+		skip();
+	}
+	/* vpmaxud xmm1, xmm2, xmm3 has a broadcast, vaesenc has none */
+	t->m.cpuid.leaf[0].ecx = 0x444d4163;
+	XMM(t, 1)[0] = 1;
+	XMM(t, 2)[0] = 2;
+	XMM(t, 3)[0] = 3;
+	t->m.c.fpu.bytes[512] |= 2;
+	RUN(t, "62 f2 6d 18 3f cb");
+	assert_int_equal(low(t, 1), 3);
+	FAULTS(t, "62 f2 6d 18 dc cb", VEC_UD, 0);
+	FAULTS(t, "62 f2 6d 78 3f cb", VEC_UD, 0); /* a vector length that is none */
+	RUN(t, "c5 35 45 db");			   /* korb k3, k1, k3 with bits that would number it k11, k9, k3 */
+	RUN(t, "c5 79 98 c0");			   /* kortestb k0, k0 as k8, k0 */
+	FAULTS(t, "c5 b9 98 c0", VEC_UD, 0);	   /* it has no vvvv */
+	im_close(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -382,6 +407,7 @@ int main(void)
 		cmocka_unit_test(vectors_in_32_bit_code),
 		cmocka_unit_test(upper_halves),
 		cmocka_unit_test(slots_are_checked),
+		cmocka_unit_test(ignored_bits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,7 +34,11 @@
 #define BT_PAGE_MASK 0x0000fffffffff000ull
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
+#define BT_CPAGES 65536u
+#define BT_CPAGE_HASH 4096u
 #define BT_ASPACES 8
+#define BT_SHARED 12	 /* look-ups that one block may share */
+#define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
@@ -51,6 +55,7 @@ enum bt_mode {
 	MODE_AVX512 = 1u << 3,
 	MODE_X87 = 1u << 4,
 	MODE_DF = 1u << 5,
+	MODE_CAREFUL = 1u << 6, /* no look-up is shared (tr_group.c): of blocks only, no vCPU is in it */
 	MODE_INTERP = 1u << 31 /* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
 };
 
@@ -58,6 +63,20 @@ enum bt_mode {
 enum bt_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_COUNT };
 
 enum { META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7 }; /* bits 0-5: table page (view * 2 + write) is in use */
+
+/* Code pages as they are mapped (itlb.c). */
+struct bt_cpage {
+	u64 vpn;
+	u32 gpfn;
+	u32 next; /* of the chain by vpn */
+};
+
+struct bt_itlb {
+	u64 tag[BT_ITLB_SIZE]; /* vpn << 28 | frame */
+	u32 nlist;	       /* one more than fits: too many to list */
+	u32 list[1024];	       /* those that are known */
+	u8 known[BT_CPAGES];   /* by number of the code page; read by translated code */
+};
 
 struct bt_aspace {
 	u64 *table[VIEW_COUNT][2]; /* [view][write]: host address minus gva for each page, 0 = absent */
@@ -69,7 +88,7 @@ struct bt_aspace {
 	bool used;
 	u16 pcid;
 	u64 stamp;		/* for eviction */
-	u64 itlb[BT_ITLB_SIZE]; /* user code pages that were looked up: bt_itlb_tag */
+	struct bt_itlb itlb; /* of user code */
 };
 
 /* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. */
@@ -90,8 +109,10 @@ enum {
 	INSN_CALL = 2,	      /* indirect call: EV_INDIRECT has yet to push */
 	INSN_RET = 4,	      /* return: EV_INDIRECT has yet to pop */
 	INSN_SHADOW = 8,      /* follows STI: no interrupt before it */
-	INSN_RUN = 16,	      /* inside a run (tr_run.c): not to be entered from outside */
-	INSN_END = 32	      /* not an instruction: the block's own end */
+	INSN_CLOSED = 16,     /* relies on host registers: not to be entered from outside */
+	INSN_END = 32,	      /* not an instruction: the block's own end */
+	INSN_SHARES = 64,     /* look-ups made before are used here or behind: they must still hold */
+	INSN_FIRST = 128      /* makes such a look-up: when it was carried out otherwise, there is none */
 };
 
 struct bt_exit {
@@ -101,6 +122,7 @@ struct bt_exit {
 	u32 target; /* block it is linked to, 0 = none */
 	u64 gva;
 	bool checked; /* always by the target's checked entry */
+	bool careful; /* to a block that shares no look-ups */
 };
 
 struct bt_block {
@@ -118,6 +140,7 @@ struct bt_block {
 	u32 page_next;
 	u32 crossing_next;
 	u32 incoming; /* bt_exit list */
+	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
 	bool dead;
 };
@@ -168,13 +191,13 @@ struct bt_vcpu {
 	u64 k_not_ac;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
-	u64 k_line[2]; /* shifted right by the number of the 64-byte line: 0 when 64 or 128 bytes from there may leave the page */
+	u64 k_line[BT_SHARE_LINES]; /* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */
 	u64 *view[VIEW_COUNT][2];
 	u64 *super[2]; /* the supervisor view in force (AC or not) */
-	u64 *itlb;
+	struct bt_itlb *itlb;
 	u64 host_rsp;
 	u64 ras;	/* host rsp of translated code: the return stack in force */
 	u64 ras_top[2]; /* [user]: where it is empty; the word there leads to ras_bottom_off */
@@ -184,9 +207,10 @@ struct bt_vcpu {
 	u64 t3;	    /* rcx: the block */
 	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
 	u64 spare;
+	u64 shared[BT_SHARED]; /* deltas that the block has looked up and uses again (tr_group.c) */
 	u64 tsc_offset;
 	struct bt_jc_entry jc[2][BT_JC_SIZE];
-	u64 kitlb[BT_ITLB_SIZE]; /* supervisor code pages, of all address spaces: they are global */
+	struct bt_itlb kitlb; /* of supervisor code, in all address spaces: its pages are global */
 
 	/* the rest is C's */
 	u32 mode;
@@ -198,7 +222,7 @@ struct bt_vcpu {
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
 	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
-	u64 epoch; /* counts invalidations, for whoever keeps translations of his own */
+	u64 epoch; /* counts whatever made shadow entries go, for who keeps copies of them */
 	bool kitlb_local; /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;
@@ -223,6 +247,9 @@ struct bt_vcpu {
 	u32 ev_off[16];
 	struct bt_block *blocks;
 	u32 nblocks;
+	struct bt_cpage *cpages;
+	u32 ncpages;
+	u32 cpage_hash[BT_CPAGE_HASH];
 	u32 *hash;
 	struct bt_exit *exits;
 	u32 nexits;
@@ -302,7 +329,7 @@ static inline u64 bt_lines(u32 start, u32 end)
 	return mask;
 }
 
-/* ---- light code: general registers only (events.c, blocks.c, shadow.c) */
+/* ---- light code: general registers only (events.c, blocks.c, itlb.c, shadow.c) */
 void *bt_event_miss_read(struct bt_vcpu *v, u32 site);
 void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
 void *bt_event_straddle(struct bt_vcpu *v, u32 site);
@@ -329,6 +356,15 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current 
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
 
+bool bt_itlb_can_hold(gva_t gva, u64 gpfn); /* no tag could tell page 0 in frame 0 from an empty entry */
+bool bt_itlb_find(struct bt_vcpu *v, gva_t gva, u64 *gpfn);
+void bt_itlb_enter(struct bt_vcpu *v, gva_t gva, u64 gpfn);
+void bt_itlb_drop(struct bt_vcpu *v, struct bt_itlb *t, gva_t gva);
+void bt_itlb_clear(struct bt_vcpu *v, struct bt_itlb *t);
+void bt_itlb_know(struct bt_vcpu *v, const struct bt_block *b);
+u32 bt_cpage(struct bt_vcpu *v, gva_t gva, u64 gpfn); /* there must be room */
+void bt_cpages_reset(struct bt_vcpu *v);
+
 /* Calls nested deeper than the return stack push into the guard page below it. */
 static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
 {
@@ -336,12 +372,6 @@ static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
 	return top && top - address > BT_RAS_SIZE - 64 && top - address <= BT_RAS_SIZE + PAGE_SIZE;
 }
 
-static inline u64 bt_itlb_tag(gva_t gva, u64 gpfn) { return ((gva >> 12) & ((1ull << 36) - 1)) << 28 | gpfn; }
-static inline u32 bt_itlb_index(gva_t gva)
-{
-	u64 p = gva >> 12;
-	return (u32)((p ^ (p >> 11)) & (BT_ITLB_SIZE - 1));
-}
 static inline u32 bt_jc_index(gva_t gva) { return (u32)((gva & BT_JC_MASK) >> 2); }
 
 static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)

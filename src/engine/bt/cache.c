@@ -214,11 +214,12 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->hash = reserve(sizeof *v->hash * BT_HASH_SIZE);
 	v->exits = reserve(sizeof *v->exits * BT_MAX_BLOCKS * 4);
 	v->maps = reserve(sizeof *v->maps * BT_MAX_BLOCKS * 16);
-	if (!v->blocks || !v->hash || !v->exits || !v->maps) {
+	v->cpages = reserve(sizeof *v->cpages * BT_CPAGES);
+	if (!v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages) {
 		err_sys(e, ENOMEM, "code cache: cannot reserve its tables");
 		return false;
 	}
-	v->nblocks = 1;
+	v->nblocks = v->ncpages = 1;
 	emit_trampolines(v);
 	bt_jc_clear(v);
 	return bt_ras_init(v, e);
@@ -239,6 +240,8 @@ void bt_cache_fini(struct bt_vcpu *v)
 		munmap(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
 	if (v->maps)
 		munmap(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
+	if (v->cpages)
+		munmap(v->cpages, sizeof *v->cpages * BT_CPAGES);
 }
 
 /* Drop every block. No translated code is running: we were called by it, and it goes on through a new look-up. */
@@ -258,6 +261,7 @@ void bt_flush_code(struct bt_vcpu *v)
 	v->nmaps = 0;
 	v->cache_used = v->cache_start;
 	v->st.flushes++;
+	bt_cpages_reset(v);
 	bt_jc_clear(v);
 	bt_ras_empty(v);
 }

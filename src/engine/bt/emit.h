@@ -75,6 +75,16 @@ static inline void e_mem(struct emit *e, u32 reg, u32 base, u32 index, u32 scale
 		e32(e, (u32)disp);
 }
 
+/* The same with a displacement of 32 bits always: EVEX scales short ones. */
+static inline void e_mem32(struct emit *e, u32 reg, u32 base, u32 index, i32 disp)
+{
+	bool sib = index != H_RSP || (base & 7) == 4;
+	e8(e, 0x80 | (reg & 7) << 3 | (sib ? 4 : (base & 7)));
+	if (sib)
+		e8(e, (index & 7) << 3 | (base & 7));
+	e32(e, (u32)disp);
+}
+
 static inline void e_op_fs(struct emit *e, bool w, u32 op, u32 reg, i32 disp)
 {
 	e8(e, 0x64);
@@ -87,6 +97,24 @@ static inline void e_load_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, tru
 static inline void e_load32_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, false, 0x8b, reg, disp); }
 static inline void e_store_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, true, 0x89, reg, disp); }
 static inline void e_store32_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, false, 0x89, reg, disp); }
+
+/* A byte, zero-extended. */
+static inline void e_load8_fs(struct emit *e, u32 reg, i32 disp)
+{
+	e8(e, 0x64);
+	e_rex(e, false, reg, 0, 0);
+	e8(e, 0x0f);
+	e8(e, 0xb6);
+	e_abs(e, reg, disp);
+}
+
+static inline void e_load8(struct emit *e, u32 reg, u32 base, i32 disp)
+{
+	e_rex(e, false, reg, 0, base);
+	e8(e, 0x0f);
+	e8(e, 0xb6);
+	e_mem(e, reg, base, H_RSP, 0, disp);
+}
 
 static inline void e_store_imm_fs(struct emit *e, i32 disp, i32 imm)
 {

@@ -12,6 +12,7 @@
 struct place {
 	struct bt_block *b;
 	const struct bt_insn_map *m;
+	u64 epoch;
 };
 
 static struct place place_of(struct bt_vcpu *v, u32 site)
@@ -19,6 +20,7 @@ static struct place place_of(struct bt_vcpu *v, u32 site)
 	struct place p;
 	p.b = &v->blocks[v->t3];
 	p.m = bt_insn_at(v, p.b, site);
+	p.epoch = v->epoch;
 	v->cpu.rip = p.b->gva + p.m->guest;
 	return p;
 }
@@ -110,18 +112,14 @@ void bt_update_mode(struct bt_vcpu *v)
 
 static bool fetch_frame(struct bt_vcpu *v, gva_t rip, u64 *gpfn)
 {
-	u64 vpn = (rip >> 12) & ((1ull << BT_VPN_BITS) - 1);
-	u64 *tag = (v->mode & MODE_USER ? v->itlb : v->kitlb) + bt_itlb_index(rip);
-	if (*tag >> 28 == vpn && *tag && x86_canonical(rip)) {
-		*gpfn = *tag & ((1u << 28) - 1);
+	if (bt_itlb_find(v, rip, gpfn))
 		return true;
-	}
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, rip, x86_acc(&v->cpu, ACC_FETCH), &x))
 		return false;
 	*gpfn = x.gpa >> 12;
-	if (*gpfn < v->vm->nframes && *gpfn < 1u << 28)
-		*tag = bt_itlb_tag(rip, *gpfn);
+	if (*gpfn < v->vm->nframes && bt_itlb_can_hold(rip, *gpfn))
+		bt_itlb_enter(v, rip, *gpfn);
 	bt_shadow_note_fetch(v, rip, &x);
 	return true;
 }
@@ -138,24 +136,27 @@ static u64 next_frame(struct bt_vcpu *v)
 	return 0;
 }
 
-/* The block for cpu.rip in the current mode; NULL: interpret, or a fault is pending. */
-static struct bt_block *block_here(struct bt_vcpu *v)
+/* The block for cpu.rip in the current mode; NULL: interpret, or a fault is pending. careful: MODE_CAREFUL or 0. */
+static struct bt_block *block_here(struct bt_vcpu *v, u32 careful)
 {
 	u64 gpfn;
 	if (!fetch_frame(v, v->cpu.rip, &gpfn))
 		return NULL;
-	if (gpfn >= v->vm->nframes || gpfn >= 1u << 28 || bt_itlb_tag(v->cpu.rip, gpfn) == 0)
-		return NULL; /* no tag could tell: page 0 in frame 0 has that of an empty entry */
+	if (gpfn >= v->vm->nframes || !bt_itlb_can_hold(v->cpu.rip, gpfn))
+		return NULL;
 	u64 gpfn2 = near_page_end(v->cpu.rip) ? next_frame(v) : 0;
-	struct bt_block *b = bt_block_find(v, v->cpu.rip, gpfn, v->mode);
+	struct bt_block *b = bt_block_find(v, v->cpu.rip, gpfn, v->mode | careful);
 	if (b && b->gpfn2 && b->gpfn2 != gpfn2) {
 		bt_block_kill(v, (u32)(b - v->blocks)); /* the second page is mapped elsewhere now */
 		b = NULL;
 	}
+	if (!b) {
+		bt_heavy(v);
+		b = bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode | careful);
+	}
 	if (b)
-		return b;
-	bt_heavy(v);
-	return bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode);
+		bt_itlb_know(v, b);
+	return b;
 }
 
 static bool interrupt_waits(const struct bt_vcpu *v)
@@ -172,7 +173,7 @@ static void past_shadows(struct bt_vcpu *v)
 	v->cpu.rflags &= ~(u64)FL_RF;
 }
 
-static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
+static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 {
 	v->st.dispatches++;
 	*out = NULL;
@@ -186,7 +187,7 @@ static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 			return NULL;
 		past_shadows(v);
 		adopt_mode(v, v->mode);
-		struct bt_block *b = block_here(v);
+		struct bt_block *b = block_here(v, careful);
 		if (b) {
 			*out = b;
 			return host(v, b->entry);
@@ -198,6 +199,14 @@ static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
 		x86_deliver_fault(&v->cpu);
 	}
 	return NULL;
+}
+
+static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out) { return dispatch_as(v, 0, out); }
+
+static void *dispatch_careful(struct bt_vcpu *v)
+{
+	struct bt_block *b;
+	return finish(v, dispatch_as(v, MODE_CAREFUL, &b));
 }
 
 /* The jump cache knows most targets; their checked entries make sure of the mapping. */
@@ -237,6 +246,12 @@ void *bt_dispatch(struct bt_vcpu *v)
 	return finish(v, h);
 }
 
+/* Does the block go on with look-ups that were made before, and are they gone? */
+static bool lost_look_ups(const struct bt_vcpu *v, const struct place *p, const struct bt_insn_map *to)
+{
+	return (to->flags & INSN_SHARES) && (v->epoch != p->epoch || (to != p->m && (p->m->flags & INSN_FIRST)));
+}
+
 /* Go on behind the instruction, inside its block when nothing has changed. */
 static void *resume(struct bt_vcpu *v, const struct place *p)
 {
@@ -244,9 +259,11 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (b->dead || must_leave(v))
 		return bt_dispatch(v);
 	bt_update_mode(v);
-	bool closed = p->m[1].flags & (INSN_RUN | INSN_END);
-	if (closed || v->mode != b->mode || v->cpu.rip != b->gva + p->m[1].guest ||
-	    interrupt_waits(v))
+	if (v->mode != (b->mode & ~(u32)MODE_CAREFUL) || v->cpu.rip != b->gva + p->m[1].guest || interrupt_waits(v))
+		return bt_dispatch(v);
+	if (lost_look_ups(v, p, &p->m[1]))
+		return dispatch_careful(v);
+	if (p->m[1].flags & (INSN_CLOSED | INSN_END))
 		return bt_dispatch(v);
 	past_shadows(v);
 	return finish(v, host(v, b->checked + p->m[1].host));
@@ -308,7 +325,9 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
 {
 	v->st.signals++;
 	v->t3 = (u64)(bt_block_at(v, site) - v->blocks);
-	return bt_event_interp(v, site);
+	place_of(v, site);
+	interpret(v);
+	return bt_dispatch(v); /* the block may have left work to the code between instructions */
 }
 
 /* ---- memory */
@@ -357,6 +376,8 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 	}
 	v->st.misses++;
 	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
+	if (r > 0 && lost_look_ups(v, &p, p.m))
+		return dispatch_careful(v);
 	if (r > 0)
 		return p.b->dead ? bt_dispatch(v) : finish(v, host(v, p.b->checked + p.m->host));
 	if (r == 0 && !(p.m->flags & INSN_EXACT_FAULT)) {
@@ -384,7 +405,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	gva_t from_gva = from->gva;
 	v->cpu.rip = to;
 	struct bt_block *b;
-	void *h = dispatch_to(v, &b);
+	void *h = dispatch_as(v, x->careful ? MODE_CAREFUL : 0, &b);
 	if (b && b->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
 		bt_block_link(v, exit, b, x->checked || (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return finish(v, h);

@@ -8,7 +8,8 @@
  * guest's vector state (c->fpu) loaded; host faults in it (#XM, #MF) become the guest's.
  *
  * Contract: c->fpu is in memory and complete when interp_step is called and when it returns. rip, registers and memory are as the CPU would
- * leave them; on a fault they are as before the instruction (REP: as before the failing iteration). Threading: one `struct interp` per
+ * leave them; on a fault they are as before the instruction (REP: as before the failing iteration; POPA: with what was popped so far, where
+ * the CPU shows it). Threading: one `struct interp` per
  * vCPU, on its thread.
  */
 #pragma once

@@ -341,6 +341,19 @@ static void reset_insn(struct interp_insn *i, const struct window *w, enum inter
 	*i = (struct interp_insn){.tag = w->lin, .mode = (u8)mode, .mem = 0xff, .row = &interp_row_ud, .rsp_reg = 0xff};
 }
 
+/* `bytes` receives what was decoded: the window's bytes, without bits that the CPU ignores and Zydis does not. */
+static ZyanStatus decode_window(const struct interp *in, const struct window *w, enum interp_mode mode, u8 bytes[16],
+				ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
+{
+	const ZydisDecoder *d = &in->decoder[mode];
+	ZyanStatus s = ZydisDecoderDecodeFull(d, w->b, w->n, z, o);
+
+	memcpy(bytes, w->b, 16);
+	if (ZYAN_SUCCESS(s) || s == ZYDIS_STATUS_NO_MORE_DATA || s == ZYDIS_STATUS_INSTRUCTION_TOO_LONG || !in->amd)
+		return s;
+	return interp_decode_ignoring(d, bytes, w->n, mode == IMODE_64, z, o);
+}
+
 /* Decode into the cache entry. NULL: a fault of the fetch is recorded. */
 static const struct interp_insn *decode(struct interp *in, struct x86_cpu *c, struct window *w, enum interp_mode mode,
 					struct interp_insn *i)
@@ -348,9 +361,10 @@ static const struct interp_insn *decode(struct interp *in, struct x86_cpu *c, st
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
 	ZyanStatus s;
+	u8 bytes[16];
 
 	for (;;) {
-		s = ZydisDecoderDecodeFull(&in->decoder[mode], w->b, w->n, &z, o);
+		s = decode_window(in, w, mode, bytes, &z, o);
 		if (s != ZYDIS_STATUS_NO_MORE_DATA)
 			break;
 		if (w->n >= MAX_LEN)
@@ -367,7 +381,7 @@ static const struct interp_insn *decode(struct interp *in, struct x86_cpu *c, st
 	reset_insn(i, w, mode);
 	if (ZYAN_SUCCESS(s)) {
 		fill_bytes(i, w, z.length);
-		fill_insn(in, i, w->b, &z, o);
+		fill_insn(in, i, bytes, &z, o);
 	} else {
 		fill_bytes(i, w, w->n); /* all that was looked at */
 		i->unknown = true;

@@ -10,6 +10,7 @@
  * thread.
  */
 #include "engine/bt/interp_private.h"
+#include "x86/internal.h"
 
 u64 interp_ea(const struct interp *in, const struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -40,6 +41,11 @@ bool interp_aligned(struct x86_cpu *c, gva_t lin, u32 align)
 	return x86_raise_err(c, VEC_AC, 0);
 }
 
+static bool canonical_range(u64 a, u32 len)
+{
+	return x86_canonical(a) && x86_canonical(a + len - 1);
+}
+
 bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin)
 {
 	u64 a;
@@ -48,7 +54,10 @@ bool interp_linear_any(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gv
 		return x86_linear(c, seg, off, len, acc, lin);
 	a = off + (seg >= SEG_FS ? c->seg[seg].base : 0);
 	*lin = a;
-	return likely(x86_canonical(a) && x86_canonical(a + len - 1)) || x86_linear(c, seg, off, len, acc, lin);
+	/* AMD's CPUs also look at the address before the base is added. */
+	if (unlikely(seg >= SEG_FS && !canonical_range(off, len)) && x86_is_amd(c))
+		return x86_raise_err(c, VEC_GP, 0);
+	return likely(canonical_range(a, len)) || x86_linear(c, seg, off, len, acc, lin);
 }
 
 bool interp_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *lin)

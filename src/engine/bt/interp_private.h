@@ -162,6 +162,9 @@ struct interp {
 /* decode */
 bool interp_decode_init(struct interp *in);
 const struct interp_insn *interp_fetch(struct interp *in, struct x86_cpu *c);
+/* Once more what Zydis refused, for AMD's CPUs: bits that these do not look at are taken out of `bytes`. */
+ZyanStatus interp_decode_ignoring(const ZydisDecoder *decoder, u8 bytes[16], u32 n, bool code64, ZydisDecodedInstruction *z,
+				  ZydisDecodedOperand *o);
 void interp_fill_vector(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
 			const ZydisDecoder *d64, bool amd);
 enum interp_unit interp_isa_unit(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o);

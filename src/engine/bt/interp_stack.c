@@ -108,18 +108,23 @@ static bool op_pusha(struct interp *in, struct x86_cpu *c, const struct interp_i
 	return true;
 }
 
+/* The slot of rSP is read and thrown away. After a fault AMD's CPUs show the registers that were popped before it; rSP is written last, so the
+ * instruction can be restarted. */
 static bool op_popa(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	u32 size = i->row->arg;
+	u32 size = i->row->arg, done = 8;
 	u64 v[8];
 
-	for (u32 r = 8; r-- > 0;) /* from the top of the stack, which decides the fault's address */
-		if (!interp_peek(in, c, (u64)size * (7 - r), size, &v[r]))
-			return false;
-	interp_set_sp(c, c->gpr[R_RSP] + size * 8);
-	for (u32 r = 0; r < 8; r++)
+	while (done > 0 && interp_peek(in, c, (u64)size * (8 - done), size, &v[done - 1]))
+		done--;
+	if (done && !in->amd)
+		return false;
+	for (u32 r = done; r < 8; r++)
 		if (r != R_RSP)
 			interp_set_reg(c, r, size, v[r]);
+	if (done)
+		return false;
+	interp_set_sp(c, c->gpr[R_RSP] + size * 8);
 	return true;
 }
 

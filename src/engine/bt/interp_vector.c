@@ -263,12 +263,10 @@ static bool masked(const struct interp_insn *i)
 	return i->vflags & (VF_MASKED | VF_VMASK);
 }
 
-/* What #AC asks of elements: nothing of VMASKMOV's and of bytes and words that are compressed. */
+/* What #AC asks of elements: nothing of VMASKMOV's. */
 static u32 element_alignment(const struct interp_insn *i, u32 esize)
 {
-	bool compress = (i->vflags & VF_PACKED) && i->mem == 0;
-
-	return (i->vflags & VF_VMASK) || (compress && esize < 4) ? 1 : esize;
+	return i->vflags & VF_VMASK ? 1 : esize;
 }
 
 /* Compression goes element by element even without a mask. */

@@ -30,13 +30,13 @@ static void clear_region(struct bt_aspace *as, u64 region)
 
 static void clear_kitlb(struct bt_vcpu *v)
 {
-	clear_words(v->kitlb, BT_ITLB_SIZE);
+	bt_itlb_clear(v, &v->kitlb);
 	v->kitlb_local = false;
 }
 
 static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
-	clear_words(as->itlb, BT_ITLB_SIZE);
+	bt_itlb_clear(v, &as->itlb);
 	if (global || v->kitlb_local)
 		clear_kitlb(v);
 }
@@ -45,6 +45,7 @@ static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
 	u32 kept = 0;
+	v->epoch++;
 	for (u32 i = 0; i < as->nregions; i++) {
 		u32 region = as->regions[i];
 		if (!global && !(as->meta[region] & META_NONGLOBAL))
@@ -165,6 +166,7 @@ static void unwrite_all(struct bt_aspace *as)
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 {
 	struct bt_frame *f = &v->vm->frames[gpfn];
+	v->epoch++;
 	for (u32 a = 0; a < BT_ASPACES; a++) {
 		struct bt_aspace *as = v->aspaces[a];
 		if (!as || !as->used)
@@ -241,19 +243,12 @@ void bt_shadow_switch(struct bt_vcpu *v)
 	for (u32 view = 0; view < VIEW_COUNT; view++)
 		for (u32 w = 0; w < 2; w++)
 			v->view[view][w] = v->as->table[view][w];
-	v->itlb = v->as->itlb;
+	v->itlb = &v->as->itlb;
 	__asm__ volatile("wrgsbase %0" : : "r"(v->as->table[VIEW_USER][0]));
 	bt_shadow_views(v);
 }
 
 /* ---- invalidation */
-
-static void drop_itlb(u64 *itlb, gva_t gva)
-{
-	u64 *tag = &itlb[bt_itlb_index(gva)];
-	if (*tag >> 28 == index_of(gva))
-		*tag = 0;
-}
 
 static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 {
@@ -273,8 +268,8 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 	for (u32 t = 0; t < 6; t++)
 		if (meta & (1u << t))
 			as->table[t >> 1][t & 1][index_of(gva)] = 0;
-	drop_itlb(as->itlb, gva);
-	drop_itlb(v->kitlb, gva);
+	bt_itlb_drop(v, &as->itlb, gva);
+	bt_itlb_drop(v, &v->kitlb, gva);
 }
 
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)

@@ -14,10 +14,13 @@
 
 #define TR_STUBS 512
 #define TR_SLOTS 512
+#define TR_INSNS (BT_MAX_INSNS + 1) /* one more, in the shadow of STI */
+#define TR_EXITS (BT_MAX_INSNS * 2 + BT_SHARED * 2 + 4)
+#define TR_ALONE 0xff		     /* an access that shares no look-up */
 
 enum tr_stub_kind {
 	STUB_EVENT,	/* r11d = site; jmp event */
-	STUB_RUN,   /* a run (tr_run.c) one by one */
+	STUB_CAREFUL,	/* on in a block that shares no look-ups */
 	STUB_MISALIGNED /* look whether the access straddles; back when not */
 };
 
@@ -28,10 +31,43 @@ struct tr_stub {
 	u32 site;     /* passed in r11 */
 	u32 back;     /* STUB_MISALIGNED: where to go on */
 	u8 address; /* host register with the address that r10 must hold for the event */
-	i8 below;   /* to be added to it */
-	u16 insns;  /* STUB_RUN */
-	gva_t gva;
+	i32 plus;   /* to be added to it */
+	gva_t gva;  /* STUB_CAREFUL */
 	u32 slot_rel; /* cache offset of the rel32 that reaches it */
+};
+
+/* An instruction of the block, and how its accesses find their deltas. */
+struct tr_insn {
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct bt_row row;
+	bool valid;
+	gva_t gva;
+	u8 group[2];  /* by enum tr_use: which shared look-up serves it, or TR_ALONE */
+	i64 at[2];    /* its address, relative to the root of that look-up */
+};
+enum tr_use { USE_OPERAND, USE_STACK };
+
+/* Accesses that lie in one page, because their addresses are one value plus constants and a check says so. */
+struct tr_group {
+	u32 root;
+	i64 low, high; /* the range of addresses, relative to the root */
+	bool write;
+	u32 uses, last; /* accesses, and the instruction with the last one */
+	bool looked;	/* its look-up has been emitted */
+	bool kept;	/* and its delta stored in bt_vcpu.shared */
+};
+
+/* Where an access goes: [base + rcx + disp], or [rcx + disp] when base is negative. */
+struct tr_place {
+	int base;
+	i32 disp;
+};
+
+struct tr_exit {
+	u32 rel32;
+	gva_t gva;
+	bool checked, careful; /* see bt_exit */
 };
 
 struct tr_pending {
@@ -54,13 +90,13 @@ struct tr {
 	bool looked; /* a look-up has been emitted: each run of the block notices a kick */
 	bool rsp_ok; /* the guest's rsp is known to be a multiple of 8 */
 	bool poll_after_next;
-	bool one_by_one; /* behind the block: no runs */
-	u32 run_left;	 /* instructions left in the current run; rcx is its delta */
-	u32 run_stub;
+	u8 delta, delta_in; /* the group whose delta rcx will hold behind this instruction, and holds now; TR_ALONE: none */
+	i32 rsp_due;	    /* the guest's rsp is G_RSP plus this */
 	const u8 *page; /* the code's bytes: one page, or two */
 
-	ZydisDecodedInstruction in;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct tr_insn *insn; /* the current one, with its parts at hand */
+	const ZydisDecodedInstruction *in;
+	const ZydisDecodedOperand *op;
 	const u8 *raw;
 
 	u32 nstubs, nslots, npending;
@@ -68,11 +104,10 @@ struct tr {
 	u32 slot[TR_SLOTS]; /* free slots: 5 bytes of room for a jump, within reach backwards */
 	struct tr_pending pending[64];
 	u32 nexits;
-	struct {
-		u32 rel32;
-		gva_t gva;
-		bool checked;
-	} exit[BT_MAX_INSNS * 2 + 4];
+	struct tr_exit exit[TR_EXITS];
+	u32 ninsns, ngroups;
+	struct tr_group group[BT_SHARED];
+	struct tr_insn list[TR_INSNS];
 };
 
 enum { T_ADDR = H_R10, T_BASE = H_R11, T_DELTA = H_RCX, G_RSP = H_R15, G_RCX = H_R14 /* where guest rsp and rcx live */ };
@@ -111,20 +146,37 @@ void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear add
 /* rcx = delta for the page of the address. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
 void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */
-/* Address and look-up of a memory operand; returns the host register that holds the address. */
-u32 tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned);
+/* Address and look-up of a memory operand. */
+struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned);
+void tr_modrm(struct tr *t, u32 reg, struct tr_place p, bool evex); /* ModRM, SIB and displacement */
+void tr_load(struct tr *t, u32 reg, struct tr_place p);		    /* 64 bits */
+void tr_store(struct tr *t, struct tr_place p, u32 reg);
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p); /* dst = host address */
+void tr_load_delta(struct tr *t, bool write);			 /* rcx = delta, or 0, of the page whose number is in rcx */
+void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write); /* jrcxz to a miss at address + plus */
+void tr_jump_careful(struct tr *t);				    /* jrcxz to this instruction in a careful block */
+bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
+void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map entry */
 
-u32 tr_run_jump(struct tr *t, u32 insns); /* jrcxz to the run's instructions one by one; returns the stub */
-void tr_run_lookup(struct tr *t, u32 low, bool push);
+/* ---- translate.c */
+void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
-/* ---- tr_run.c */
-void tr_run_begin(struct tr *t); /* before an instruction: does a run begin here? */
-void tr_run_next(struct tr *t);	 /* behind each instruction */
+/* ---- tr_group.c: shared look-ups */
+void tr_plan(struct tr *t); /* for the whole block, once its instructions are decoded */
+bool tr_shared(const struct tr *t, enum tr_use use);
+/* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
+struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
+void tr_forget_delta(struct tr *t); /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
+void tr_between(struct tr *t, bool poll); /* before an instruction, or the poll in front of it: what must be put straight */
+void tr_settle_rsp(struct tr *t);
+bool tr_shares_behind(const struct tr *t, u32 insn); /* will this instruction or a later one use a look-up made already? */
 
 /* ---- tr_copy.c */
 bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */
 
 /* ---- tr_flow.c */
+void tr_add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked, bool careful);
 void tr_exit_to(struct tr *t, int cc /* -1: always */, gva_t gva);
 void tr_flow(struct tr *t, struct bt_row row);
+bool tr_uses_ras(const struct tr *t); /* do calls and returns of this block go by the return stack? */
 void tr_interp(struct tr *t, bool stop);

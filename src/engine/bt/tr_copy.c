@@ -8,7 +8,7 @@
 #include "engine/bt/tr.h"
 
 enum field { F_REG, F_RM, F_VVVV, F_OPCODE, F_COUNT };
-enum mem_form { MEM_NONE, MEM_SUM /* [address+rcx] */, MEM_R10, MEM_RCX };
+enum mem_form { MEM_NONE, MEM_SUM /* [base+rcx+disp] */, MEM_R10, MEM_RCX };
 
 struct plan {
 	struct {
@@ -19,7 +19,7 @@ struct plan {
 	} f[F_COUNT];
 	const ZydisDecodedOperand *mem;
 	enum mem_form form;
-	u32 address; /* host register, MEM_SUM */
+	struct tr_place place; /* MEM_SUM */
 	bool high8;
 	bool rcx_in, rcx_out; /* implicit rcx */
 };
@@ -121,11 +121,11 @@ static bool make_plan(const struct tr *t, struct plan *p)
 	*p = (struct plan){0};
 	for (u32 i = 0; i < F_COUNT; i++)
 		p->f[i].guest = -1;
-	for (u32 i = 0; i < t->in.operand_count; i++)
+	for (u32 i = 0; i < t->in->operand_count; i++)
 		if (!note_operand(p, &t->op[i]))
 			return false;
 	/* BSF and BSR leave the destination alone when the source is zero. */
-	if (t->in.mnemonic == ZYDIS_MNEMONIC_BSF || t->in.mnemonic == ZYDIS_MNEMONIC_BSR)
+	if (t->in->mnemonic == ZYDIS_MNEMONIC_BSF || t->in->mnemonic == ZYDIS_MNEMONIC_BSR)
 		p->f[F_REG].loaded = true;
 	return true;
 }
@@ -202,7 +202,7 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 	u32 r = (reg & 7) << 3;
 	switch (p->form) {
 	case MEM_SUM:
-		e_mem(&t->e, reg, p->address, H_RCX, 0, 0);
+		tr_modrm(t, reg, p->place, t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
 		break;
 	case MEM_R10:
 		e8(&t->e, r | (H_R10 & 7));
@@ -211,7 +211,7 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 		e8(&t->e, r | H_RCX);
 		break;
 	case MEM_NONE: {
-		u32 rm = p->f[F_RM].guest >= 0 ? p->f[F_RM].host : t->in.raw.modrm.rm;
+		u32 rm = p->f[F_RM].guest >= 0 ? p->f[F_RM].host : t->in->raw.modrm.rm;
 		e8(&t->e, 0xc0 | r | (rm & 7));
 		break;
 	}
@@ -221,10 +221,10 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 static void emit_immediates(struct tr *t)
 {
 	for (u32 i = 0; i < 2; i++) {
-		if (t->in.raw.imm[i].size == 0)
+		if (t->in->raw.imm[i].size == 0)
 			continue;
-		for (u32 k = 0; k < t->in.raw.imm[i].size / 8u; k++)
-			e8(&t->e, t->raw[t->in.raw.imm[i].offset + k]);
+		for (u32 k = 0; k < t->in->raw.imm[i].size / 8u; k++)
+			e8(&t->e, t->raw[t->in->raw.imm[i].offset + k]);
 	}
 	/* the register in an immediate byte (is4) has no imm entry of its own in some forms: it is the last byte then */
 }
@@ -232,7 +232,7 @@ static void emit_immediates(struct tr *t)
 static u32 rm_high(const struct plan *p, u32 raw_high)
 {
 	if (p->form == MEM_SUM)
-		return p->address & 8;
+		return p->place.base < 0 ? 0 : (u32)p->place.base & 8;
 	if (p->form == MEM_R10)
 		return 8;
 	if (p->form == MEM_RCX)
@@ -242,12 +242,12 @@ static u32 rm_high(const struct plan *p, u32 raw_high)
 
 static u32 reg_number(const struct tr *t, const struct plan *p, u32 raw_high)
 {
-	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in.raw.modrm.reg;
+	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in->raw.modrm.reg;
 }
 
 static void emit_legacy(struct tr *t, const struct plan *p)
 {
-	const ZydisDecodedInstruction *in = &t->in;
+	const ZydisDecodedInstruction *in = t->in;
 	u32 rex = 0;
 	for (u32 i = 0; i < in->raw.prefix_count; i++) {
 		u32 x = in->raw.prefixes[i].value;
@@ -283,7 +283,7 @@ static void emit_legacy(struct tr *t, const struct plan *p)
 
 static void emit_vex_copy(struct tr *t, const struct plan *p)
 {
-	const u8 *x = t->raw + t->in.raw.vex.offset;
+	const u8 *x = t->raw + t->in->raw.vex.offset;
 	u32 b1, b2;
 	if (x[0] == 0xc5) {
 		b1 = (x[1] & 0x80u) | 0x60 | 1;
@@ -300,15 +300,15 @@ static void emit_vex_copy(struct tr *t, const struct plan *p)
 	e8(&t->e, 0xc4);
 	e8(&t->e, b1);
 	e8(&t->e, b2);
-	e8(&t->e, t->in.opcode);
-	if (t->in.attributes & ZYDIS_ATTRIB_HAS_MODRM)
+	e8(&t->e, t->in->opcode);
+	if (t->in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		emit_modrm(t, p, reg);
 	emit_immediates(t);
 }
 
 static void emit_evex_copy(struct tr *t, const struct plan *p)
 {
-	const u8 *x = t->raw + t->in.raw.evex.offset;
+	const u8 *x = t->raw + t->in->raw.evex.offset;
 	u32 p0 = x[1], p1 = x[2], p2 = x[3];
 	if (p->form != MEM_NONE) {
 		p0 |= 0x40; /* index below 8: rcx, or none */
@@ -316,7 +316,7 @@ static void emit_evex_copy(struct tr *t, const struct plan *p)
 	} else if (p->f[F_RM].guest >= 0) {
 		p0 = (p0 & ~0x20u) | (p->f[F_RM].host & 8 ? 0 : 0x20);
 	}
-	u32 reg = t->in.raw.modrm.reg;
+	u32 reg = t->in->raw.modrm.reg;
 	if (p->f[F_REG].guest >= 0) {
 		reg = p->f[F_REG].host;
 		p0 = (p0 & ~0x80u) | (reg & 8 ? 0 : 0x80) | 0x10;
@@ -327,7 +327,7 @@ static void emit_evex_copy(struct tr *t, const struct plan *p)
 	e8(&t->e, p0);
 	e8(&t->e, p1);
 	e8(&t->e, p2);
-	e8(&t->e, t->in.opcode);
+	e8(&t->e, t->in->opcode);
 	emit_modrm(t, p, reg);
 	emit_immediates(t);
 }
@@ -342,7 +342,7 @@ static void encode_high(struct plan *p)
 
 static void emit_encoded(struct tr *t, const struct plan *p)
 {
-	switch (t->in.encoding) {
+	switch (t->in->encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_VEX:
 		emit_vex_copy(t, p);
 		break;
@@ -380,11 +380,13 @@ static bool is_aligned_form(const ZydisDecodedInstruction *in)
 
 static void place_memory(struct tr *t, struct plan *p)
 {
-	p->address = tr_access(t, p->mem, is_written(p->mem), is_aligned_form(&t->in));
+	p->place = tr_access(t, p->mem, is_written(p->mem), is_aligned_form(t->in));
 	if (p->form == MEM_R10)
-		e_lea(&t->e, true, H_R10, p->address, H_RCX, 0, 0);
-	else if (p->form == MEM_RCX)
-		e_lea(&t->e, true, H_RCX, p->address, H_RCX, 0, 0);
+		tr_place_address(t, H_R10, p->place);
+	else if (p->form == MEM_RCX) {
+		tr_forget_delta(t);
+		tr_place_address(t, H_RCX, p->place);
+	}
 }
 
 static void load_temps(struct tr *t, const struct plan *p)
@@ -416,8 +418,8 @@ static void track_rsp(struct tr *t, const struct plan *p)
 	for (u32 i = 0; i < F_COUNT; i++) {
 		if (p->f[i].guest != R_RSP || !p->f[i].written)
 			continue;
-		bool whole = (t->in.mnemonic == ZYDIS_MNEMONIC_ADD || t->in.mnemonic == ZYDIS_MNEMONIC_SUB) &&
-			     t->in.operand_width == 64 && t->in.raw.imm[0].size && (t->in.raw.imm[0].value.u & 7) == 0;
+		bool whole = (t->in->mnemonic == ZYDIS_MNEMONIC_ADD || t->in->mnemonic == ZYDIS_MNEMONIC_SUB) &&
+			     t->in->operand_width == 64 && t->in->raw.imm[0].size && (t->in->raw.imm[0].value.u & 7) == 0;
 		if (!whole)
 			t->rsp_ok = false;
 	}
@@ -432,6 +434,14 @@ static bool memory_fits(const struct plan *p)
 			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_ZMM);
 }
 
+static bool takes_rcx(const struct plan *p)
+{
+	bool taken = p->rcx_in || p->form == MEM_RCX;
+	for (u32 i = 0; i < F_COUNT; i++)
+		taken |= p->f[i].temp && p->f[i].host == H_RCX;
+	return taken;
+}
+
 bool tr_copy(struct tr *t)
 {
 	struct plan p;
@@ -440,6 +450,10 @@ bool tr_copy(struct tr *t)
 	tr_guard(t, 60);
 	if (p.mem)
 		place_memory(t, &p);
+	else
+		t->delta = t->delta_in;
+	if (takes_rcx(&p))
+		tr_forget_delta(t);
 	load_temps(t, &p);
 	struct plan encoded = p;
 	encode_high(&encoded);

@@ -10,6 +10,8 @@
 
 void tr_interp(struct tr *t, bool stop)
 {
+	tr_forget_delta(t);
+	tr_settle_rsp(t);
 	tr_to_event(t, EV_INTERP, t->site);
 	if (stop)
 		t->end = true;
@@ -21,21 +23,23 @@ static void poll(struct tr *t)
 {
 	if (t->looked)
 		return;
+	tr_forget_delta(t);
 	e_load_fs(&t->e, H_RCX, FS(go));
 	tr_jrcxz(t, EV_POLL);
 }
 
-static void add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked)
+void tr_add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked, bool careful)
 {
-	t->exit[t->nexits].rel32 = rel32;
-	t->exit[t->nexits].checked = checked;
-	t->exit[t->nexits++].gva = gva;
+	if (t->nexits == TR_EXITS)
+		t->e.full = true;
+	else
+		t->exit[t->nexits++] = (struct tr_exit){.rel32 = rel32, .gva = gva, .checked = checked, .careful = careful};
 }
 
 void tr_exit_to(struct tr *t, int cc, gva_t gva)
 {
 	u32 rel32 = cc < 0 ? e_jmp(&t->e, t->e.pos) : e_jcc(&t->e, (u32)cc, t->e.pos);
-	add_exit(t, rel32, gva, false);
+	tr_add_exit(t, rel32, gva, false, false);
 }
 
 /* r11 = index of the jump cache's entry for the address in r10; anything but a hit leaves to C, which carries the whole instruction out. Nothing
@@ -45,6 +49,8 @@ static bool jump_cache(struct tr *t, u32 *after_event)
 	struct emit *e = &t->e;
 	u32 u = t->user;
 	t->end = true;
+	tr_forget_delta(t);
+	tr_guard(t, 110);
 	if (t->v->jc_mode[u] != t->mode) {
 		e_store_fs(e, FS(target), H_R10);
 		tr_to_event(t, EV_INDIRECT, t->site);
@@ -70,11 +76,11 @@ static bool jump_cache(struct tr *t, u32 *after_event)
 
 static i32 jump_cache_host(const struct tr *t) { return FS(jc) + (i32)(t->user * sizeof t->v->jc[0]) + 8; }
 
-static void mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag; }
+void tr_mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag; }
 
 /* ---- the return stack (ras.c). It serves the mode that the jump cache serves. */
 
-static bool uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
+bool tr_uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
 
 /* Behind a call: where the host comes back to. The guest's return may want another address, and much may have happened to this page meanwhile. */
 static void landing(struct tr *t)
@@ -85,44 +91,64 @@ static void landing(struct tr *t)
 	u32 same = e_jrcxz(e);
 	e_jmp(e, t->v->ras_miss_off[t->user]);
 	e_fix8(e, same, e->pos);
-	add_exit(t, e_jmp(e, e->pos), t->next, true);
+	tr_add_exit(t, e_jmp(e, e->pos), t->next, true, false);
 }
 
-/* mov [r10+rcx], reg */
-static void store_top(struct tr *t, u32 reg)
+static void add_to_rsp(struct tr *t, i32 n)
 {
-	e_store(&t->e, true, H_R10, H_RCX, 0, 0, reg);
-	e_mov(&t->e, G_RSP, H_R10);
+	t->rsp_due += n;
+	tr_settle_rsp(t);
 }
 
-static void prepare_push(struct tr *t)
+/* Where the words' page is known, rsp follows when somebody asks for it. */
+static void move_rsp(struct tr *t, i32 n)
 {
+	t->rsp_due += n;
+	if (!tr_shared(t, USE_STACK))
+		tr_settle_rsp(t);
+}
+
+static void store_top(struct tr *t, struct tr_place top, u32 reg)
+{
+	tr_store(t, top, reg);
+	move_rsp(t, -8);
+}
+
+/* The word that a push will write. */
+static struct tr_place prepare_push(struct tr *t)
+{
+	if (tr_shared(t, USE_STACK))
+		return tr_share(t, USE_STACK, R_RSP, -8, true);
 	tr_stack_check(t);
 	tr_guard(t, 90);
 	e_lea(&t->e, true, H_R10, G_RSP, H_RSP, 0, -8);
 	tr_lookup(t, H_R10, true, 0, 8);
+	return (struct tr_place){H_R10, 0};
 }
 
-static void prepare_pop(struct tr *t)
+static struct tr_place prepare_pop(struct tr *t)
 {
+	if (tr_shared(t, USE_STACK))
+		return tr_share(t, USE_STACK, R_RSP, 0, false);
 	tr_stack_check(t);
 	tr_guard(t, 90);
 	tr_lookup(t, G_RSP, false, 0, 8);
+	return (struct tr_place){G_RSP, 0};
 }
 
 static void push_constant(struct tr *t, u64 value)
 {
-	prepare_push(t);
+	struct tr_place top = prepare_push(t);
 	if ((i64)value == (i32)value) {
-		e_rex(&t->e, true, 0, H_RCX, H_R10);
+		e_rex(&t->e, true, 0, 0, (u32)top.base);
 		e8(&t->e, 0xc7);
-		e_mem(&t->e, 0, H_R10, H_RCX, 0, 0);
+		tr_modrm(t, 0, top, false);
 		e32(&t->e, (u32)value);
-		e_mov(&t->e, G_RSP, H_R10);
+		move_rsp(t, -8);
 		return;
 	}
 	e_mov_imm(&t->e, H_R11, value);
-	store_top(t, H_R11);
+	store_top(t, top, H_R11);
 }
 
 static bool is_mem(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_MEMORY; }
@@ -132,56 +158,27 @@ static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
 {
 	if (!is_mem(o))
 		return tr_read_guest(t, (u32)tr_gpr(o->reg.value), temp);
-	u32 address = tr_access(t, o, false, false);
-	e_load(&t->e, true, temp, address, H_RCX, 0, 0);
+	tr_load(t, temp, tr_access(t, o, false, false));
 	return temp;
-}
-
-/* Inside a run rcx is the delta of the words at rsp. */
-static void run_push(struct tr *t, const ZydisDecodedOperand *o)
-{
-	struct emit *e = &t->e;
-	tr_guard(t, 40);
-	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		e_rex(e, true, 0, H_RCX, G_RSP);
-		e8(e, 0xc7);
-		e_mem(e, 0, G_RSP, H_RCX, 0, -8);
-		e32(e, (u32)o->imm.value.s);
-	} else {
-		e_store(e, true, G_RSP, H_RCX, 0, -8, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
-	}
-	e_lea(e, true, G_RSP, G_RSP, H_RSP, 0, -8);
-}
-
-static void run_pop(struct tr *t, u32 guest)
-{
-	int h = tr_host(guest);
-	tr_guard(t, 40);
-	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
-	if (h < 0)
-		tr_write_guest(t, guest, H_R11);
-	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
 }
 
 static void flow_push(struct tr *t)
 {
 	const ZydisDecodedOperand *o = &t->op[0];
-	if (t->in.operand_width != 64) {
+	if (t->in->operand_width != 64) {
 		tr_interp(t, false);
-	} else if (t->run_left) {
-		run_push(t, o);
 	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		push_constant(t, (u64)o->imm.value.s);
 	} else if (is_mem(o)) {
 		e_store_fs(&t->e, FS(spare), fetch64(t, o, H_R11));
-		prepare_push(t);
+		struct tr_place top = prepare_push(t);
 		e_load_fs(&t->e, H_R11, FS(spare));
-		store_top(t, H_R11);
+		store_top(t, top, H_R11);
 	} else if (tr_gpr(o->reg.value) < 0) {
 		tr_interp(t, false);
 	} else {
-		prepare_push(t);
-		store_top(t, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
+		struct tr_place top = prepare_push(t);
+		store_top(t, top, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
 	}
 }
 
@@ -189,23 +186,19 @@ static void flow_pop(struct tr *t)
 {
 	const ZydisDecodedOperand *o = &t->op[0];
 	int g = is_mem(o) ? -1 : tr_gpr(o->reg.value);
-	if (t->in.operand_width != 64 || g < 0) {
+	if (t->in->operand_width != 64 || g < 0) {
 		tr_interp(t, false);
 		return;
 	}
-	if (t->run_left) {
-		run_pop(t, (u32)g);
-		return;
-	}
-	prepare_pop(t);
+	struct tr_place top = prepare_pop(t);
 	int h = tr_host((u32)g);
-	e_load(&t->e, true, h >= 0 ? (u32)h : H_R11, G_RSP, H_RCX, 0, 0);
+	tr_load(t, h >= 0 ? (u32)h : H_R11, top);
 	if (h < 0)
 		tr_write_guest(t, (u32)g, H_R11);
 	if (g == R_RSP)
 		t->rsp_ok = false;
 	else
-		e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8);
+		move_rsp(t, 8);
 }
 
 static gva_t direct_target(const struct tr *t)
@@ -214,20 +207,19 @@ static gva_t direct_target(const struct tr *t)
 }
 
 static bool is_direct(const struct tr *t) { return t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
-static bool odd_width(const struct tr *t) { return (t->in.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0; }
+static bool odd_width(const struct tr *t) { return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0; }
 
 static void flow_call(struct tr *t)
 {
-	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
 		tr_interp(t, true);
 		return;
 	}
 	if (is_direct(t)) {
-		if (direct_target(t) <= t->gva)
-			poll(t);
-		push_constant(t, t->next);
-		if (uses_ras(t)) {
-			add_exit(t, e_call(&t->e, t->e.pos), direct_target(t), false);
+		push_constant(t, t->next); /* looks up its page, or the block did before: no poll */
+		tr_settle_rsp(t);
+		if (tr_uses_ras(t)) {
+			tr_add_exit(t, e_call(&t->e, t->e.pos), direct_target(t), false, false);
 			landing(t);
 		} else {
 			tr_exit_to(t, -1, direct_target(t));
@@ -236,13 +228,14 @@ static void flow_call(struct tr *t)
 		u32 h = fetch64(t, &t->op[0], H_R10);
 		if (h != H_R10)
 			e_mov(&t->e, H_R10, h);
-		mark(t, INSN_CALL);
+		tr_mark(t, INSN_CALL);
 		u32 after_event;
 		if (!jump_cache(t, &after_event))
 			return;
 		e_load_fs_index(&t->e, H_RCX, H_R11, jump_cache_host(t));
 		e_store_fs(&t->e, FS(target), H_RCX);
 		push_constant(t, t->next);
+		tr_settle_rsp(t);
 		e_load_fs(&t->e, H_RCX, FS(target));
 		e8(&t->e, 0xff); /* call rcx: measured faster than a call through memory */
 		e8(&t->e, 0xd1);
@@ -254,28 +247,22 @@ static void flow_call(struct tr *t)
 
 static void flow_ret(struct tr *t)
 {
-	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
 		tr_interp(t, true);
 		return;
 	}
 	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value.u : 0;
-	if (extra && !uses_ras(t)) {
+	if (extra && !tr_uses_ras(t)) {
 		tr_interp(t, true);
 		return;
 	}
-	if (t->run_left) {
-		tr_guard(t, 40);
-		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
-	} else {
-		prepare_pop(t);
-		e_load(&t->e, true, H_R10, G_RSP, H_RCX, 0, 0);
-	}
-	if (!uses_ras(t)) {
-		mark(t, INSN_RET);
+	tr_load(t, H_R10, prepare_pop(t));
+	if (!tr_uses_ras(t)) {
+		tr_mark(t, INSN_RET);
 		jump_cache(t, NULL);
 		return;
 	}
-	e_lea(&t->e, true, G_RSP, G_RSP, H_RSP, 0, 8 + (i32)extra);
+	add_to_rsp(t, 8 + (i32)extra);
 	e_mov_imm(&t->e, H_R11, t->site | (u64)extra << 32);
 	e8(&t->e, 0xc3);
 	t->end = true;
@@ -283,7 +270,7 @@ static void flow_ret(struct tr *t)
 
 static void flow_jmp(struct tr *t)
 {
-	if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
+	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || odd_width(t)) {
 		tr_interp(t, true);
 	} else if (is_direct(t)) {
 		if (direct_target(t) <= t->gva)
@@ -305,6 +292,7 @@ static void flow_jcc(struct tr *t, u32 cc)
 		tr_interp(t, true);
 		return;
 	}
+	t->delta = t->delta_in;
 	if (direct_target(t) <= t->gva)
 		poll(t);
 	tr_exit_to(t, (int)cc, direct_target(t));
@@ -313,7 +301,7 @@ static void flow_jcc(struct tr *t, u32 cc)
 static void flow_jrcxz(struct tr *t, bool loop)
 {
 	struct emit *e = &t->e;
-	if (odd_width(t) || t->in.address_width != 64) {
+	if (odd_width(t) || t->in->address_width != 64) {
 		tr_interp(t, true);
 		return;
 	}
@@ -336,8 +324,12 @@ static void flow_leave(struct tr *t)
 		return;
 	}
 	tr_guard(t, 110);
-	tr_lookup(t, H_RBP, false, 3, 8);
-	e_load(&t->e, true, H_R11, H_RBP, H_RCX, 0, 0);
+	struct tr_place frame = {H_RBP, 0};
+	if (tr_shared(t, USE_STACK))
+		frame = tr_share(t, USE_STACK, R_RBP, 0, false);
+	else
+		tr_lookup(t, H_RBP, false, 3, 8);
+	tr_load(t, H_R11, frame);
 	e_lea(&t->e, true, G_RSP, H_RBP, H_RSP, 0, 8);
 	e_mov(&t->e, H_RBP, H_R11);
 	t->rsp_ok = false;
@@ -345,7 +337,7 @@ static void flow_leave(struct tr *t)
 
 static void flow_lea(struct tr *t)
 {
-	if (t->in.operand_width == 16) {
+	if (t->in->operand_width == 16) {
 		tr_interp(t, false);
 		return;
 	}
@@ -354,8 +346,9 @@ static void flow_lea(struct tr *t)
 	tr_guard(t, 40);
 	int h = tr_host(g);
 	u32 dst = h >= 0 ? (u32)h : H_R10;
+	t->delta = t->delta_in;
 	tr_effective(t, m, dst);
-	if (t->in.operand_width == 32)
+	if (t->in->operand_width == 32)
 		e_mov32(&t->e, dst, dst);
 	if (h < 0)
 		tr_write_guest(t, g, H_R10);
@@ -367,18 +360,18 @@ static void flow_lea(struct tr *t)
 static void flow_bt(struct tr *t)
 {
 	struct emit *e = &t->e;
-	u32 size = t->in.operand_width;
+	u32 size = t->in->operand_width;
 	bool reg_offset = t->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	if (!is_mem(&t->op[0]) || !reg_offset) {
 		if (!tr_copy(t))
 			tr_interp(t, false);
 		return;
 	}
-	if (size == 16 || t->in.address_width != 64) {
+	if (size == 16 || t->in->address_width != 64) {
 		tr_interp(t, false);
 		return;
 	}
-	bool write = t->in.mnemonic != ZYDIS_MNEMONIC_BT;
+	bool write = t->in->mnemonic != ZYDIS_MNEMONIC_BT;
 	u32 g = (u32)tr_gpr(t->op[1].reg.value);
 	tr_guard(t, 140);
 	tr_address(t, &t->op[0]);
@@ -394,11 +387,11 @@ static void flow_bt(struct tr *t)
 	tr_lookup(t, H_R10, write, size == 64 ? 3 : 2, size / 8);
 	h = tr_read_guest(t, g, H_R11);
 	e_pext_fs(e, true, H_R11, h, size == 64 ? FS(k_63) : FS(k_31));
-	if (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+	if (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK)
 		e8(e, 0xf0);
 	e_rex(e, size == 64, H_R11, H_RCX, H_R10);
 	e8(e, 0x0f);
-	e8(e, t->in.opcode);
+	e8(e, t->in->opcode);
 	e_mem(e, H_R11, H_R10, H_RCX, 0, 0);
 }
 
@@ -411,9 +404,10 @@ static void flow_pushf(struct tr *t)
 		tr_interp(t, false);
 		return;
 	}
-	prepare_push(t);
+	struct tr_place top = prepare_push(t);
 	tr_guard(t, 80);
-	e_lea(e, true, H_R10, H_R10, H_RCX, 0, 0);
+	tr_place_address(t, H_R10, top);
+	tr_forget_delta(t);
 	e_store_fs(e, FS(spare), H_RAX);
 	static const u8 flags_to_regs[] = {
 		0x0f, 0x90, 0xc0, /* seto al */
@@ -431,7 +425,7 @@ static void flow_pushf(struct tr *t)
 	e_lea(e, true, H_R11, H_R11, H_RAX, 0, 0);
 	e_load_fs(e, H_RAX, FS(spare));
 	e_store(e, true, H_R10, H_RSP, 0, 0, H_R11);
-	e_lea(e, true, G_RSP, G_RSP, H_RSP, 0, -8);
+	add_to_rsp(t, -8);
 }
 
 /* Clear the bit that `mask` leaves out, then add `set`, in the system flags in memory. */
@@ -501,7 +495,7 @@ static void flow_light(struct tr *t, enum bt_light_op op)
 		break;
 	case LIGHT_SYSRET:
 	case LIGHT_IRET:
-		light(t, op, t->in.operand_width / 8, true);
+		light(t, op, t->in->operand_width / 8, true);
 		break;
 	case LIGHT_CLD:
 	case LIGHT_STD:
@@ -513,7 +507,7 @@ static void flow_light(struct tr *t, enum bt_light_op op)
 	case LIGHT_WRFSBASE:
 	case LIGHT_WRGSBASE:
 	case LIGHT_RDPID:
-		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in.operand_width == 64) << 4, false);
+		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in->operand_width == 64) << 4, false);
 		break;
 	case LIGHT_SWAPGS:
 		e_load_fs(&t->e, H_R10, FS(cpu.seg[SEG_GS].base));
@@ -547,7 +541,7 @@ static void flow_mov(struct tr *t)
 		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
 	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !is_mem(d)) {
 		light(t, LIGHT_MOV_FROM_SEG,
-		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in.operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4, false);
+		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4, false);
 	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
 		   d->reg.value != ZYDIS_REGISTER_CS) {
 		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
@@ -558,28 +552,29 @@ static void flow_mov(struct tr *t)
 
 static void flow_string(struct tr *t)
 {
-	bool movs = t->in.mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in.mnemonic == ZYDIS_MNEMONIC_MOVSW ||
-		    t->in.mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in.mnemonic == ZYDIS_MNEMONIC_MOVSQ;
-	bool segment = (t->in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) != 0;
-	if (segment || t->in.address_width != 64 || (t->mode & MODE_DF)) {
+	bool movs = t->in->mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSW ||
+		    t->in->mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
+	bool segment = (t->in->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) != 0;
+	if (segment || t->in->address_width != 64 || (t->mode & MODE_DF)) {
 		tr_interp(t, false);
 		return;
 	}
 	u32 size = 0;
-	for (u32 i = 0; i < t->in.operand_count; i++)
+	for (u32 i = 0; i < t->in->operand_count; i++)
 		if (is_mem(&t->op[i]))
 			size = t->op[i].size / 8;
-	bool rep = (t->in.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+	bool rep = (t->in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
 	light(t, LIGHT_STRING, size | rep << 4 | movs << 5, false);
 }
 
 /* MOVSD is also the scalar SSE move: the row is the string's, the encoding tells. */
-static bool is_string(const struct tr *t) { return t->in.meta.category == ZYDIS_CATEGORY_STRINGOP; }
+static bool is_string(const struct tr *t) { return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP; }
 
 void tr_flow(struct tr *t, struct bt_row row)
 {
 	switch ((enum bt_kind)row.kind) {
 	case K_NOP:
+		t->delta = t->delta_in;
 		break;
 	case K_LEA:
 		flow_lea(t);
@@ -639,7 +634,7 @@ void tr_flow(struct tr *t, struct bt_row row)
 	case K_STRING:
 		if (is_string(t))
 			flow_string(t);
-		else if ((t->mode & bt_native_needs(&t->in)) != bt_native_needs(&t->in) || !tr_copy(t))
+		else if ((t->mode & bt_native_needs(t->in)) != bt_native_needs(t->in) || !tr_copy(t))
 			tr_interp(t, false);
 		break;
 	case K_STOP:

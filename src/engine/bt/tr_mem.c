@@ -122,8 +122,8 @@ static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
 		disp = FS(cpu.seg[SEG_GS].base);
 	else
 		return;
-	e_load_fs(&t->e, T_BASE, disp);
-	e_lea(&t->e, true, T_ADDR, T_ADDR, T_BASE, 0, 0);
+	e_load_fs(&t->e, H_RCX, disp);
+	e_lea(&t->e, true, T_ADDR, T_ADDR, H_RCX, 0, 0);
 }
 
 static u32 scale_log2(u32 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0; }
@@ -132,7 +132,7 @@ static u32 scale_log2(u32 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scal
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 {
 	struct emit *e = &t->e;
-	bool wide = t->in.address_width == 64;
+	bool wide = t->in->address_width == 64;
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) {
 		u64 a = t->next + (u64)m->mem.disp.value;
 		e_mov_imm(e, dst, wide ? a : (u32)a);
@@ -140,9 +140,9 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 	}
 	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);
 	i64 disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
-	if (t->in.raw.modrm.mod == 0 && t->in.raw.modrm.rm == 4 && t->in.raw.sib.base == 5) {
+	if (t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5) {
 		base = -1; /* whatever REX.B says; Zydis 4.0 takes r13 for a base then */
-		disp = t->in.raw.disp.value;
+		disp = t->in->raw.disp.value;
 	}
 	int index = m->mem.index == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.index);
 	u32 scale = scale_log2(m->mem.scale);
@@ -151,6 +151,8 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		return;
 	}
 	u32 hb = base >= 0 ? tr_read_guest(t, (u32)base, T_ADDR) : 0;
+	if (index >= 0 && tr_host((u32)index) < 0)
+		tr_forget_delta(t);
 	u32 hi = index >= 0 ? tr_read_guest(t, (u32)index, T_DELTA) : H_RSP;
 	if (base < 0)
 		e_lea_nobase(e, wide, dst, hi, scale, (i32)disp);
@@ -176,7 +178,7 @@ static void align_test(struct tr *t, u32 check, u32 reg)
 	}
 }
 
-static void load_delta(struct tr *t, bool write)
+void tr_load_delta(struct tr *t, bool write)
 {
 	struct emit *e = &t->e;
 	if (t->user && !write) {
@@ -187,13 +189,12 @@ static void load_delta(struct tr *t, bool write)
 	}
 }
 
-/* jrcxz to a miss at address + below */
-static void miss_jump(struct tr *t, u32 address, i8 below, bool write)
+void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write)
 {
 	u32 rel8 = e_jrcxz(&t->e);
 	u32 stub = new_stub(t, STUB_EVENT, write ? EV_MISS_WRITE : EV_MISS_READ, t->site);
 	t->stub[stub].address = (u8)address;
-	t->stub[stub].below = below;
+	t->stub[stub].plus = plus;
 	connect(t, rel8, stub);
 }
 
@@ -201,6 +202,7 @@ void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size)
 {
 	struct emit *e = &t->e;
 	tr_guard(t, 80);
+	tr_forget_delta(t);
 	if (check) {
 		align_test(t, check, address);
 		u32 rel8 = e_jrcxz(e);
@@ -212,26 +214,16 @@ void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size)
 	}
 	e_pext_fs(e, true, H_RCX, address, FS(k_page)); /* a kick makes the mask 0, and page 0 is never entered */
 	t->looked = true;
-	load_delta(t, write);
-	miss_jump(t, address, 0, write);
+	tr_load_delta(t, write);
+	tr_jump_miss(t, address, 0, write);
 }
 
-u32 tr_run_jump(struct tr *t, u32 insns)
+void tr_jump_careful(struct tr *t)
 {
 	u32 rel8 = e_jrcxz(&t->e);
-	u32 stub = new_stub(t, STUB_RUN, EV_STRADDLE, t->site);
-	t->stub[stub].insns = (u16)insns;
+	u32 stub = new_stub(t, STUB_CAREFUL, EV_EXIT, t->site);
 	t->stub[stub].gva = t->gva;
 	connect(t, rel8, stub);
-	return stub;
-}
-
-void tr_run_lookup(struct tr *t, u32 low, bool push)
-{
-	e_pext_fs(&t->e, true, H_RCX, low, FS(k_page));
-	t->looked = true;
-	load_delta(t, push);
-	miss_jump(t, G_RSP, push ? -8 : 0, push);
 }
 
 void tr_stack_check(struct tr *t)
@@ -239,6 +231,7 @@ void tr_stack_check(struct tr *t)
 	if (t->rsp_ok)
 		return;
 	tr_guard(t, 40);
+	tr_forget_delta(t);
 	align_test(t, 3, G_RSP);
 	tr_jrcxz(t, EV_STRADDLE); /* the handler interprets to the end of the block when rsp is odd */
 	t->rsp_ok = true;
@@ -256,32 +249,67 @@ static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 si
 {
 	return m->mem.base == ZYDIS_REGISTER_RSP && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
 	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp.value & (i64)(size - 1)) == 0 &&
-	       (size & (size - 1)) == 0 && t->in.address_width == 64;
+	       (size & (size - 1)) == 0 && t->in->address_width == 64;
 }
+
+bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+{
+	bool no_base = t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5;
+	bool register_or_rip = m->mem.base == ZYDIS_REGISTER_RIP || ZydisRegisterGetClass(m->mem.base) == ZYDIS_REGCLASS_GPR64;
+	return t->in->address_width == 64 && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
+	       m->mem.segment != ZYDIS_REGISTER_GS && register_or_rip && !no_base;
+}
+
+static i64 displacement(const ZydisDecodedOperand *m) { return m->mem.disp.has_displacement ? m->mem.disp.value : 0; }
 
 /* The host register of an operand that is nothing but a base register. */
-static int plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+static int bare_base(const struct tr *t, const ZydisDecodedOperand *m)
 {
-	bool plain = t->in.address_width == 64 && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
-		     m->mem.segment != ZYDIS_REGISTER_GS && ZydisRegisterGetClass(m->mem.base) == ZYDIS_REGCLASS_GPR64 &&
-		     !(m->mem.disp.has_displacement && m->mem.disp.value);
-	bool no_base = t->in.raw.modrm.mod == 0 && t->in.raw.modrm.rm == 4 && t->in.raw.sib.base == 5;
-	return plain && !no_base ? tr_host((u32)tr_gpr(m->mem.base)) : -1;
+	bool bare = tr_plain_base(t, m) && m->mem.base != ZYDIS_REGISTER_RIP && displacement(m) == 0;
+	return bare ? tr_host((u32)tr_gpr(m->mem.base)) : -1;
 }
 
-u32 tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
+/* An address next to rip is known: so is whether the access straddles. */
+static bool inside_page(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
+{
+	return m->mem.base == ZYDIS_REGISTER_RIP && tr_plain_base(t, m) && PAGE_OFFSET(t->next + (u64)m->mem.disp.value) + size <= PAGE_SIZE;
+}
+
+struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
 {
 	u32 size = m->size / 8;
-	u32 check = aligned || size <= 1 ? 0 : ceil_log2(size);
+	if (tr_shared(t, USE_OPERAND))
+		return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), displacement(m), write);
+	u32 check = aligned || size <= 1 || inside_page(t, m, size) ? 0 : ceil_log2(size);
 	if (check && plain_stack(t, m, size)) {
 		tr_stack_check(t);
 		check = 0;
 	}
 	tr_guard(t, 110);
-	int base = plain_base(t, m);
+	int base = bare_base(t, m);
 	if (base < 0)
 		tr_address(t, m);
 	u32 address = base < 0 ? (u32)T_ADDR : (u32)base;
 	tr_lookup(t, address, write, check, size);
-	return address;
+	return (struct tr_place){(int)address, 0};
 }
+
+void tr_modrm(struct tr *t, u32 reg, struct tr_place p, bool evex)
+{
+	u32 base = p.base < 0 ? (u32)H_RCX : (u32)p.base, index = p.base < 0 ? (u32)H_RSP : (u32)H_RCX;
+	if (evex && p.disp)
+		e_mem32(&t->e, reg, base, index, p.disp);
+	else
+		e_mem(&t->e, reg, base, index, 0, p.disp);
+}
+
+static void op64(struct tr *t, u32 op, u32 reg, struct tr_place p)
+{
+	e_rex(&t->e, true, reg, 0, p.base < 0 ? 0 : (u32)p.base);
+	e8(&t->e, op);
+	tr_modrm(t, reg, p, false);
+}
+
+void tr_load(struct tr *t, u32 reg, struct tr_place p) { op64(t, 0x8b, reg, p); }
+void tr_store(struct tr *t, struct tr_place p, u32 reg) { op64(t, 0x89, reg, p); }
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p) { op64(t, 0x8d, dst, p); }

@@ -3,8 +3,8 @@
  * Translating one block: decode up to the end of the page, a jump that always leaves, or the limit; emit; then the stubs behind it.
  *
  * Layout of a block in the cache:
- *   checked entry   compares the current mapping of the code page with the one translated (for arrivals from other pages)
- *   slots           room for jumps to stubs, skipped by the check's own jump
+ *   slots           room for jumps to stubs
+ *   checked entry   makes sure that the code page is mapped as it was when this was translated (for arrivals from other pages)
  *   entry           the instructions
  *   stubs
  *
@@ -14,51 +14,101 @@
 
 #include <string.h>
 
-/* jrcxz taken when the page of gva is known to be mapped to the frame; returns the place of its rel8. */
-static u32 emit_page_check(struct tr *t, gva_t gva, u64 gpfn)
+/* jrcxz to `unknown` when the code page is not known to be mapped as it was. */
+static void emit_page_check(struct tr *t, u32 cpage, u32 unknown)
 {
 	struct emit *e = &t->e;
-	e_mov_imm(e, H_R10, 0 - bt_itlb_tag(gva, gpfn));
-	i32 at = (i32)(8 * bt_itlb_index(gva));
 	if (t->user) {
-		e_load_fs(e, H_R11, FS(itlb));
-		e_load(e, true, H_RCX, H_R11, H_RSP, 0, at);
+		e_load_fs(e, H_RCX, FS(itlb));
+		e_load8(e, H_RCX, H_RCX, (i32)(offsetof(struct bt_itlb, known) + cpage));
 	} else {
-		e_load_fs(e, H_RCX, FS(kitlb) + at);
+		e_load8_fs(e, H_RCX, FS(kitlb.known) + (i32)cpage);
 	}
-	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
-	u32 hit = e_jrcxz(e);
-	tr_to_event(t, EV_ITLB, t->bi);
-	return hit;
+	if (!e_fix8(e, e_jrcxz(e), unknown))
+		e->full = true;
 }
 
+/* Slots and the way to C lie before it, within reach of the first jumps. */
 static void emit_checked_entry(struct tr *t)
 {
-	struct emit *e = &t->e;
-	t->b->checked = e->pos;
-	u32 hit = emit_page_check(t, t->b->gva, t->b->gpfn);
-	if (t->b->gpfn2) {
-		e_fix8(e, hit, e->pos);
-		hit = emit_page_check(t, PAGE_BASE(t->b->gva) + PAGE_SIZE, t->b->gpfn2);
-	}
+	struct bt_block *b = t->b;
 	tr_island(t, false, 8);
-	if (!e_fix8(e, hit, e->pos))
-		e->full = true;
-	t->b->entry = e->pos;
+	u32 unknown = t->e.pos;
+	tr_to_event(t, EV_ITLB, t->bi);
+	b->cpage = bt_cpage(t->v, b->gva, b->gpfn);
+	b->checked = t->e.pos;
+	emit_page_check(t, b->cpage, unknown);
+	if (b->gpfn2) {
+		b->cpage2 = bt_cpage(t->v, PAGE_BASE(b->gva) + PAGE_SIZE, b->gpfn2);
+		emit_page_check(t, b->cpage2, unknown);
+	}
+	b->entry = t->e.pos;
 }
 
-static bool decode(struct tr *t, ZydisDecoder *d, const u8 *bytes, u32 avail)
+void tr_set_insn(struct tr *t, u32 index)
 {
-	t->raw = bytes;
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, bytes, avail < 15 ? avail : 15, &t->in, t->op));
+	t->insn = &t->list[index];
+	t->in = &t->insn->in;
+	t->op = t->insn->op;
+	t->gva = t->insn->gva;
+	t->next = t->gva + (t->insn->valid ? t->in->length : 1);
+	t->raw = t->page + PAGE_OFFSET(t->b->gva) + (t->gva - t->b->gva);
+}
+
+/* Nothing behind it belongs to the block, whatever becomes of it. */
+static bool ends_block(const struct tr_insn *i)
+{
+	switch ((enum bt_kind)i->row.kind) {
+	case K_CALL:
+	case K_RET:
+	case K_JMP:
+	case K_JRCXZ:
+	case K_LOOP:
+	case K_STOP:
+		return true;
+	case K_LIGHT:
+		return i->row.arg == LIGHT_SYSCALL || i->row.arg == LIGHT_SYSRET || i->row.arg == LIGHT_IRET;
+	default:
+		return false;
+	}
+}
+
+static void decode_one(struct tr_insn *i, const ZydisDecoder *d, gva_t gva, const u8 *bytes, u32 avail)
+{
+	i->gva = gva;
+	i->group[USE_OPERAND] = i->group[USE_STACK] = TR_ALONE;
+	i->valid = ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, bytes, avail < 15 ? avail : 15, &i->in, i->op));
+	if (!i->valid)
+		return;
+	i->row = bt_row_of(i->in.mnemonic);
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (i->in.raw.rex.B & 1))
+		i->row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
+}
+
+/* The instructions that the block may hold; it is an invalid one only when that is the first. */
+static void decode_all(struct tr *t)
+{
+	ZydisDecoder d;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	u32 off = PAGE_OFFSET(t->b->gva), end = (u32)PAGE_SIZE << (t->b->gpfn2 != 0);
+	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
+		struct tr_insn *i = &t->list[t->ninsns];
+		decode_one(i, &d, t->b->gva + (off - PAGE_OFFSET(t->b->gva)), t->page + off, end - off);
+		if (!i->valid && t->ninsns)
+			return; /* it may run over the end of the page: then it makes a block of its own */
+		t->ninsns++;
+		if (!i->valid || t->b->gpfn2 || ends_block(i))
+			return;
+		off += i->in.length;
+	}
 }
 
 /* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. Only
  * the interpreter knows. */
 static bool has_own_faults(const struct tr *t)
 {
-	u32 needs = bt_native_needs(&t->in);
-	return (needs != 0 && needs != ~0u) || t->in.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	u32 needs = bt_native_needs(t->in);
+	return (needs != 0 && needs != ~0u) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static bool is_flow(const struct bt_row *row)
@@ -69,9 +119,7 @@ static bool is_flow(const struct bt_row *row)
 
 static void translate_insn(struct tr *t)
 {
-	struct bt_row row = bt_row_of(t->in.mnemonic);
-	if (t->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (t->in.raw.rex.B & 1))
-		row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
+	struct bt_row row = t->insn->row;
 	bool shadow = t->poll_after_next;
 	t->poll_after_next = false;
 	if (shadow && (is_flow(&row) || row.kind == K_STI)) {
@@ -81,7 +129,7 @@ static void translate_insn(struct tr *t)
 	if (row.kind != K_AUTO) {
 		tr_flow(t, row);
 	} else {
-		u32 needs = bt_native_needs(&t->in);
+		u32 needs = bt_native_needs(t->in);
 		if (needs == ~0u || (t->mode & needs) != needs || !tr_copy(t))
 			tr_interp(t, false);
 	}
@@ -107,55 +155,50 @@ static void leave_block(struct tr *t, bool poll_due)
 	tr_to_event(t, EV_GOTO, 0);
 }
 
-static void translate_all(struct tr *t, const u8 *page)
+static u8 map_flags(const struct tr *t, u32 index)
 {
-	ZydisDecoder d;
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	u32 off = PAGE_OFFSET(t->b->gva);
+	return (u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->delta_in != TR_ALONE || t->rsp_due ? INSN_CLOSED : 0) |
+		    (tr_shares_behind(t, index) ? INSN_SHARES : 0));
+}
+
+static void translate_next(struct tr *t, u32 index, bool poll_first)
+{
+	tr_set_insn(t, index);
+	tr_between(t, poll_first);
+	t->site = t->e.pos;
+	add_map(t, t->site, (u32)(t->gva - t->b->gva), map_flags(t, index));
+	if (poll_first) {
+		tr_guard(t, 40);
+		e_load_fs(&t->e, H_RCX, FS(irq_idle));
+		tr_jrcxz(t, EV_POLL);
+	}
+	translate_insn(t);
+}
+
+static void translate_all(struct tr *t)
+{
 	bool poll_here = false;
-	while (!t->end) {
-		u32 start = PAGE_OFFSET(t->b->gva) + (u32)(t->next - t->b->gva);
+	for (u32 i = 0; i < t->ninsns && !t->end; i++) {
 		bool full = t->b->ninsns >= BT_MAX_INSNS || t->nstubs > TR_STUBS - 32;
-		if (start >= PAGE_SIZE || (full && !t->poll_after_next)) {
-			leave_block(t, poll_here);
-			return;
-		}
-		off = start;
-		t->gva = t->next;
-		t->site = t->e.pos;
-		bool crossing = t->b->gpfn2 != 0;
-		bool ok = decode(t, &d, page + off, (crossing ? 2 : 1) * (u32)PAGE_SIZE - off);
-		if (!ok && t->b->ninsns) {
-			leave_block(t, poll_here); /* it may run over the end of the page: then it makes a block of its own */
-			t->next = t->gva;
-			return;
-		}
-		if (!ok) {
+		if (full && !t->poll_after_next)
+			break;
+		if (!t->list[i].valid) {
 			/* Not an instruction, or its end is not mapped: the interpreter fetches and decides. */
+			tr_set_insn(t, i);
+			t->site = t->e.pos;
 			add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
-			t->next = t->gva + 1;
 			tr_interp(t, true);
 			return;
 		}
-		t->next = t->gva + t->in.length;
-		add_map(t, t->site, (u32)(t->gva - t->b->gva),
-			(u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->run_left ? INSN_RUN : 0)));
-		bool poll_was_due = poll_here;
+		bool shadow = t->poll_after_next;
+		translate_next(t, i, poll_here);
 		/* CLI in the shadow of STI: no interrupt gets in between, and none behind. */
-		poll_here = t->poll_after_next && t->in.mnemonic != ZYDIS_MNEMONIC_CLI;
-		if (poll_was_due) {
-			tr_guard(t, 40);
-			e_load_fs(&t->e, H_RCX, FS(irq_idle));
-			tr_jrcxz(t, EV_POLL);
-		}
-		tr_run_begin(t);
-		translate_insn(t);
-		tr_run_next(t);
-		if (crossing && !t->end) {
-			leave_block(t, t->poll_after_next);
-			return;
-		}
+		poll_here = shadow && t->in->mnemonic != ZYDIS_MNEMONIC_CLI;
 	}
+	if (t->end)
+		return;
+	tr_settle_rsp(t);
+	leave_block(t, poll_here || (t->b->gpfn2 && t->poll_after_next));
 }
 
 static void emit_misaligned(struct tr *t, const struct tr_stub *s)
@@ -174,31 +217,9 @@ static void emit_misaligned(struct tr *t, const struct tr_stub *s)
 
 static void emit_event(struct tr *t, const struct tr_stub *s)
 {
-	if (s->address != H_R10)
-		e_lea(&t->e, true, H_R10, s->address, H_RSP, 0, s->below);
+	if (s->address != H_R10 || s->plus)
+		e_lea(&t->e, true, H_R10, s->address, H_RSP, 0, s->plus);
 	tr_to_event(t, s->event, s->site);
-}
-
-/* A run whose words may lie in two pages. */
-static void emit_one_by_one(struct tr *t, struct tr_stub s)
-{
-	ZydisDecoder d;
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	t->one_by_one = true;
-	t->rsp_ok = false;
-	t->next = s.gva;
-	for (u32 i = 0; i < s.insns; i++) {
-		u32 off = PAGE_OFFSET(t->b->gva) + (u32)(t->next - t->b->gva);
-		t->gva = t->next;
-		t->site = t->e.pos;
-		decode(t, &d, t->page + off, (u32)PAGE_SIZE - off);
-		t->next = t->gva + t->in.length;
-		add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
-		translate_insn(t);
-	}
-	add_map(t, t->e.pos, (u32)(t->next - t->b->gva), 0); /* resuming here leads back */
-	e_jmp(&t->e, s.back);
-	tr_island(t, false, 0);
 }
 
 static void emit_stubs(struct tr *t)
@@ -207,11 +228,13 @@ static void emit_stubs(struct tr *t)
 	tr_island(t, false, 0);
 	for (u32 i = 0; i < t->nstubs; i++) {
 		const struct tr_stub *s = &t->stub[i];
+		if (s->kind == STUB_CAREFUL) {
+			tr_add_exit(t, s->slot_rel, s->gva, false, true);
+			continue;
+		}
 		e_patch32(e, s->slot_rel, e->pos - (s->slot_rel + 4));
 		if (s->kind == STUB_MISALIGNED)
 			emit_misaligned(t, s);
-		else if (s->kind == STUB_RUN)
-			emit_one_by_one(t, *s);
 		else
 			emit_event(t, s);
 	}
@@ -225,7 +248,7 @@ static void emit_exits(struct tr *t)
 	for (u32 i = 0; i < t->nexits; i++) {
 		u32 rel = t->exit[i].rel32, at = t->e.pos;
 		e_patch32(&t->e, rel, at - (rel + 4));
-		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked};
+		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked, .careful = t->exit[i].careful};
 		tr_to_event(t, EV_EXIT, v->nexits);
 		v->nexits++;
 	}
@@ -259,8 +282,8 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 
 static bool cache_has_room(const struct bt_vcpu *v)
 {
-	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 &&
-	       v->nexits + 2 * BT_MAX_INSNS + 8 < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
+	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 && v->ncpages < BT_CPAGES - 2 &&
+	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
 }
 
 static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, const u8 *page)
@@ -276,12 +299,17 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.fs = bt_fs_offset();
 	t.b = b;
 	t.bi = bi;
-	t.mode = mode;
+	t.mode = mode & ~(u32)MODE_CAREFUL;
+	t.delta = TR_ALONE;
 	t.user = (mode & MODE_USER) != 0;
+	t.page = page;
+	t.ninsns = t.ngroups = 0;
+	decode_all(&t);
+	if (!(mode & MODE_CAREFUL) && !gpfn2)
+		tr_plan(&t);
 	t.next = t.gva = gva;
 	emit_checked_entry(&t);
-	t.page = page;
-	translate_all(&t, page);
+	translate_all(&t);
 	b->bytes = (u16)(t.next - gva);
 	add_map(&t, t.e.pos, b->bytes, INSN_END);
 	emit_stubs(&t);

@@ -49,8 +49,8 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
 	v->k_31 = 31;
-	v->k_line[0] = (1ull << 63) - 1;
-	v->k_line[1] = (1ull << 62) - 1;
+	for (u32 n = 0; n < BT_SHARE_LINES; n++)
+		v->k_line[n] = (1ull << (63 - n)) - 1;
 	v->jc_mask[0] = v->jc_mask[1] = BT_JC_MASK;
 	v->go = 1;
 	v->irq_idle = 1;
