@@ -22,6 +22,16 @@ ONE_CPU = "this version runs one; use --cpus 1"
 
 _registry = {}
 
+# Files and directories that must not outlive this process, however it ends.
+leftovers = set()
+
+
+def remove_leftovers():
+    for path in list(leftovers):
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.isfile(path):
+            os.remove(path)
+
 
 class Skip(Exception):
     """The host cannot run this test; the reason is the message."""
@@ -52,6 +62,7 @@ class Test:
         self.slow = options.slow
         self.deadline = time.monotonic() + timeout * options.slow
         self.directory = tempfile.mkdtemp(prefix=f"guise-{name}-")
+        leftovers.add(self.directory)
         self.processes = []
         self.cleanups = []
 
@@ -120,6 +131,7 @@ class Test:
         for cleanup in reversed(self.cleanups):
             cleanup()
         shutil.rmtree(self.directory, ignore_errors=True)
+        leftovers.discard(self.directory)
 
 
 _ports_given = set()

@@ -61,6 +61,7 @@ def main():
 
     def end(number, _frame):
         vmm.kill_all()
+        harness.remove_leftovers()
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, end)

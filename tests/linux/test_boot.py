@@ -148,7 +148,7 @@ def boot_dmesg(t):
 @test("boot-dmesg-devices", timeout=90)
 def boot_dmesg_devices(t):
     disk = t.file("disk", bytes(1 << 20))
-    _dmesg(t, 2, net="user", disks=[(disk, False)])
+    _dmesg(t, 1, net="user", disks=[(disk, False)])
 
 
 def _memory(t, size, mib):

@@ -11,7 +11,7 @@ import threading
 import time
 
 import vmm
-from harness import Check, Skip, test
+from harness import Check, Skip, leftovers, test
 
 PROMPT = r"root@guise-debian:\S*# "
 
@@ -28,6 +28,7 @@ class _Session:
         # Beside the image, where there is room for it; named by nobody else.
         fd, self.copy = tempfile.mkstemp(prefix=os.path.basename(image) + ".", dir=os.path.dirname(image))
         os.close(fd)
+        leftovers.add(self.copy)
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, self.copy], check=True)
         config = vmm.Config(
             kernel=stem + "-vmlinuz",
