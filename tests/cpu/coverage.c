@@ -85,7 +85,7 @@ void coverage_count_traced(struct forms *f, const struct cpu_case *c, const stru
 static const char *translation(u32 mnemonic, bool native)
 {
 	static const char *const names[] = {
-		[K_INTERP] = "interpreted", [K_STOP] = "ends a block", [K_NOP] = "dropped", [K_LIGHT] = "light", [K_STRING] = "light",
+		[K_INTERP] = "interpreted", [K_STOP] = "ends a block", [K_NOP] = "dropped", [K_PREFETCH] = "looked up", [K_LIGHT] = "light", [K_STRING] = "light",
 	};
 	u8 kind = bt_row_of((ZydisMnemonic)mnemonic).kind;
 

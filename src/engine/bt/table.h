@@ -14,6 +14,7 @@ enum bt_kind {
 	K_INTERP, /* call the interpreter, go on behind it */
 	K_STOP,	  /* call the interpreter; never falls through */
 	K_NOP,
+	K_PREFETCH,
 	K_LEA,
 	K_PUSH,
 	K_POP,

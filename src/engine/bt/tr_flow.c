@@ -356,6 +356,23 @@ static void flow_lea(struct tr *t)
 		t->rsp_ok = false;
 }
 
+/* Never faults: nothing is prefetched from a page that no look-up knows. */
+static void flow_prefetch(struct tr *t)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 80);
+	tr_forget_delta(t);
+	tr_address(t, &t->op[0]);
+	e_pext_fs(e, true, H_RCX, H_R10, FS(k_page));
+	tr_load_delta(t, false);
+	u32 absent = e_jrcxz(e);
+	e_rex(e, false, 0, H_RCX, H_R10);
+	e8(e, 0x0f);
+	e8(e, t->in->opcode);
+	e_mem(e, t->in->raw.modrm.reg, H_R10, H_RCX, 0, 0);
+	e_fix8(e, absent, e->pos);
+}
+
 /* Bit tests with a register offset and memory: the word is chosen by the offset's upper bits. */
 static void flow_bt(struct tr *t)
 {
@@ -575,6 +592,9 @@ void tr_flow(struct tr *t, struct bt_row row)
 	switch ((enum bt_kind)row.kind) {
 	case K_NOP:
 		t->delta = t->delta_in;
+		break;
+	case K_PREFETCH:
+		flow_prefetch(t);
 		break;
 	case K_LEA:
 		flow_lea(t);

@@ -267,6 +267,7 @@ static void follow(struct plan *p)
 	case K_LEA:
 	case K_BT:
 	case K_NOP:
+	case K_PREFETCH:
 	case K_CLI:
 	case K_STI:
 		follow_plain(p);
