@@ -39,6 +39,7 @@
 #define BT_ASPACES 8
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
+#define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
@@ -103,6 +104,7 @@ struct bt_insn_map {
 	u16 host; /* offset from the block's first byte */
 	u16 guest;
 	u8 flags;
+	u8 r11; /* the guest register whose value host r11 holds here, or BT_NO_GPR */
 };
 enum {
 	INSN_EXACT_FAULT = 1, /* a failed translation must be redone by the interpreter: masked vector accesses */
@@ -205,6 +207,7 @@ struct bt_vcpu {
 	u64 t1;	    /* scratch r10 at an event: the address */
 	u64 t2;	    /* r11: the site */
 	u64 t3;	    /* rcx: the block */
+	u64 r11;    /* host r11 when a block is entered */
 	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
 	u64 spare;
 	u64 shared[BT_SHARED]; /* deltas that the block has looked up and uses again (tr_group.c) */

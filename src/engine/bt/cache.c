@@ -50,6 +50,7 @@ static void emit_restore(struct tramp *k)
 	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
 		e_load_fs(&k->e, homes[i][1], TFS(cpu.gpr) + 8 * homes[i][0]);
 	e_load_fs(&k->e, H_RAX, TFS(cpu.gpr));
+	e_load_fs(&k->e, H_R11, TFS(r11));
 	e_load_fs(&k->e, H_RSP, TFS(ras));
 	e_jmp_fs(&k->e, TFS(jump_to));
 }

@@ -32,6 +32,14 @@ static gva_t next_rip(const struct place *p)
 
 static void *host(struct bt_vcpu *v, u32 off) { return v->cache_rx + off; }
 
+/* In the middle of a block, where host r11 may have to hold a guest register. */
+static void *middle(struct bt_vcpu *v, const struct bt_block *b, const struct bt_insn_map *m)
+{
+	if (m->r11 != BT_NO_GPR)
+		v->r11 = v->cpu.gpr[m->r11];
+	return host(v, b->checked + m->host);
+}
+
 static void *finish(struct bt_vcpu *v, void *to)
 {
 	if (to && v->fpu_saved)
@@ -266,7 +274,7 @@ static void *resume(struct bt_vcpu *v, const struct place *p)
 	if (p->m[1].flags & (INSN_CLOSED | INSN_END))
 		return bt_dispatch(v);
 	past_shadows(v);
-	return finish(v, host(v, b->checked + p->m[1].host));
+	return finish(v, middle(v, b, &p->m[1]));
 }
 
 static void *deliver(struct bt_vcpu *v)
@@ -379,7 +387,7 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 	if (r > 0 && lost_look_ups(v, &p, p.m))
 		return dispatch_careful(v);
 	if (r > 0)
-		return p.b->dead ? bt_dispatch(v) : finish(v, host(v, p.b->checked + p.m->host));
+		return p.b->dead ? bt_dispatch(v) : finish(v, middle(v, p.b, p.m));
 	if (r == 0 && !(p.m->flags & INSN_EXACT_FAULT)) {
 		v->st.misses_failed++;
 		return deliver(v);

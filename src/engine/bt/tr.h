@@ -91,6 +91,7 @@ struct tr {
 	bool rsp_ok; /* the guest's rsp is known to be a multiple of 8 */
 	bool poll_after_next;
 	u8 delta, delta_in; /* the group whose delta rcx will hold behind this instruction, and holds now; TR_ALONE: none */
+	u8 r11, r11_in;	    /* the same of host r11 and guest registers that live in memory; BT_NO_GPR: none */
 	i32 rsp_due;	    /* the guest's rsp is G_RSP plus this */
 	const u8 *page; /* the code's bytes: one page, or two */
 
@@ -170,6 +171,8 @@ void tr_forget_delta(struct tr *t); /* rcx is about to be used otherwise: keep w
 void tr_between(struct tr *t, bool poll); /* before an instruction, or the poll in front of it: what must be put straight */
 void tr_settle_rsp(struct tr *t);
 bool tr_shares_behind(const struct tr *t, u32 insn); /* will this instruction or a later one use a look-up made already? */
+
+static inline void tr_forget_r11(struct tr *t) { t->r11 = t->r11_in = BT_NO_GPR; }
 
 /* ---- tr_copy.c */
 bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */

@@ -153,17 +153,22 @@ static bool assign_high8(struct plan *p)
 	return true;
 }
 
-static bool assign(struct plan *p)
+/* r11: the guest register that host r11 holds already. */
+static bool assign(struct plan *p, u32 r11)
 {
 	if (p->high8)
 		return assign_high8(p);
 	u32 free[3], nfree = 0;
 	u32 homed = 0;
-	for (u32 i = 0; i < F_COUNT; i++)
+	bool held = false;
+	for (u32 i = 0; i < F_COUNT; i++) {
 		homed += p->f[i].guest >= 0 && tr_host((u32)p->f[i].guest) < 0;
+		held |= p->f[i].guest == (int)r11;
+	}
 	if (p->mem)
 		p->form = p->rcx_in || homed > 1 ? MEM_R10 : MEM_SUM;
-	free[nfree++] = H_R11;
+	if (!held)
+		free[nfree++] = H_R11;
 	if (!p->rcx_in && p->form != MEM_SUM)
 		free[nfree++] = H_RCX;
 	if (!p->mem)
@@ -189,9 +194,9 @@ static bool assign(struct plan *p)
 			p->f[same].loaded |= p->f[i].loaded;
 			continue;
 		}
-		if (taken == nfree)
+		if (g != (int)r11 && taken == nfree)
 			return false;
-		p->f[i].host = free[taken++];
+		p->f[i].host = g == (int)r11 ? (u32)H_R11 : free[taken++];
 		p->f[i].temp = true;
 	}
 	return true;
@@ -389,6 +394,13 @@ static void place_memory(struct tr *t, struct plan *p)
 	}
 }
 
+static void load_homed(struct tr *t, u32 guest, u32 host)
+{
+	e_load_fs(&t->e, host, FS_GPR(guest));
+	if (host == H_R11)
+		t->r11_in = (u8)guest;
+}
+
 static void load_temps(struct tr *t, const struct plan *p)
 {
 	for (u32 i = 0; i < F_COUNT; i++) {
@@ -396,8 +408,8 @@ static void load_temps(struct tr *t, const struct plan *p)
 			continue;
 		if (p->f[i].guest == R_RCX)
 			e_mov(&t->e, p->f[i].host, G_RCX);
-		else
-			e_load_fs(&t->e, p->f[i].host, FS_GPR(p->f[i].guest));
+		else if (p->f[i].host != H_R11 || t->r11_in != p->f[i].guest)
+			load_homed(t, (u32)p->f[i].guest, p->f[i].host);
 	}
 	if (p->rcx_in)
 		e_mov(&t->e, H_RCX, G_RCX);
@@ -445,7 +457,7 @@ static bool takes_rcx(const struct plan *p)
 bool tr_copy(struct tr *t)
 {
 	struct plan p;
-	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p))
+	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p, t->r11_in))
 		return false;
 	tr_guard(t, 60);
 	if (p.mem)
@@ -459,6 +471,7 @@ bool tr_copy(struct tr *t)
 	encode_high(&encoded);
 	emit_encoded(t, &encoded);
 	store_temps(t, &p);
+	t->r11 = t->r11_in;
 	track_rsp(t, &p);
 	return true;
 }

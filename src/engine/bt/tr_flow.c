@@ -179,6 +179,7 @@ static void flow_push(struct tr *t)
 	} else {
 		struct tr_place top = prepare_push(t);
 		store_top(t, top, tr_read_guest(t, (u32)tr_gpr(o->reg.value), H_R11));
+		t->r11 = t->r11_in;
 	}
 }
 
@@ -199,6 +200,7 @@ static void flow_pop(struct tr *t)
 		t->rsp_ok = false;
 	else
 		move_rsp(t, 8);
+	t->r11 = t->r11_in;
 }
 
 static gva_t direct_target(const struct tr *t)
@@ -293,6 +295,7 @@ static void flow_jcc(struct tr *t, u32 cc)
 		return;
 	}
 	t->delta = t->delta_in;
+	t->r11 = t->r11_in;
 	if (direct_target(t) <= t->gva)
 		poll(t);
 	tr_exit_to(t, (int)cc, direct_target(t));
@@ -345,13 +348,14 @@ static void flow_lea(struct tr *t)
 	const ZydisDecodedOperand *m = &t->op[1];
 	tr_guard(t, 40);
 	int h = tr_host(g);
-	u32 dst = h >= 0 ? (u32)h : H_R10;
+	u32 dst = h >= 0 ? (u32)h : H_R11;
 	t->delta = t->delta_in;
 	tr_effective(t, m, dst);
 	if (t->in->operand_width == 32)
 		e_mov32(&t->e, dst, dst);
 	if (h < 0)
-		tr_write_guest(t, g, H_R10);
+		tr_write_guest(t, g, H_R11);
+	t->r11 = t->r11_in;
 	if (g == R_RSP)
 		t->rsp_ok = false;
 }
@@ -400,6 +404,7 @@ static void flow_bt(struct tr *t)
 		e8(e, 0x63);
 		e8(e, 0xdb);
 	}
+	tr_forget_r11(t);
 	e_lea(e, true, H_R10, H_R10, H_R11, size == 64 ? 3 : 2, 0);
 	tr_lookup(t, H_R10, write, size == 64 ? 3 : 2, size / 8);
 	h = tr_read_guest(t, g, H_R11);
@@ -592,6 +597,7 @@ void tr_flow(struct tr *t, struct bt_row row)
 	switch ((enum bt_kind)row.kind) {
 	case K_NOP:
 		t->delta = t->delta_in;
+		t->r11 = t->r11_in;
 		break;
 	case K_PREFETCH:
 		flow_prefetch(t);

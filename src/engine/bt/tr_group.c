@@ -412,6 +412,16 @@ static void look(struct tr *t, const struct tr_group *g, u32 low, i64 from_low, 
 
 static i32 slot_of(const struct tr *t, u32 group) { return FS(shared) + (i32)(8 * group); }
 
+/* Not in r11, which the look-up or the instruction's other operand may want. */
+static u32 read_base(struct tr *t, int base)
+{
+	u32 h = tr_read_guest(t, (u32)base, T_ADDR);
+	if (h != H_R11)
+		return h;
+	e_mov(&t->e, T_ADDR, H_R11);
+	return T_ADDR;
+}
+
 static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i64 disp, i64 at, bool write)
 {
 	struct emit *e = &t->e;
@@ -426,7 +436,7 @@ static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i6
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
 	}
 	i64 from_low = at - g->low;
-	u32 h = tr_read_guest(t, (u32)base, T_ADDR);
+	u32 h = read_base(t, base);
 	u32 low = disp == from_low ? h : (u32)T_ADDR;
 	if (disp != from_low)
 		e_lea(e, true, low, h, H_RSP, 0, (i32)(disp - from_low));
@@ -446,7 +456,7 @@ static struct tr_place look_again(struct tr *t, u32 group, int base, i64 disp, i
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
 	if (base == R_RSP)
 		disp += t->rsp_due;
-	return (struct tr_place){(int)tr_read_guest(t, (u32)base, T_ADDR), (i32)disp};
+	return (struct tr_place){(int)read_base(t, base), (i32)disp};
 }
 
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write)
@@ -579,6 +589,8 @@ static bool can_hold_delta(const struct tr *t)
 void tr_between(struct tr *t, bool poll)
 {
 	t->delta_in = t->delta;
+	t->r11_in = t->r11;
+	t->r11 = BT_NO_GPR;
 	tr_guard(t, 60);
 	if (poll || !can_hold_delta(t))
 		lose_delta(t, t->delta_in != TR_ALONE && t->group[t->delta_in].last >= (u32)(t->insn - t->list));

@@ -100,17 +100,26 @@ u32 tr_read_guest(struct tr *t, u32 guest, u32 temp)
 	int h = tr_host(guest);
 	if (h >= 0)
 		return (u32)h;
+	if (t->r11_in == guest)
+		return H_R11;
 	e_load_fs(&t->e, temp, FS_GPR(guest));
+	if (temp == H_R11)
+		t->r11_in = (u8)guest;
 	return temp;
 }
 
 void tr_write_guest(struct tr *t, u32 guest, u32 from)
 {
 	int h = tr_host(guest);
-	if (h >= 0)
+	if (h >= 0) {
 		e_mov(&t->e, (u32)h, from);
-	else
-		e_store_fs(&t->e, FS_GPR(guest), from);
+		return;
+	}
+	e_store_fs(&t->e, FS_GPR(guest), from);
+	if (from == H_R11)
+		t->r11_in = (u8)guest;
+	else if (t->r11_in == guest)
+		tr_forget_r11(t);
 }
 
 static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
@@ -184,6 +193,7 @@ void tr_load_delta(struct tr *t, bool write)
 	if (t->user && !write) {
 		e_load_gs_index(e, H_RCX, H_RCX); /* host gs: the user's table for reading */
 	} else {
+		tr_forget_r11(t);
 		e_load_fs(e, T_BASE, t->user ? FS(view[VIEW_USER][1]) : write ? FS(super[1]) : FS(super[0]));
 		e_load(e, true, H_RCX, T_BASE, H_RCX, 3, 0);
 	}

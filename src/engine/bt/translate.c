@@ -139,7 +139,7 @@ static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
 {
 	struct bt_vcpu *v = t->v;
 	v->maps[v->nmaps++] =
-		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags};
+		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags, .r11 = t->r11_in};
 	t->b->ninsns++;
 }
 
@@ -301,6 +301,7 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.bi = bi;
 	t.mode = mode & ~(u32)MODE_CAREFUL;
 	t.delta = TR_ALONE;
+	tr_forget_r11(&t);
 	t.user = (mode & MODE_USER) != 0;
 	t.page = page;
 	t.ninsns = t.ngroups = 0;
