@@ -188,7 +188,7 @@ struct bt_vcpu {
 
 	/* constants and pointers that translated code reads */
 	u64 k_page;	 /* pext mask of the page number; 0 after a kick: then every look-up misses */
-	u64 k_align[7];	 /* by log2 of the access size: shifted right, zero when misaligned */
+	u64 k_align[4];	 /* by log2 of the access size: shifted right, zero when misaligned */
 	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
 	u64 k_sysflags;

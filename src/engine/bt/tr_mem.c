@@ -179,12 +179,19 @@ void tr_address(struct tr *t, const ZydisDecodedOperand *m)
 
 static void align_test(struct tr *t, u32 check, u32 reg)
 {
-	if (check < 6) {
-		e_rorx(&t->e, false, H_RCX, reg, 32 - (6 - check));
-		e_shrx_fs(&t->e, H_RCX, FS(k_align) + (i32)(8 * check), H_RCX);
-	} else {
-		e_shrx_fs(&t->e, H_RCX, FS(k_align) + (i32)(8 * check), reg);
+	e_rorx(&t->e, false, H_RCX, reg, 32 - (6 - check));
+	e_shrx_fs(&t->e, H_RCX, FS(k_align) + (i32)(8 * check), H_RCX);
+}
+
+/* rcx = 0 when an access may straddle. Vector moves are made to be misaligned: for them only the last line of a page is suspect. */
+static void straddle_test(struct tr *t, u32 check, u32 address)
+{
+	if (check < 4) {
+		align_test(t, check, address);
+		return;
 	}
+	e_rorx(&t->e, false, H_RCX, address, 6);
+	e_shrx_fs(&t->e, H_RCX, FS(k_line), H_RCX);
 }
 
 void tr_load_delta(struct tr *t, bool write)
@@ -214,7 +221,7 @@ void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size)
 	tr_guard(t, 80);
 	tr_forget_delta(t);
 	if (check) {
-		align_test(t, check, address);
+		straddle_test(t, check, address);
 		u32 rel8 = e_jrcxz(e);
 		u32 stub = new_stub(t, STUB_MISALIGNED, EV_STRADDLE, t->site);
 		t->stub[stub].size = (u16)size;

@@ -39,9 +39,6 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_align[1] = 0xffffffff;
 	v->k_align[2] = 0xffff;
 	v->k_align[3] = 0xff;
-	v->k_align[4] = 0xf;
-	v->k_align[5] = 3;
-	v->k_align[6] = 1;
 	v->k_not_if = (u32)~FL_IF;
 	v->k_not_ac = (u32)~FL_AC;
 	v->k_sysflags = (u32) ~(FL_ARITH | FL_ONE | FL_RF | FL_VM);
