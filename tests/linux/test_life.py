@@ -219,6 +219,17 @@ def life_stats(t):
     t.check(len(re.findall(r"\b\d+\b", m.errors)) >= 5, "no counters on standard error")
 
 
+@test("boot-no-block-refused", on=GUISE)
+def boot_no_block_refused(t):
+    """The translator lays out every block that a boot and some programs need: one that it cannot is interpreted, right but slow."""
+    m = t.start_exec("for i in 1 2 3; do ls -lR /bin /etc | sort | gzip | sha256sum; done; awk 'BEGIN { for (i = 0; i < 1000; i++) s += sin(i); print s }'",
+                     extra=["--stats"])
+    t.equal(m.wait(), 0, "exit status")
+    refused = re.search(r"\btoo_large\s+(\d+)", m.errors)
+    t.check(refused, "no such counter on standard error")
+    t.equal(refused[1], "0", "blocks that could not be laid out")
+
+
 @test("life-input-from-pipe", on=ALL)
 def life_input_from_pipe(t):
     """Standard input need not be a terminal: commands can be piped in; its end does not end the machine."""
