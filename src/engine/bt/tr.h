@@ -162,8 +162,12 @@ void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map e
 /* ---- translate.c */
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
-/* ---- tr_group.c: shared look-ups */
+/* ---- tr_plan.c: which accesses share a look-up */
 void tr_plan(struct tr *t); /* for the whole block, once its instructions are decoded */
+bool tr_is_near64(const struct tr *t);	   /* a stack instruction of 64 bits */
+bool tr_names_special(const struct tr *t); /* a segment, control or debug register */
+
+/* ---- tr_group.c: shared look-ups */
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
