@@ -44,6 +44,17 @@ enum exit_kind {
 	EXIT_ERROR,    /* the engine cannot go on; err says why */
 };
 
+/* What a debugger has armed for one vCPU. The guest cannot see it: neither its memory nor its debug registers hold any of it. */
+enum engine_hit { HIT_NONE, HIT_STEP, HIT_BREAK, HIT_WATCH };
+struct engine_debug {
+	bool step;    /* leave after one instruction; interrupts wait meanwhile, unless the CPU is halted */
+	bool changed; /* breaks or watch are others than before */
+	u32 nbreaks;
+	const gva_t *breaks; /* linear addresses of instructions to leave before; ascending */
+	struct x86_watch watch;
+	enum engine_hit hit; /* written by the engine when it returns EXIT_DEBUG; for HIT_WATCH watch.hit tells which */
+};
+
 struct engine_stats_item {
 	const char *name;
 	u64 value;
@@ -70,6 +81,10 @@ struct engine_ops {
 	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it. */
 	struct x86_cpu *(*vcpu_state)(struct engine_vcpu *v);
 	void (*vcpu_sync_in)(struct engine_vcpu *v);
+
+	/* From the next run on, run returns EXIT_DEBUG where *d says; NULL: nowhere. *d stays the caller's and must live on; after a change to
+	 * it call this again. While the vCPU is not running, any thread. NULL in engines that cannot. */
+	void (*vcpu_debug)(struct engine_vcpu *v, struct engine_debug *d);
 
 	/* RAM was written from outside the vCPUs (DMA, loader): forget translated code there before the guest can notice. Any thread.
 	 * (guest_memory's observer.) */

@@ -18,7 +18,7 @@ struct piece {
 
 static void note_breakpoint(struct x86_cpu *c, gva_t gva, u32 len, u32 acc)
 {
-	if (unlikely(c->dr[7] & DR7_ENABLED) && !(acc & ACC_IMPLICIT))
+	if (unlikely(x86_watched(c)) && !(acc & ACC_IMPLICIT))
 		x86_data_breakpoint(c, gva, len, acc & ACC_WRITE);
 }
 

@@ -33,8 +33,22 @@ static bool bp_overlaps(const struct x86_cpu *c, u32 i, u64 a, u32 len)
 	return a - first < bp_len(c, i) || first - a < len;
 }
 
+static void watch_access(struct x86_watch *w, gva_t gva, u32 len, bool write)
+{
+	for (u32 i = 0; i < w->n && !w->met; i++) {
+		const struct x86_watchpoint *p = &w->point[i];
+
+		if ((write ? p->writes : p->reads) && (gva - p->gva < p->len || p->gva - gva < len)) {
+			w->hit = *p;
+			w->met = true;
+		}
+	}
+}
+
 void x86_data_breakpoint(struct x86_cpu *c, gva_t gva, u32 len, bool write)
 {
+	if (c->watch)
+		watch_access(c->watch, gva, len, write);
 	for (u32 i = 0; i < 4; i++) {
 		enum bp_kind kind = bp_kind(c, i);
 		bool watches = kind == BP_ACCESS || (kind == BP_WRITE && write);

@@ -71,7 +71,7 @@ bool x86_verify(struct x86_cpu *c, u16 sel, bool write);
 /* Linear address of seg:off with the segment's checks for `len` bytes (limit, rights, canonical). Raises #GP or #SS. */
 bool x86_linear(struct x86_cpu *c, u32 seg, u64 off, u32 len, u32 acc, gva_t *out);
 
-/* Debug registers. x86_data_breakpoint: note a data access; a match is reported as a #DB trap after the instruction by
+/* Debug registers. x86_data_breakpoint: note a data access, also for c->watch; a match of a debug register is reported as a #DB trap after the instruction by
  * x86_take_debug_trap, which returns true when c->fault now holds #DB. Code breakpoints: x86_code_breakpoint before execution. */
 void x86_data_breakpoint(struct x86_cpu *c, gva_t gva, u32 len, bool write);
 void x86_io_breakpoint(struct x86_cpu *c, u16 port, u32 size);

@@ -163,6 +163,19 @@ struct x86_fault {
 	u64 dr6_set; /* #DB only; bits to set in DR6 */
 };
 
+/* Data that a debugger outside watches; the guest cannot see it. */
+struct x86_watchpoint {
+	gva_t gva;
+	u64 len;
+	bool reads, writes;
+};
+struct x86_watch {
+	u32 n;
+	const struct x86_watchpoint *point;
+	bool met; /* an access has met one since this was false; the first is here: */
+	struct x86_watchpoint hit;
+};
+
 struct x86_cpu {
 	u64 gpr[16];
 	u64 rip;
@@ -189,6 +202,7 @@ struct x86_cpu {
 
 	struct x86_env *env;	       /* how the rules reach memory and the machine; not state */
 	const struct x86_cpuid *cpuid; /* what this CPU announces; not state */
+	struct x86_watch *watch;       /* NULL: no debugger watches data; not state */
 	u32 apic_id;		       /* which CPU this is: CPUID's initial APIC id; set when it is created, not state */
 };
 
@@ -216,6 +230,11 @@ static inline bool x86_paging(const struct x86_cpu *c)
 static inline bool x86_real_or_v86(const struct x86_cpu *c)
 {
 	return !(c->cr0 & CR0_PE) || (c->rflags & FL_VM) != 0;
+}
+/* Data accesses must be told to x86_data_breakpoint. */
+static inline bool x86_watched(const struct x86_cpu *c)
+{
+	return (c->dr[7] & DR7_ENABLED) || c->watch;
 }
 static inline bool x86_canonical(gva_t a)
 {

@@ -224,6 +224,8 @@ struct bt_vcpu {
 	bool in_guest;
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
+	struct engine_debug *debug; /* NULL: no debugger */
+	bool debug_changed, stepped;
 	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
 	u64 epoch; /* counts whatever made shadow entries go, for who keeps copies of them */
 	bool kitlb_local; /* kitlb holds a page that is not global */
@@ -308,6 +310,20 @@ void bt_in_guest(struct bt_vcpu *v, bool in); /* translated code is entered or l
 /* ---- env.c */
 extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
 void bt_mode_changed(struct bt_vcpu *v);
+
+/* ---- debug.c: what a debugger has armed */
+void bt_vcpu_debug(struct engine_vcpu *ev, struct engine_debug *d);
+void bt_debug_apply(struct bt_vcpu *v); /* after a change, before anything runs */
+bool bt_debug_due(struct bt_vcpu *v);	/* leave before the next instruction */
+/* Is there a breakpoint on the instruction at this linear address? */
+bool bt_debug_breaks(const struct bt_vcpu *v, gva_t gva);
+bool bt_debug_at_break(const struct bt_vcpu *v); /* at cpu.rip */
+/* May a page be accessed by translated code, as far as watchpoints go? */
+bool bt_debug_hides_page(const struct bt_vcpu *v, gva_t gva, bool write);
+static inline bool bt_debug_steps(const struct bt_vcpu *v)
+{
+	return unlikely(v->debug != NULL) && v->debug->step;
+}
 
 /* ---- engine.c, aspace.c */
 void bt_stats_keep(const struct bt_vcpu *v); /* its counters outlive it */

@@ -150,6 +150,7 @@ const struct engine_ops engine_bt = {
 	.vcpu_nmi = bt_vcpu_nmi,
 	.vcpu_state = bt_vcpu_state,
 	.vcpu_sync_in = bt_vcpu_sync_in,
+	.vcpu_debug = bt_vcpu_debug,
 	.ram_written = bt_ram_written,
 	.stats = bt_stats,
 };
@@ -169,6 +170,7 @@ const struct engine_ops engine_interp = {
 	.vcpu_nmi = bt_vcpu_nmi,
 	.vcpu_state = bt_vcpu_state,
 	.vcpu_sync_in = bt_vcpu_sync_in,
+	.vcpu_debug = bt_vcpu_debug,
 	.ram_written = bt_ram_written,
 	.stats = bt_stats,
 };

@@ -53,7 +53,9 @@ static bool kicked(struct bt_vcpu *v)
 	return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || __atomic_load_n(&v->k_page, __ATOMIC_ACQUIRE) == 0;
 }
 
-static bool must_leave(struct bt_vcpu *v) { return kicked(v) || v->cpu.triple_fault || v->halted || v->failed; }
+static bool watch_hit(const struct bt_vcpu *v) { return unlikely(v->cpu.watch != NULL) && v->cpu.watch->met; }
+
+static bool must_leave(struct bt_vcpu *v) { return kicked(v) || v->cpu.triple_fault || v->halted || v->failed || watch_hit(v); }
 
 /* ---- modes */
 
@@ -111,7 +113,7 @@ static void choose_return_stack(struct bt_vcpu *v)
 
 void bt_update_mode(struct bt_vcpu *v)
 {
-	v->mode = v->vm->translate ? mode_of(&v->cpu) : (u32)MODE_INTERP;
+	v->mode = v->vm->translate && !bt_debug_steps(v) ? mode_of(&v->cpu) : (u32)MODE_INTERP;
 	choose_return_stack(v);
 	bt_shadow_views(v);
 }
@@ -192,6 +194,8 @@ static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 		if (v->mode & MODE_INTERP)
 			return NULL;
 		if (interrupt_waits(v) || v->cpu.irq_shadow) /* what stands in a shadow is interpreted */
+			return NULL;
+		if (bt_debug_at_break(v))
 			return NULL;
 		past_shadows(v);
 		adopt_mode(v, v->mode);
@@ -359,6 +363,8 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 		return 0;
 	if (gva < PAGE_SIZE)
 		return -1; /* entry 0 stays absent: where look-ups go after a kick */
+	if (bt_debug_hides_page(v, gva, write))
+		return -1;
 	u8 *page = v->env.ram(v, x.gpa & ~(u64)4095, write);
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
@@ -368,7 +374,7 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	bool code = f->lines != 0;
 	if (write && code)
 		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
-	bool write_ok = x.writable && x.dirty && !code && (write || v->env.ram(v, x.gpa & ~(u64)4095, true));
+	bool write_ok = x.writable && x.dirty && !code && !bt_debug_hides_page(v, gva, true) && (write || v->env.ram(v, x.gpa & ~(u64)4095, true));
 	if (write && !write_ok)
 		return -1; /* the entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered */
 	bt_shadow_fill(v, gva, &x, page, write_ok);

@@ -123,7 +123,7 @@ u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 k
 	u64 tag = tlb_tag(c, lin);
 	u8 *host = t->host;
 
-	if (PAGE_OFFSET(lin) + size > PAGE_SIZE || ((c->dr[7] & DR7_ENABLED) && kind != TLB_FETCH))
+	if (PAGE_OFFSET(lin) + size > PAGE_SIZE || (x86_watched(c) && kind != TLB_FETCH))
 		return NULL;
 	if (!in->epoch)
 		return engine_host(c, lin, kind);

@@ -201,7 +201,7 @@ static bool ends_early(const struct x86_cpu *c, const struct interp_insn *i)
 
 static bool repeat(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, string_step *step, string_bulk *bulk)
 {
-	bool single = (c->rflags & FL_TF) || (c->dr[7] & DR7_ENABLED);
+	bool single = (c->rflags & FL_TF) || x86_watched(c);
 	u32 steps = 0, bytes = 0;
 	u64 n, done;
 

@@ -93,6 +93,8 @@ static void decode_all(struct tr *t)
 	u32 off = PAGE_OFFSET(t->b->gva), end = (u32)PAGE_SIZE << (t->b->gpfn2 != 0);
 	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
 		struct tr_insn *i = &t->list[t->ninsns];
+		if (t->ninsns && bt_debug_breaks(t->v, t->b->gva + (off - PAGE_OFFSET(t->b->gva))))
+			return;
 		decode_one(i, &d, t->b->gva + (off - PAGE_OFFSET(t->b->gva)), t->page + off, end - off);
 		if (!i->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */

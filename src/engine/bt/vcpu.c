@@ -163,6 +163,7 @@ static void events(struct bt_vcpu *v)
 static void interpret_one(struct bt_vcpu *v)
 {
 	v->interpret_next = false;
+	v->stepped = true;
 	v->st.interp++;
 	switch (interp_step(v->interp, &v->cpu)) {
 	case INTERP_OK:
@@ -202,6 +203,7 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 	if (!v->cpu.halted)
 		v->halted = false;
 	bt_mode_changed(v);
+	bt_debug_apply(v);
 	for (;;) {
 		bt_take_requests(v);
 		if (atomic_exchange(&v->kicked, 0))
@@ -212,10 +214,13 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 		}
 		if (v->cpu.triple_fault)
 			return EXIT_SHUTDOWN;
-		events(v);
+		if (!bt_debug_steps(v) || v->halted)
+			events(v);
 		if (v->cpu.triple_fault)
 			return EXIT_SHUTDOWN;
 		v->cpu.halted = v->halted;
+		if (unlikely(v->debug != NULL) && bt_debug_due(v))
+			return EXIT_DEBUG;
 		if (v->halted)
 			return EXIT_HALTED;
 		bt_update_mode(v);
