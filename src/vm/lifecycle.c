@@ -52,7 +52,7 @@ static void reset_vcpus(struct vm *vm)
 	}
 }
 
-static void reset(struct vm *vm)
+void lifecycle_reset(struct vm *vm)
 {
 	vm->resets++;
 	assembly_reset_devices(vm);
@@ -68,7 +68,7 @@ static void reset_or_end(struct vm *vm, enum vm_end end)
 	if (vm->no_reboot)
 		finish(vm, end, 0);
 	else
-		reset(vm);
+		lifecycle_reset(vm);
 }
 
 /* ---- what the guest asks for ---- */
@@ -124,7 +124,7 @@ static void carry_out(void *opaque)
 		finish(vm, VM_END_ERROR, 0);
 		break;
 	}
-	if (!vm->ended)
+	if (!vm->ended && !debug_is_stopped(vm))
 		gate_open(vm);
 }
 
@@ -258,28 +258,31 @@ void lifecycle_unwatch(struct vm *vm)
 	vm->ask_fd = -1;
 }
 
-static void start_clocks(struct vm *vm)
+void lifecycle_start_clocks(struct vm *vm)
 {
 	vclock_resume(&vm->clock);
 	tsc_resume(vm);
-	start_timeout(vm);
 }
 
-static void stop_clocks(struct vm *vm)
+void lifecycle_stop_clocks(struct vm *vm)
 {
-	timer_disarm(&vm->timeout_timer);
-	timer_disarm(&vm->gone_timer);
 	tsc_pause(vm);
 	vclock_pause(&vm->clock);
 }
 
 int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
 {
-	start_clocks(vm);
-	gate_open(vm);
+	start_timeout(vm);
+	if (!debug_is_stopped(vm)) {
+		lifecycle_start_clocks(vm);
+		gate_open(vm);
+	}
 	evloop_run(vm->loop);
 	gate_close(vm);
-	stop_clocks(vm);
+	timer_disarm(&vm->timeout_timer);
+	timer_disarm(&vm->gone_timer);
+	lifecycle_stop_clocks(vm);
+	debug_ended(vm);
 	*r = vm->result;
 	if (r->end != VM_END_ERROR)
 		return 0;

@@ -37,6 +37,8 @@ struct vcpu {
 	u32 events;	/* enum vcpu_event bits; atomic */
 	u32 sleeping;	/* futex word: 1 while the thread waits in HLT or for SIPI */
 	u8 sipi_vector; /* valid with EV_SIPI */
+	bool held;	/* a debugger lets only others run; changes while parked */
+	bool debug_hit; /* the engine has left for the debugger, who has not been told; atomic */
 	bool hopeless;	/* went to sleep in a way that only INIT, SIPI or NMI can end; the main thread reads it while parked */
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
 	u64 exits[EXIT_ERROR + 1];
@@ -114,10 +116,11 @@ struct vm {
 	_Atomic u32 asked;
 	struct evtimer timeout_timer;
 	struct evtimer gone_timer; /* nobody reads the console any more */
-	u64 timeout_due; /* virtual time */
+	u64 timeout_due;	   /* virtual time */
 	struct vm_result result;
 	bool ended; /* result is final: no guest instruction runs any more once the gate has closed */
 	u64 resets;
+	struct debugger *debugger; /* NULL: none may connect */
 };
 
 /* assembly.c */
@@ -162,7 +165,19 @@ void tsc_start_paused(struct vm *vm);
 void tsc_pause(struct vm *vm);
 void tsc_resume(struct vm *vm);
 
+/* debug.c */
+int debug_create(struct vm *vm, const char *where, bool paused, struct err *e) must_check; /* where NULL: nothing is made */
+void debug_disconnect(struct vm *vm);
+void debug_destroy(struct vm *vm);	    /* no vCPU exists any more */
+bool debug_is_stopped(const struct vm *vm); /* then the gate stays closed */
+void debug_hit(struct vcpu *v);		    /* vCPU thread: EXIT_DEBUG */
+void debug_look(void *opaque);		    /* posted: a vCPU has hit something */
+void debug_ended(struct vm *vm);
+
 /* lifecycle.c */
+void lifecycle_start_clocks(struct vm *vm);
+void lifecycle_stop_clocks(struct vm *vm);
+void lifecycle_reset(struct vm *vm);				   /* with all vCPUs parked */
 void lifecycle_request(struct vm *vm, enum pending what, u32 arg); /* any thread; stops the vCPUs soon */
 int lifecycle_load_kernel(struct vm *vm, struct err *e) must_check;
 int lifecycle_watch(struct vm *vm, struct err *e) must_check;

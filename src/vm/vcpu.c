@@ -98,6 +98,16 @@ static void sleep_until_event(struct vcpu *v)
 		__atomic_sub_fetch(&v->vm->hopeless, 1, __ATOMIC_SEQ_CST);
 }
 
+/* Until the gate closes or somebody leaves an event. */
+static void sleep_held(struct vcpu *v)
+{
+	__atomic_store_n(&v->sleeping, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&v->events, __ATOMIC_SEQ_CST) || gate_is_closed(v->vm))
+		__atomic_store_n(&v->sleeping, 0, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&v->sleeping, __ATOMIC_SEQ_CST))
+		futex_wait(&v->sleeping, 1);
+}
+
 /* ---- events ---- */
 
 static void start_at_vector(struct x86_cpu *c, u8 vector)
@@ -147,7 +157,9 @@ static void run_guest(struct vcpu *v)
 	v->exits[kind]++;
 	switch (kind) {
 	case EXIT_KICKED:
+		break;
 	case EXIT_DEBUG:
+		debug_hit(v);
 		break;
 	case EXIT_HALTED:
 		sleep_until_event(v);
@@ -181,7 +193,9 @@ static void vcpu_loop(struct vcpu *v)
 		if (__atomic_load_n(&v->events, __ATOMIC_ACQUIRE))
 			handle_events(v);
 		follow_tsc_offset(v);
-		if (v->state->wait_for_sipi)
+		if (v->held)
+			sleep_held(v);
+		else if (v->state->wait_for_sipi)
 			sleep_until_event(v);
 		else
 			run_guest(v);

@@ -43,6 +43,8 @@ static int check_config(const struct vm_config *c, struct err *e)
 		return err_set(e, EINVAL, "no kernel is given");
 	if (c->cpus < 1 || c->cpus > VM_MAX_CPUS)
 		return err_set(e, EINVAL, "%u CPUs are not possible: give 1 to %u", c->cpus, VM_MAX_CPUS);
+	if (c->paused && !c->gdb)
+		return err_set(e, EINVAL, "a machine that starts paused needs a debugger's address: nothing else would start it");
 	if (c->nopts > VM_MAX_OPTS)
 		return err_set(e, E2BIG, "more than %u device options", VM_MAX_OPTS);
 	return check_memory(c->memory, e);
@@ -125,7 +127,8 @@ static int create_machine(struct vm *vm, const struct vm_config *c, struct err *
 	if (r < 0)
 		return r;
 	vcpu_lapic_ops(vm);
-	return lifecycle_load_kernel(vm, e);
+	r = debug_create(vm, c->gdb, c->paused, e);
+	return r < 0 ? r : lifecycle_load_kernel(vm, e);
 }
 
 static int create(struct vm *vm, const struct vm_config *c, struct err *e)
@@ -186,8 +189,10 @@ void vm_destroy(struct vm *vm)
 		return;
 	/* Devices go while parked vCPUs still exist: an I/O worker may be about to interrupt one. */
 	gate_close(vm);
+	debug_disconnect(vm);
 	assembly_destroy_devices(vm);
 	vcpu_stop_all(vm);
+	debug_destroy(vm);
 	vm->mem.written = NULL;
 	if (vm->engine)
 		vm->ops->vm_destroy(vm->engine);

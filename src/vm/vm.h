@@ -27,6 +27,8 @@ struct vm_config {
 	const char *console; /* "stdio", "file=PATH", "null" */
 	bool no_reboot;	     /* a guest's reset ends vm_run */
 	u64 timeout_ns;	     /* 0: none */
+	const char *gdb;     /* where a debugger may connect, as in vm_gdb_check; NULL: nowhere */
+	bool paused;	     /* with gdb: no guest instruction runs before a debugger says so */
 	/* Device options as given: option name without dashes ("disk") and its text, "" when it has none. Copied, like all strings here. */
 	u32 nopts;
 	struct {
@@ -51,6 +53,9 @@ struct vm_result {
 };
 
 void vm_config_defaults(struct vm_config *c);
+
+/* Is this a place for a debugger, "tcp:PORT", "tcp:ADDRESS:PORT" or "unix:PATH"? Opens nothing. */
+int vm_gdb_check(const char *where, struct err *e) must_check;
 
 /* Everything up to the first guest instruction: RAM, devices, vCPUs, the kernel in RAM. On failure nothing is left behind. */
 int vm_create(struct vm **out, const struct vm_config *c, struct err *e) must_check;
