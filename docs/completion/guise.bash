@@ -42,6 +42,13 @@ _guise_value() {
 			_guise_words "$2" "$3" stdio file= null help
 		fi
 		;;
+	--gdb)
+		if [[ $2 == unix:* ]]; then
+			_guise_files "${2#unix:}" "$3unix:"
+		else
+			_guise_words "$2" "$3" tcp: unix:
+		fi
+		;;
 	--memory) _guise_words "$2" "$3" 512M 1G 2G 4G ;;
 	--cpus) _guise_words "$2" "$3" 1 2 4 8 ;;
 	--exit-port) _guise_words "$2" "$3" 0xf4 help ;;
@@ -51,7 +58,7 @@ _guise_value() {
 _guise() {
 	# The line is split anew: bash splits words at = and :, too.
 	local line=${COMP_LINE:0:COMP_POINT} words cur prev
-	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --stats --help"
+	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --stats --help"
 
 	read -ra words <<<"$line"
 	[[ $line != *[[:space:]] ]] || words+=("")
@@ -65,7 +72,7 @@ _guise() {
 	elif [ "${words[1]}" = run ]; then
 		if [[ $cur == --*=* ]]; then
 			_guise_value "${cur%%=*}" "${cur#*=}" "${cur%%=*}="
-		elif [[ $prev == --* && $prev != --no-reboot && $prev != --stats && $prev != *=* ]]; then
+		elif [[ $prev == --* && $prev != --no-reboot && $prev != --paused && $prev != --stats && $prev != *=* ]]; then
 			_guise_value "$prev" "$cur" ""
 		else
 			_guise_words "$cur" "" "$options"

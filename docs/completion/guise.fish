@@ -34,6 +34,15 @@ function __guise_console
     end
 end
 
+function __guise_gdb
+    set -l value (string replace -r '^--[a-z-]+=' '' -- (commandline -ct))
+    if string match -q 'unix:*' -- $value
+        string replace -r '^' 'unix:' -- (__fish_complete_path (string replace unix: '' -- $value))
+    else
+        string join \n -- tcp: unix:
+    end
+end
+
 set -l run '__fish_seen_subcommand_from run'
 complete -c guise -f
 complete -c guise -n __fish_use_subcommand -a run -d 'Run a guest on this terminal'
@@ -55,4 +64,6 @@ complete -c guise -n $run -l console -x -a '(__guise_console)' -d 'Where the con
 complete -c guise -n $run -l no-reboot -d 'End when the guest resets'
 complete -c guise -n $run -l timeout -x -d 'End after this many seconds'
 complete -c guise -n $run -l exit-port -x -a '0xf4 help' -d 'Port that ends the machine'
+complete -c guise -n $run -l gdb -x -a '(__guise_gdb)' -d 'Let GDB connect'
+complete -c guise -n $run -l paused -d 'With --gdb: wait for the debugger'
 complete -c guise -n $run -l stats -d 'Print counters at the end'

@@ -15,6 +15,7 @@
 #define NAMES_MAX 128
 #define CHOICES_MAX 8
 #define DEFAULT_CMDLINE "console=ttyS0 quiet"
+#define DEFAULT_GDB "tcp:127.0.0.1:1234"
 #define TIMEOUT_MAX_S 1000000000ull
 
 /* ---- values ---- */
@@ -117,6 +118,18 @@ static int set_no_reboot(struct run_options *o, const char *value, struct err *e
 	return 0;
 }
 
+static int set_gdb(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.gdb = value ? value : DEFAULT_GDB;
+	return vm_gdb_check(o->config.gdb, e);
+}
+
+static int set_paused(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.paused = true;
+	return 0;
+}
+
 static int set_stats(struct run_options *o, const char *value, struct err *e)
 {
 	o->stats = true;
@@ -144,7 +157,7 @@ static const struct choice consoles[] = {
 };
 
 static const struct option {
-	const char *name, *value; /* value: how help calls it; NULL: none */
+	const char *name, *value; /* value: how help calls it, in brackets when it may be left out; NULL: none */
 	int (*set)(struct run_options *o, const char *value, struct err *e);
 	const char *help;
 	const struct choice *choices; /* NULL: any value that `set` takes */
@@ -159,6 +172,8 @@ static const struct option {
 	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)", consoles},
 	{"no-reboot", NULL, set_no_reboot, "end when the guest resets, instead of starting it again", NULL},
 	{"timeout", "SECONDS", set_timeout, "end after this time, with status 124", NULL},
+	{"gdb", "[WHERE]", set_gdb, "let GDB connect: tcp:[ADDR:]PORT or unix:PATH (default " DEFAULT_GDB ")", NULL},
+	{"paused", NULL, set_paused, "with --gdb: wait for the debugger before the first instruction", NULL},
 	{"stats", NULL, set_stats, "print counters on standard error at the end", NULL},
 };
 
@@ -343,7 +358,7 @@ static int parse_own(struct run_options *o, struct args *a, u32 row, struct err 
 	if (o->given & 1u << row)
 		return err_set(e, EINVAL, "--%s is given twice", a->name);
 	o->given |= 1u << row;
-	if (opt->value && !value)
+	if (opt->value && !value && opt->value[0] != '[')
 		return err_set(e, EINVAL, "--%s needs a value: --%s %s", a->name, a->name, opt->value);
 	if (!opt->value && a->attached)
 		return err_set(e, EINVAL, "--%s takes no value", a->name);
@@ -402,6 +417,8 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 		r = parse_one(o, &a, e);
 	if (r == 0 && o->config.initrd && !o->config.kernel)
 		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
+	if (r == 0 && o->config.paused && !o->config.gdb && !o->help_shown)
+		return err_set(e, EINVAL, "--paused needs --gdb: only a debugger can start the guest then");
 	if (r == 0 && !o->help_shown)
 		default_network(&o->config);
 	return r;

@@ -46,6 +46,7 @@ def main():
         import test_boot  # noqa: F401
         import test_completion  # noqa: F401
         import test_disk  # noqa: F401
+        import test_gdb  # noqa: F401
         import test_life  # noqa: F401
         import test_net  # noqa: F401
     names = harness.select(options.only.split(",") if options.only else [], options.vmm)

@@ -26,6 +26,9 @@ LINES = (
     ("guise run --disk image,cache=w", ("writeback", "writethrough")),
     ("guise run --net ", ("user", "none", "help")),
     ("guise run --net user,", ("hostfwd", "mac", "mtu")),
+    ("guise run --gdb ", ("tcp:", "unix:")),
+    ("guise run --gdb=unix:im", ("image",)),
+    ("guise run --paused --gd", ("--gdb",)),
     ("guise run --stats --net none --mem", ("--memory",)),
 )
 BASH = r"""
@@ -58,7 +61,7 @@ def answers(t, argv):
 
 
 def has(got, wanted):
-    return any(re.search(rf"(^|[,=]){re.escape(wanted)}($|=)", answer) for answer in got)
+    return any(re.search(rf"(^|[,:=]){re.escape(wanted)}($|=)", answer) for answer in got)
 
 
 for _shell in (bash, zsh, fish):

@@ -69,6 +69,23 @@ static void defaults(void **state)
 	assert_string_equal(o.config.opt[0].text, "user");
 }
 
+static void gdb_may_be_given_without_a_place(void **state)
+{
+	struct run_options o;
+	struct err e;
+
+	assert_int_equal(parse(&o, "--paused --gdb", &e), 0);
+	assert_string_equal(o.config.gdb, "tcp:127.0.0.1:1234");
+	assert_true(o.config.paused);
+	assert_int_equal(parse(&o, "--gdb --stats", &e), 0);
+	assert_string_equal(o.config.gdb, "tcp:127.0.0.1:1234");
+	assert_int_equal(parse(&o, "--gdb unix:x", &e), 0);
+	assert_string_equal(o.config.gdb, "unix:x");
+	assert_int_equal(parse(&o, "--gdb=tcp:[::1]:99", &e), 0);
+	assert_int_equal(parse(&o, "", &e), 0);
+	assert_null(o.config.gdb);
+}
+
 static void device_options_come_from_the_registry(void **state)
 {
 	struct run_options o;
@@ -131,6 +148,11 @@ static void refuses_with_advice(void **state)
 		{"--disk", "--disk needs a value"},
 		{"--disk ''", "--disk needs a value"},
 		{"--disk x,readnoly", "did you mean \"readonly\"?"},
+		{"--gdb 1234", "tcp:PORT"},
+		{"--gdb tcp:0", "1 to 65535"},
+		{"--gdb tcp:localhost:1", "write it in numbers"},
+		{"--gdb unix:", "--gdb"},
+		{"--paused", "--paused needs --gdb"},
 		{"--initrd x", "--initrd needs --kernel"},
 	};
 	struct run_options o;
@@ -204,6 +226,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_every_option),
 		cmocka_unit_test(defaults),
+		cmocka_unit_test(gdb_may_be_given_without_a_place),
 		cmocka_unit_test(device_options_come_from_the_registry),
 		cmocka_unit_test(refuses_with_advice),
 		cmocka_unit_test(too_many_devices),

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GDB, as Debian has it, on a booting and a running kernel, and what a debugger's connection may do to the machine."""
+
+import re
+import shutil
+import signal
+import socket
+import time
+
+from harness import GUISE, Skip, free_port, test
+
+# Where to look, told by the guest; then a system call each time a line comes in.
+SCRIPT = r"""
+grep -E ' (__x64_sys_sethostname|init_uts_ns|_text|linux_banner)$' /proc/kallsyms | while read a t n; do echo "symbol $n 0x$a"; done
+echo ready
+while read word rest; do
+	case $word in
+	name) hostname $rest; echo "name is $(hostname)" ;;
+	spin) echo spinning; while [ ! -e /tmp/never ]; do :; done & ;;
+	end) break ;;
+	esac
+done
+echo finished
+"""
+NODENAME = 65  # in struct new_utsname, which init_uts_ns begins with
+
+
+class Gdb:
+    """One GDB, command by command."""
+
+    def __init__(self, t, where):
+        program = shutil.which("gdb")
+        if not program:
+            raise Skip("gdb is not installed")
+        self.process = t.spawn(["sh", "-c", f"exec {program} -nx -quiet 2>&1"], stdin=True)
+        self.count = 0
+        self.where = where
+        for command in ("set pagination off", "set confirm off", "set width 0", "set architecture i386:x86-64", "set remotetimeout 20"):
+            self.run(command)
+
+    def start(self, command):
+        self.count += 1
+        self.process.send(f"{command}\necho end-of-{self.count}\\n\n")
+
+    def finish(self):
+        begin = self.process.mark
+        match = self.process.expect(f"end-of-{self.count}\n")
+        return self.process.text[begin : match.start()]
+
+    def run(self, command):
+        self.start(command)
+        return self.finish()
+
+    def connect(self):
+        return self.run(f"target remote {self.where}")
+
+    def value(self, expression):
+        return int(re.search(r"= (0x[0-9a-f]+)", self.run(f"p/x {expression}")).group(1), 16)
+
+    def interrupt(self):
+        time.sleep(0.5)
+        self.process.signal(signal.SIGINT)
+
+    def quit(self, t):
+        self.process.send("quit\n")
+        t.equal(self.process.wait(), 0, "gdb's exit status")
+
+
+def debugged(t, script=SCRIPT, **kw):
+    """A machine with this script, and where GDB finds it."""
+    if not shutil.which("gdb"):
+        raise Skip("gdb is not installed")
+    port = free_port()
+    qemu = t.options.vmm == "qemu"
+    extra = ["-gdb", f"tcp:127.0.0.1:{port}"] if qemu else ["--gdb", f"tcp:{port}"]
+    paused = ["-S" if qemu else "--paused"] if kw.pop("paused", False) else []
+    m = t.start_exec(script, stdin=True, extra=extra + paused, **kw)
+    return m, f"127.0.0.1:{port}"
+
+
+def symbols(m):
+    m.expect(r"ready\n")
+    return {name: int(value, 16) for name, value in re.findall(r"symbol (\w+) (0x[0-9a-f]+)", m.text)}
+
+
+def end(t, m):
+    m.send("end\n")
+    m.expect(r"finished\n")
+    t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-breakpoint", timeout=90)
+def gdb_breakpoint(t):
+    """A breakpoint in the kernel, steps, registers, memory, the rest of the call; and the guest's code unchanged meanwhile."""
+    m, where = debugged(t)
+    address = symbols(m)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    entry = address["__x64_sys_sethostname"]
+    code = gdb.run(f"x/8xb {entry:#x}")
+    gdb.run(f"break *{entry:#x}")
+    gdb.start("continue")
+    m.send("name one\n")
+    t.check("Breakpoint 1," in gdb.finish(), "the breakpoint was not met")
+    t.equal(gdb.value("$rip"), entry, "rip")
+    t.equal(gdb.value("$cs"), 0x10, "cs")
+    t.equal(gdb.value("*(long *)($rdi + 104)"), 3, "the length that the system call was given")
+    t.equal(gdb.run(f"x/8xb {entry:#x}"), code, "code at the breakpoint")
+    for _ in range(5):
+        before = gdb.value("$rip")
+        gdb.run("stepi")
+        t.check(gdb.value("$rip") != before, "a step did not move")
+    gdb.start("continue")
+    m.expect("name is one\n")
+    gdb.interrupt()
+    t.check("SIGINT" in gdb.finish(), "no interrupt")
+    gdb.run("delete")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("name two\n")
+    m.expect("name is two\n")
+    end(t, m)
+
+
+@test("gdb-watchpoint", timeout=90, on=GUISE)
+def gdb_watchpoint(t):
+    """One byte in the middle of a structure is watched: for writes, reads, and both."""
+    m, where = debugged(t)
+    place = f"*(char *){symbols(m)['init_uts_ns'] + NODENAME:#x}"
+    m.send("name alpha\n")
+    m.expect("name is alpha\n")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    gdb.run(f"watch {place}")
+    gdb.start("continue")
+    m.send("name beta\n")
+    text = gdb.finish()
+    t.check("Hardware watchpoint 1" in text and "97 'a'" in text and "98 'b'" in text, f"no write was met:\n{text}")
+    gdb.run("delete")
+    gdb.run(f"rwatch {place}")
+    gdb.start("continue")
+    t.check("Value = 98 'b'" in gdb.finish(), "no read was met")
+    gdb.run("delete")
+    gdb.run(f"awatch {place}")
+    gdb.start("continue")
+    m.expect("name is beta\n")
+    m.send("name gamma\n")
+    t.check("Hardware access (read/write) watchpoint" in gdb.finish(), "no access was met")
+    gdb.run("delete")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.expect("name is gamma\n")
+    end(t, m)
+
+
+@test("gdb-memory", timeout=90)
+def gdb_memory(t):
+    """Memory is read and written as the page tables map it; what is not mapped is an error; patched code is run."""
+    m, where = debugged(t)
+    address = symbols(m)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    t.check("Linux version" in gdb.run(f"x/s {address['linux_banner']:#x}"), "no banner")
+    t.check("Cannot access memory" in gdb.run("x/8xb 0xffff700000000000"), "memory where none is")
+    entry = address["__x64_sys_sethostname"]
+    m.send("name warm\n")
+    gdb.start("continue")
+    m.expect("name is warm\n")
+    gdb.interrupt()
+    gdb.finish()
+    old = gdb.value(f"*(unsigned long *){entry:#x}")
+    # mov $-EPERM, %eax; ret
+    gdb.run(f"set *(unsigned long *){entry:#x} = 0xc3ffffffffb8")
+    gdb.start("continue")
+    m.send("name cold\n")
+    m.expect("name is warm\n")
+    gdb.interrupt()
+    gdb.finish()
+    gdb.run(f"set *(unsigned long *){entry:#x} = {old:#x}")
+    t.equal(gdb.value(f"*(unsigned long *){entry:#x}"), old, "code put back")
+    gdb.run("detach")
+    m.send("name cool\n")
+    m.expect("name is cool\n")
+    end(t, m)
+
+
+@test("gdb-boot", timeout=90, on=GUISE)
+def gdb_boot(t):
+    """From the first instruction: a paused machine, a breakpoint where the kernel is before it is unpacked there."""
+    m, where = debugged(t, paused=True, append="nokaslr")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    entry = gdb.value("$rip")
+    t.check("cld" in gdb.run("x/i $rip"), "not at a kernel's entry")
+    gdb.run("stepi")
+    t.equal(gdb.value("$rip"), entry + 1, "rip after a step")
+    time.sleep(1)
+    t.equal(m.text, "", "console of a paused machine")
+    gdb.run("break *0xffffffff81000000")  # what nokaslr makes the address of the unpacked kernel's virtual start
+    gdb.run("hbreak *0x1000000")  # and the physical one, where it is entered
+    text = gdb.run("continue")
+    t.check("Breakpoint 2," in text, f"the unpacked kernel was not met:\n{text}")
+    t.equal(gdb.value("$rip"), 0x1000000, "rip")
+    gdb.run("delete")
+    gdb.run("set $rax = 0x1234567890")
+    t.equal(gdb.value("$rax"), 0x1234567890, "rax")
+    t.check(gdb.value("$cr3") != 0 and gdb.value("$efer") & 0x500 == 0x500, "control registers")
+    gdb.run("detach")
+    symbols(m)
+    end(t, m)
+
+
+@test("gdb-monitor", timeout=90, on=GUISE)
+def gdb_monitor(t):
+    """The machine's own commands: information, reset, end."""
+    m, where = debugged(t, no_reboot=True)
+    symbols(m)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    t.check("monitor reset" in gdb.run("monitor help"), "no help")
+    t.check(re.search(r"CPU 0: 64-bit, ring \d, rip 0x", gdb.run("monitor info")), "no information")
+    t.check("there is no command" in gdb.run("monitor nonsense"), "no refusal")
+    gdb.run("monitor reset")
+    gdb.run("maintenance flush register-cache")
+    t.check("cld" in gdb.run("x/i $rip"), "not at the kernel's entry")
+    mark = len(m.text)
+    gdb.start("continue")
+    while "ready\n" not in m.text[mark:]:
+        m.expect(r"ready\n")
+    gdb.interrupt()
+    gdb.finish()
+    gdb.run("monitor quit")
+    t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-connections", timeout=90, on=GUISE)
+def gdb_connections(t):
+    """A second debugger is refused; one that vanishes, or talks nonsense, leaves the machine running."""
+    path = t.path("gdb")
+    m = t.start_exec(SCRIPT, stdin=True, extra=["--gdb", f"unix:{path}"])
+    symbols(m)
+
+    def connect():
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(path)
+        return s
+
+    def alive(word):
+        m.send(f"name {word}\n")
+        m.expect(f"name is {word}\n")
+
+    first, second = connect(), connect()
+    first.sendall(b"$?#3f")
+    got = b""
+    while b"#" not in got:
+        got += first.recv(100)
+    t.check(got.startswith(b"+$T05"), f"no stop reply: {got!r}")
+    t.equal(second.recv(100), b"", "what the second debugger gets")
+    m.send("name stopped\n")
+    time.sleep(1)
+    t.check("name is stopped" not in m.text, "the machine runs with a debugger connected")
+    first.close()
+    m.expect("name is stopped\n")
+
+    for noise in (b"\xff" * 5000, b"$" * 5000, b"$m0,ffffffffffffffff#00" * 50, b"$Gzz#9b$Z9,0,0#aa$vCont;#c5", b"$" + b"m" * 100000 + b"#00", b"#-+\x03" * 100):
+        s = connect()
+        s.sendall(noise)
+        s.close()
+        alive(f"n{len(noise)}")
+    end(t, m)
+
+
+@test("gdb-poweroff", timeout=90)
+def gdb_poweroff(t):
+    """The machine's end is told to the debugger; a guest that only computes can be interrupted."""
+    m, where = debugged(t)
+    symbols(m)
+    m.send("spin\n")
+    m.expect("spinning\n")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    for _ in range(3):
+        gdb.start("continue")
+        gdb.interrupt()
+        t.check("SIGINT" in gdb.finish(), "no interrupt")
+    gdb.start("continue")
+    m.send("end\n")
+    t.equal(m.wait(), 0, "exit status")
+    t.check(re.search(r"exited normally|Remote connection closed", gdb.finish()), "the end was not told")
+    gdb.quit(t)
