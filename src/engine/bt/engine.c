@@ -39,6 +39,15 @@ static u64 frames_of(const struct guest_memory *gm)
 	return end >> PAGE_SHIFT;
 }
 
+/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address: 3 TiB. */
+static u32 aspaces_for(u32 vcpus)
+{
+	u32 n = BT_ASPACES;
+	while (n > 1 && n * vcpus > BT_MAX_VCPUS)
+		n /= 2;
+	return n;
+}
+
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
 		     struct err *e)
 {
@@ -51,6 +60,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	vm->cpuid = cpuid;
 	vm->translate = translate;
 	vm->max_vcpus = max_vcpus;
+	vm->aspaces = aspaces_for(max_vcpus);
 	vm->nframes = frames_of(gm);
 	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
 	if (!vm->frames) {
@@ -58,6 +68,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 		return -e->code;
 	}
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->changed, NULL);
 	bt_signals_install();
 	*out = (struct engine_vm *)vm;
 	return 0;
@@ -79,6 +90,7 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	if (!vm)
 		return;
 	munmap(vm->frames, vm->nframes * sizeof *vm->frames);
+	pthread_cond_destroy(&vm->changed);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }

@@ -43,13 +43,13 @@ static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
 
 static void env_will_write(void *opaque, gpa_t gpa, u32 len)
 {
-	bt_code_write(opaque, gpa, len);
+	bt_will_store(opaque, gpa, len);
 }
 
 /* ---- calls into the machine */
 
-/* A visit to the machine. Vector state is saved, and whoever waits for this vCPU to leave translated code (bt_ram_written) need not wait,
- * so a device may hold its lock while it does. On the way back, when the variable's scope ends, `go` tells what happened meanwhile. */
+/* A visit to the machine. Vector state is saved, and whoever stops the world need not wait for this vCPU, so a device may hold its lock while
+ * it does. On the way back, when the variable's scope ends, blocks may be dead and write entries gone. */
 struct visit {
 	struct bt_vcpu *v;
 	const struct engine_machine *m;
@@ -58,17 +58,17 @@ struct visit {
 
 static struct visit visit_machine(struct bt_vcpu *v)
 {
-	struct visit out = {v, &v->machine, v->in_guest};
+	struct visit out = {v, &v->machine, v->running};
 	bt_heavy(v);
 	if (out.was_in)
-		bt_in_guest(v, false);
+		bt_leave(v);
 	return out;
 }
 
 static void come_back(const struct visit *out)
 {
 	if (out->was_in)
-		bt_in_guest(out->v, true);
+		bt_enter(out->v);
 }
 
 #define VISIT __attribute__((cleanup(come_back))) struct visit
