@@ -198,6 +198,15 @@ struct bt_store {
 	u64 gpfn, lines;
 };
 
+struct bt_vcpu;
+
+/* A world that was stopped (world.c). */
+struct bt_world {
+	struct bt_vm *vm;
+	struct bt_vcpu *self; /* the caller, when it was inside */
+	bool alone;	      /* there is nobody to stop */
+};
+
 struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
 
@@ -280,6 +289,7 @@ struct bt_vcpu {
 	struct bt_vframe *frames;
 	struct bt_store pending[BT_PENDING];
 	u32 npending;
+	struct bt_world exclusive;
 
 	struct bt_stats st;
 	struct err err;
@@ -330,11 +340,6 @@ void bt_let_others(struct bt_vcpu *v); /* enter again when somebody wants the wo
 /* Every other vCPU of the VM is outside the engine or waits in it, and its structures belong to the caller until bt_world_start. The caller is one of
  * the vCPUs or any other thread; it holds no lock that a device callback may wait for. A vCPU that was inside may find that others had the world
  * first, before it or behind it: blocks may be dead, write entries gone (epoch), lines of frames unmarked. */
-struct bt_world {
-	struct bt_vm *vm;
-	struct bt_vcpu *self; /* the caller, when it was inside */
-	bool alone;	      /* there is nobody to stop */
-};
 struct bt_world bt_world_stop(struct bt_vm *vm);
 void bt_world_start(const struct bt_world *w);
 

@@ -51,8 +51,9 @@ static u32 aspaces_for(u32 vcpus)
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
 		     struct err *e)
 {
-	if (max_vcpus > 1)
-		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: this version runs one; use --cpus 1", max_vcpus);
+	if (max_vcpus > BT_MAX_VCPUS)
+		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: at most %u, whose shadow tables fill the host's address space; use --cpus %u",
+			       max_vcpus, BT_MAX_VCPUS, BT_MAX_VCPUS);
 	struct bt_vm *vm = calloc(1, sizeof *vm);
 	if (!vm)
 		return err_sys(e, ENOMEM, "engine bt");

@@ -46,6 +46,15 @@ static void env_will_write(void *opaque, gpa_t gpa, u32 len)
 	bt_will_store(opaque, gpa, len);
 }
 
+static void env_exclusive(void *opaque, bool on)
+{
+	struct bt_vcpu *v = opaque;
+	if (on)
+		v->exclusive = bt_world_stop(v->vm);
+	else
+		bt_world_start(&v->exclusive);
+}
+
 /* ---- calls into the machine */
 
 /* A visit to the machine. Vector state is saved, and whoever stops the world need not wait for this vCPU, so a device may hold its lock while
@@ -192,6 +201,7 @@ static void env_mode_changed(void *opaque)
 const struct x86_env bt_env = {
 	.ram = env_ram,
 	.ram_will_write = env_will_write,
+	.exclusive = env_exclusive,
 	.cached = bt_shadow_cached,
 	.mmio_read = env_mmio_read,
 	.mmio_write = env_mmio_write,
