@@ -163,8 +163,9 @@ u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines)
 	struct bt_vframe *f = &v->frames[gpfn];
 	if (!(f->lines & lines))
 		return f->lines;
-	f->lines = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
-	v->patched = true;
+	u64 left = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
+	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
+	v->patched |= v != &bt_self;
 	v->st.smc++;
-	return f->lines;
+	return left;
 }

@@ -39,6 +39,7 @@
 #define BT_CPAGE_HASH 4096u
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
 #define BT_MAX_VCPUS 32
+#define BT_INVAL_MAX 64
 #define BT_PENDING 16 /* stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
@@ -152,7 +153,7 @@ struct bt_block {
 
 /* One page frame of guest RAM, as all vCPUs of a VM share it. */
 struct bt_frame {
-	u64 lines;   /* 64-byte lines that some vCPU has translated; set atomically, cleared with the world stopped */
+	u64 lines;   /* 64-byte lines that some vCPU has translated, or had; set atomically, cleared with the world stopped */
 	u64 writers; /* vCPUs through whose tables it is writable, one bit each; atomic */
 	u16 kills;   /* how often all code here was dropped because of a store */
 	u16 stores;  /* looked at one by one */
@@ -163,7 +164,7 @@ struct bt_frame {
 struct bt_vframe {
 	u32 blocks;   /* those that start here */
 	u32 crossing; /* those whose only instruction ends here */
-	u64 lines;    /* this vCPU's part of bt_frame.lines */
+	u64 lines;    /* 64-byte lines that hold translated bytes; read by others */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 	u16 writers;  /* 0-2 known, 3: more */
 };
@@ -188,12 +189,12 @@ struct bt_vm {
 
 	/* Stopping the world (world.c) */
 	pthread_mutex_t lock; /* vcpus[] too */
-	pthread_cond_t changed;
+	pthread_cond_t quiet, go;
 	u32 stops;    /* who has or wants the world stopped; changed under the lock, read without */
 	bool stopped; /* by one of them, who owns every vCPU's structures */
 };
 
-/* RAM that the instruction under way stores to from C. */
+/* RAM that was or is about to be stored to. */
 struct bt_store {
 	u64 gpfn, lines;
 };
@@ -288,7 +289,10 @@ struct bt_vcpu {
 	_Atomic bool irq_req;
 	struct bt_vframe *frames;
 	struct bt_store pending[BT_PENDING];
-	u32 npending;
+	u32 npending;	/* the instruction under way stores there from C */
+	pthread_mutex_t inval_lock;
+	_Atomic u32 ninval; /* what others have stored to, for this vCPU to drop */
+	struct bt_store inval[BT_INVAL_MAX];
 	struct bt_world exclusive;
 
 	struct bt_stats st;
@@ -343,8 +347,11 @@ void bt_let_others(struct bt_vcpu *v); /* enter again when somebody wants the wo
 struct bt_world bt_world_stop(struct bt_vm *vm);
 void bt_world_start(const struct bt_world *w);
 
-void bt_code_drop(struct bt_vm *vm, u64 gpfn); /* forget everything translated from a frame */
-void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len); /* RAM was written: drop what was translated from it */
+/* RAM was or will be stored to by this vCPU, or was by a device: forget what was translated from those lines. The first drops this vCPU's blocks and
+ * has the others drop theirs before they can take notice of what this one does next; the second drops all at once. */
+void bt_code_drop(struct bt_vcpu *v, u64 gpfn, u64 lines);
+void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len);
+void bt_drop_asked(struct bt_vcpu *v); /* what others have asked for */
 bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
 bool bt_may_write(struct bt_vcpu *v, u64 gpfn); /* a write entry for the frame may be made, before the next bt_world_stop */
 void bt_protect(struct bt_vcpu *v, u64 gpfn); /* the frame's lines are marked: nobody may write to it without being seen */

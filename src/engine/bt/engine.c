@@ -69,7 +69,8 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 		return -e->code;
 	}
 	pthread_mutex_init(&vm->lock, NULL);
-	pthread_cond_init(&vm->changed, NULL);
+	pthread_cond_init(&vm->quiet, NULL);
+	pthread_cond_init(&vm->go, NULL);
 	bt_signals_install();
 	*out = (struct engine_vm *)vm;
 	return 0;
@@ -91,7 +92,8 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	if (!vm)
 		return;
 	munmap(vm->frames, vm->nframes * sizeof *vm->frames);
-	pthread_cond_destroy(&vm->changed);
+	pthread_cond_destroy(&vm->go);
+	pthread_cond_destroy(&vm->quiet);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }

@@ -372,7 +372,7 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 		return -1;
 	bt_stores_done(v); /* accessed and dirty bits */
 	if (write && bt_frame_has_code(v->vm, x.gpa) && drop_pays(&v->vm->frames[x.gpa >> 12]))
-		bt_code_drop(v->vm, x.gpa >> 12);
+		bt_code_drop(v, x.gpa >> 12, ~0ull);
 	bool write_ok = x.writable && x.dirty && (write || v->env.ram(v, x.gpa & ~(u64)4095, true)) && bt_may_write(v, x.gpa >> 12);
 	/* Not so when the frame is written often and executed in between: then store by store, and only what is hit is dropped. Nor when the
 	 * entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered. */

@@ -371,7 +371,8 @@ static void mark_lines(struct bt_vcpu *v, const struct span *s)
 	for (u32 i = 0; i < 2; i++) {
 		if (!s->lines[i])
 			continue;
-		v->frames[s->gpfn[i]].lines |= s->lines[i];
+		u64 *mine = &v->frames[s->gpfn[i]].lines;
+		__atomic_store_n(mine, *mine | s->lines[i], __ATOMIC_RELAXED); /* the exchange behind it is the barrier */
 		__atomic_fetch_or(&v->vm->frames[s->gpfn[i]].lines, s->lines[i], __ATOMIC_SEQ_CST);
 	}
 	for (u32 i = 0; i < 2; i++)

@@ -64,12 +64,14 @@ static void vcpu_release(struct bt_vcpu *v)
 	bt_aspace_fini(v);
 	bt_cache_fini(v);
 	interp_free(v->interp);
+	pthread_mutex_destroy(&v->inval_lock);
 	memset(v, 0, sizeof *v);
 }
 
 static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct engine_machine *m)
 {
 	memset(v, 0, sizeof *v);
+	pthread_mutex_init(&v->inval_lock, NULL);
 	v->vm = vm;
 	v->id = id;
 	v->machine = *m;

@@ -47,11 +47,26 @@ static void serialize(void)
 static bool stop_wanted(const struct bt_vm *vm) { return __atomic_load_n(&vm->stops, __ATOMIC_SEQ_CST) != 0; }
 static void set_running(struct bt_vcpu *v, bool on) { __atomic_store_n(&v->running, on, __ATOMIC_SEQ_CST); }
 
+static bool any_running(struct bt_vm *vm)
+{
+	for (u32 i = 0; i < vm->max_vcpus; i++)
+		if (vm->vcpus[i] && __atomic_load_n(&vm->vcpus[i]->running, __ATOMIC_SEQ_CST))
+			return true;
+	return false;
+}
+
+/* Who has the world waits for the last that runs. */
+static void note_quiet(struct bt_vm *vm)
+{
+	if (!any_running(vm))
+		pthread_cond_signal(&vm->quiet);
+}
+
 static void wait_for_go(struct bt_vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	while (stop_wanted(vm))
-		pthread_cond_wait(&vm->changed, &vm->lock);
+		pthread_cond_wait(&vm->go, &vm->lock);
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -75,7 +90,7 @@ void bt_leave(struct bt_vcpu *v)
 	if (!stop_wanted(v->vm))
 		return;
 	pthread_mutex_lock(&v->vm->lock);
-	pthread_cond_broadcast(&v->vm->changed);
+	note_quiet(v->vm);
 	pthread_mutex_unlock(&v->vm->lock);
 }
 
@@ -90,14 +105,6 @@ void bt_let_others(struct bt_vcpu *v)
 
 /* ---- stopping */
 
-static bool any_running(struct bt_vm *vm)
-{
-	for (u32 i = 0; i < vm->max_vcpus; i++)
-		if (vm->vcpus[i] && __atomic_load_n(&vm->vcpus[i]->running, __ATOMIC_SEQ_CST))
-			return true;
-	return false;
-}
-
 static void nudge_all(struct bt_vm *vm)
 {
 	for (u32 i = 0; i < vm->max_vcpus; i++)
@@ -111,7 +118,7 @@ static void wait_until_quiet(struct bt_vm *vm)
 	for (u32 i = 0; i < SPINS && any_running(vm); i++)
 		__builtin_ia32_pause();
 	while (any_running(vm))
-		pthread_cond_wait(&vm->changed, &vm->lock);
+		pthread_cond_wait(&vm->quiet, &vm->lock);
 }
 
 struct bt_world bt_world_stop(struct bt_vm *vm)
@@ -126,9 +133,9 @@ struct bt_world bt_world_stop(struct bt_vm *vm)
 	}
 	pthread_mutex_lock(&vm->lock);
 	__atomic_add_fetch(&vm->stops, 1, __ATOMIC_SEQ_CST);
-	pthread_cond_broadcast(&vm->changed); /* somebody may wait for this vCPU to stop running */
+	note_quiet(vm);
 	while (vm->stopped)
-		pthread_cond_wait(&vm->changed, &vm->lock);
+		pthread_cond_wait(&vm->go, &vm->lock);
 	vm->stopped = true;
 	nudge_all(vm);
 	wait_until_quiet(vm);
@@ -143,7 +150,7 @@ void bt_world_start(const struct bt_world *w)
 	pthread_mutex_lock(&w->vm->lock);
 	w->vm->stopped = false;
 	__atomic_sub_fetch(&w->vm->stops, 1, __ATOMIC_SEQ_CST);
-	pthread_cond_broadcast(&w->vm->changed);
+	pthread_cond_broadcast(&w->vm->go);
 	pthread_mutex_unlock(&w->vm->lock);
 	if (w->self)
 		bt_enter(w->self);
@@ -160,7 +167,17 @@ static void kill_everywhere(struct bt_vm *vm, u64 gpfn, u64 lines)
 	__atomic_store_n(&vm->frames[gpfn].lines, left, __ATOMIC_SEQ_CST);
 }
 
-static u64 lines_of(const struct bt_vm *vm, u64 gpfn) { return __atomic_load_n(&vm->frames[gpfn].lines, __ATOMIC_SEQ_CST); }
+/* The lines that hold code now. A line that was marked before the caller's last barrier is seen. */
+static u64 lines_of(const struct bt_vm *vm, u64 gpfn)
+{
+	u64 lines = __atomic_load_n(&vm->frames[gpfn].lines, __ATOMIC_SEQ_CST), now = 0;
+	if (lines == 0 || vm->max_vcpus == 1)
+		return lines;
+	for (u32 i = 0; i < vm->max_vcpus; i++)
+		if (vm->vcpus[i])
+			now |= __atomic_load_n(&vm->vcpus[i]->frames[gpfn].lines, __ATOMIC_SEQ_CST);
+	return now;
+}
 
 static void drop_lines(struct bt_vm *vm, u64 gpfn, u64 lines)
 {
@@ -169,7 +186,54 @@ static void drop_lines(struct bt_vm *vm, u64 gpfn, u64 lines)
 	bt_world_start(&w);
 }
 
-void bt_code_drop(struct bt_vm *vm, u64 gpfn) { drop_lines(vm, gpfn, ~0ull); }
+/* False: there is no room for another. */
+static bool ask_to_drop(struct bt_vcpu *u, u64 gpfn, u64 lines)
+{
+	u32 i = 0;
+	pthread_mutex_lock(&u->inval_lock);
+	while (i < u->ninval && u->inval[i].gpfn != gpfn)
+		i++;
+	if (i < u->ninval)
+		u->inval[i].lines |= lines;
+	else if (i < BT_INVAL_MAX)
+		u->inval[u->ninval++] = (struct bt_store){gpfn, lines};
+	pthread_mutex_unlock(&u->inval_lock);
+	bt_nudge(u);
+	return i < BT_INVAL_MAX;
+}
+
+/* Others are not waited for: whatever this vCPU does next to make them run the new bytes (a store that they read, an interrupt), they look at their
+ * words later, and at the latest at the serializing instruction that the architecture asks of them. */
+void bt_code_drop(struct bt_vcpu *v, u64 gpfn, u64 lines)
+{
+	struct bt_vm *vm = v->vm;
+	bt_heavy(v);
+	if (vm->max_vcpus == 1) {
+		drop_lines(vm, gpfn, lines);
+		return;
+	}
+	bt_kill_lines(v, gpfn, lines);
+	for (u32 i = 0; i < vm->max_vcpus; i++) {
+		struct bt_vcpu *u = vm->vcpus[i];
+		if (!u || u == v || !(__atomic_load_n(&u->frames[gpfn].lines, __ATOMIC_SEQ_CST) & lines))
+			continue;
+		if (!ask_to_drop(u, gpfn, lines)) {
+			drop_lines(vm, gpfn, lines);
+			return;
+		}
+	}
+}
+
+void bt_drop_asked(struct bt_vcpu *v)
+{
+	if (atomic_load(&v->ninval) == 0)
+		return;
+	pthread_mutex_lock(&v->inval_lock);
+	for (u32 i = 0; i < v->ninval; i++)
+		bt_kill_lines(v, v->inval[i].gpfn, v->inval[i].lines);
+	v->ninval = 0;
+	pthread_mutex_unlock(&v->inval_lock);
+}
 
 void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len)
 {
@@ -212,7 +276,7 @@ void bt_settle_stores(struct bt_vcpu *v)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (u32 i = 0; i < n; i++)
 		if (lines_of(v->vm, v->pending[i].gpfn) & v->pending[i].lines)
-			drop_lines(v->vm, v->pending[i].gpfn, v->pending[i].lines);
+			bt_code_drop(v, v->pending[i].gpfn, v->pending[i].lines);
 }
 
 /* ---- write entries */
