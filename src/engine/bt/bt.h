@@ -46,6 +46,7 @@
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
+#define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -244,6 +245,7 @@ struct bt_vcpu {
 	u32 mode;
 	u32 jc_mode[2];
 	u32 mode_misses;
+	u32 pauses; /* PAUSE instructions */
 	bool halted;
 	bool fpu_saved; /* guest vector state is in cpu.fpu, not in the registers */
 	bool running; /* inside the engine; atomic. False: others may stop the world without asking */

@@ -9,6 +9,8 @@
 #include "engine/bt/bt.h"
 #include "engine/bt/table.h"
 
+#include <sys/syscall.h>
+
 struct place {
 	struct bt_block *b;
 	const struct bt_insn_map *m;
@@ -561,6 +563,13 @@ static bool light_fsgsbase(struct x86_cpu *c, u32 op, u32 arg)
 	return true;
 }
 
+/* By instruction: the C library might touch vector state on the way to its function. */
+static void yield(void)
+{
+	long r = SYS_sched_yield;
+	__asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+}
+
 /* Returns false with a fault pending. rip is the instruction's on entry; *jumped tells that the operation set it. */
 static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 {
@@ -617,6 +626,10 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 		return x86_read_cr(c, arg & 15, &c->gpr[arg >> 4]);
 	case LIGHT_MOV_TO_CR:
 		return x86_write_cr(c, arg & 15, c->gpr[arg >> 4]);
+	case LIGHT_PAUSE:
+		if (++v->pauses % BT_PAUSES == 0)
+			yield();
+		return true;
 	case LIGHT_STRING:
 		break;
 	}

@@ -73,6 +73,13 @@ static bool ends_block(const struct tr_insn *i)
 	}
 }
 
+/* Whoever pauses waits for another vCPU, which the host may have to schedule first. */
+static void look_at_pause(const struct bt_vm *vm, struct tr_insn *i)
+{
+	if (i->valid && i->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && vm->max_vcpus > 1)
+		i->row = (struct bt_row){K_LIGHT, LIGHT_PAUSE};
+}
+
 static void decode_one(struct tr_insn *i, const ZydisDecoder *d, gva_t gva, const u8 *bytes, u32 avail)
 {
 	i->gva = gva;
@@ -94,6 +101,7 @@ static void decode_all(struct tr *t)
 	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
 		struct tr_insn *i = &t->list[t->ninsns];
 		decode_one(i, &d, t->b->gva + (off - PAGE_OFFSET(t->b->gva)), t->page + off, end - off);
+		look_at_pause(t->v->vm, i);
 		if (!i->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
 		t->ninsns++;
