@@ -40,7 +40,7 @@
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
 #define BT_MAX_VCPUS 32
 #define BT_INVAL_MAX 64
-#define BT_PENDING 16 /* stores of one instruction that are remembered, by frame */
+#define BT_PENDING 32 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff

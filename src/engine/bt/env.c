@@ -162,7 +162,13 @@ static void env_flush_nonglobal(void *opaque)
 }
 static void env_flush_all(void *opaque)
 {
-	bt_shadow_flush(opaque, -1, true);
+	struct bt_vcpu *v = opaque;
+	bool outside = !v->running; /* a reset between two runs */
+	if (outside)
+		bt_enter(v);
+	bt_shadow_flush(v, -1, true);
+	if (outside)
+		bt_leave(v);
 }
 
 static u64 paging_rules(const struct x86_cpu *c)

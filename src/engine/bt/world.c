@@ -9,10 +9,10 @@
  * *running* vCPU takes (the local APIC's, when it accepts an interrupt) must not be held.
  *
  * Code and bytes. Two rules, each with a store and a full barrier before its look at the other side, so one of both sides always sees:
- *   the translator marks a line, then compares the bytes with those that it translated;
- *   a writer outside the tables (device, interpreter, rules) stores, then looks at the line, and drops what was made from it.
- *   the translator marks a line, then looks who may write to the frame through its tables, and takes that away from all;
- *   a vCPU notes that it may write, then looks at the lines, and makes the write entry only when there are none.
+ *   (1) the translator marks a line, then compares the bytes with those that it translated;
+ *       a writer outside the tables (device, interpreter, rules) stores, then looks at the line, and has what was made from it dropped.
+ *   (2) the translator marks a line, then looks who may write to the frame through its tables, and takes that away from all;
+ *       a vCPU notes that it may write, then looks at the lines, and makes the write entry only when there are none.
  * No vCPU is stopped between such a look and what follows from it.
  *
  * Light code: general registers only; vector state is saved before a lock is taken. Threading: any thread.
