@@ -399,6 +399,23 @@ static void write_and_run(u32 cpu)
 	}
 }
 
+/* The writer never runs it: what it may write to, it may only until the other translates. */
+static void write_for_another(u32 cpu)
+{
+	for (u32 i = 1; i <= VERSIONS; i++) {
+		if (cpu == 0) {
+			put_return(code, i);
+			store32(&version, i);
+			wait_for(&ran[1], i);
+		} else {
+			wait_for(&version, i);
+			serialize();
+			CHECK_EQ(((function)code)(), i);
+			store32(&ran[1], i);
+		}
+	}
+}
+
 /* An aligned immediate changes while others run it: they see an old or a new one, never older than what was announced. */
 static void write_while_run(u32 cpu)
 {
@@ -438,6 +455,10 @@ static void code_of_others(void)
 {
 	code = page_alloc();
 	on_cpus(2, write_and_run);
+	store32(&version, 0);
+	store32(&ran[1], 0);
+	code = page_alloc();
+	on_cpus(2, write_for_another);
 	store32(&version, 0);
 	code[63] = 0xb8;
 	code[64] = code[65] = code[66] = code[67] = 0;
