@@ -228,6 +228,20 @@ static u64 host_cmpxchg(u8 *p, u32 size, u64 expect, u64 val)
 	return expect & x86_size_mask(size);
 }
 
+static bool all_ram(const struct piece *p, u32 n)
+{
+	for (u32 i = 0; i < n; i++)
+		if (!p[i].host)
+			return false;
+	return true;
+}
+
+static void exclusive(struct x86_cpu *c, bool on)
+{
+	if (c->env->exclusive)
+		c->env->exclusive(c->env->opaque, on);
+}
+
 static bool cmpxchg_in_pieces(struct x86_cpu *c, struct piece *p, u32 n, u32 size, u64 expect, u64 newval, u64 *old)
 {
 	u8 *bytes = (u8 *)old;
@@ -257,7 +271,13 @@ bool x86_cmpxchg(struct x86_cpu *c, gva_t gva, u32 size, u64 expect, u64 newval,
 			c->env->ram_will_write(c->env->opaque, p[0].gpa, size);
 		*old = host_cmpxchg(p[0].host, size, expect, newval);
 	} else {
+		bool ram = all_ram(p, n); /* a device's callback would wait for vCPUs that are stopped */
+
+		if (ram)
+			exclusive(c, true);
 		cmpxchg_in_pieces(c, p, n, size, expect, newval, old);
+		if (ram)
+			exclusive(c, false);
 	}
 	*done = *old == (expect & x86_size_mask(size));
 	return true;

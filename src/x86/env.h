@@ -22,6 +22,10 @@ struct x86_env {
 	 * translator drop translated code there before the store. May be NULL. */
 	void (*ram_will_write)(void *opaque, gpa_t gpa, u32 len);
 
+	/* Between on and off no other vCPU executes: for locked accesses to RAM that the host cannot make in one piece. Not nested, and no other
+	 * callback but ram_will_write comes in between. May be NULL: there is one vCPU. */
+	void (*exclusive)(void *opaque, bool on);
+
 	/* Optional short cut: the host address of byte `gva` when a translation for this access (enum x86_access bits) is cached, up to the
 	 * end of its page, RAM only, stores allowed without further notice when ACC_WRITE is asked for. NULL: not known, walk. May be NULL. */
 	u8 *(*cached)(void *opaque, gva_t gva, u32 acc);

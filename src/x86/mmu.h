@@ -53,7 +53,8 @@ bool x86_read_val(struct x86_cpu *c, gva_t gva, u32 size, u64 *val, u32 acc);
 bool x86_write_val(struct x86_cpu *c, gva_t gva, u32 size, u64 val, u32 acc);
 
 /* A locked or read-modify-write access: *old is replaced by new only if memory still holds `expect` (size 1, 2, 4, 8). *done tells whether
- * the exchange took place. False: fault recorded. Crossing pages or MMIO: done without atomicity against other vCPUs. */
+ * the exchange took place. False: fault recorded. Crossing pages: the other vCPUs are stopped meanwhile (env.exclusive).
+ * MMIO: done without atomicity against other vCPUs. */
 bool x86_cmpxchg(struct x86_cpu *c, gva_t gva, u32 size, u64 expect, u64 newval, u64 *old, bool *done, u32 acc);
 bool x86_cmpxchg16(struct x86_cpu *c, gva_t gva, const u64 expect[2], const u64 newval[2], u64 old[2], bool *done, u32 acc);
 

@@ -29,6 +29,9 @@ def numbered_functions():
 # Guests that need devices, and what their disk holds.
 DISK = {"virtio_garbage": bytes(1 << 20), "smc_dma": numbered_functions()}
 
+# Guests that are about several processors.
+CPUS = {"smp": 4}
+
 
 def status_of(value):
     return value << 1 | 1
@@ -89,10 +92,11 @@ def main():
     parser.add_argument("--guise")
     parser.add_argument("--qemu")
     parser.add_argument("--engine", default="bt")
-    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--cpus", type=int, help="default: 1, or what the guest is about")
     parser.add_argument("--timeout", type=int, default=100)
     parser.add_argument("guest")
     args = parser.parse_args()
+    args.cpus = args.cpus or CPUS.get(Path(args.guest).stem, 1)
     with tempfile.TemporaryDirectory() as scratch:
         console = Path(scratch, "console")
         disk = disk_image(args, scratch)

@@ -127,6 +127,38 @@ def boot_smp_interrupts(t):
     t.check(output.endswith("\n1\n2\n"), "CPU 1 did not go off and on line again")
 
 
+@test("boot-smp-processes", timeout=120)
+def boot_smp_processes(t):
+    """Processes come and go on all CPUs, which go off and on line, and see no fault and no clock that is called unstable."""
+    output = t.run(
+        "loop() { i=0; while [ $i -lt 60 ]; do sh -c 'echo $((1 + 1)) | cat' >> /tmp/out$1; i=$((i + 1)); done; }\n"
+        "for c in 0 1 2 3; do loop $c & done; wait; cat /tmp/out? | sort | uniq -c\n"
+        "for c in 1 2 3; do echo 0 > /sys/devices/system/cpu/cpu$c/online; done; nproc\n"
+        "for c in 1 2 3; do echo 1 > /sys/devices/system/cpu/cpu$c/online; done; nproc\n"
+        "for c in 0 1 2 3; do taskset -c $c sh -c 'seq 1 60000 | sha256sum' & done; wait\n"
+        "dmesg | grep -ciE 'unstable|stall|lockup|segfault|general protection|oops'; true",
+        cpus=4,
+    )
+    digest = hashlib.sha256("".join(f"{i}\n" for i in range(1, 60001)).encode()).hexdigest()
+    t.check(re.match(r" *240 2\n1\n4\n", output), output)
+    t.equal(output.count(digest), 4, "right digests")
+    t.check(output.endswith("\n0\n"), output)
+
+
+@test("boot-smp-code", timeout=90)
+def boot_smp_code(t):
+    """The kernel patches itself by the ten thousand while both CPUs run what is patched."""
+    t.run(
+        "mount -t tracefs t /sys/kernel/tracing 2>/dev/null; cd /sys/kernel/tracing\n"
+        "loop() { while [ ! -e /tmp/stop ]; do sh -c 'echo $((1 + 1)) | cat' > /dev/null; done; }\n"
+        "loop & loop &\n"
+        "echo function > current_tracer && [ $(head -n 500 trace | wc -l) = 500 ] && echo nop > current_tracer || exit 1\n"
+        "for on in 1 0 1 0; do echo $on > events/sched/enable; echo $on > events/syscalls/enable; done\n"
+        "touch /tmp/stop; wait; dmesg | grep -iE 'stall|lockup|segfault|general protection|oops' && exit 2; true",
+        cpus=2,
+    )
+
+
 def _dmesg(t, cpus, **kw):
     output = t.run("dmesg -r; ls /proc/sys/kernel/tainted >/dev/null && cat /proc/sys/kernel/tainted", cpus=cpus, **kw)
     allowed = DMESG_ALLOWED + (QEMU_ALLOWED if t.options.vmm == "qemu" else [])

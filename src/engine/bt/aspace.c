@@ -51,7 +51,10 @@ static void aspace_free(struct bt_aspace *as)
 
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 {
-	for (u32 i = 0; i < BT_ASPACES; i++) {
+	v->frames = bt_sparse(v->vm->nframes * sizeof *v->frames, "page frames", e);
+	if (!v->frames)
+		return false;
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		v->aspaces[i] = calloc(1, sizeof *v->aspaces[i]);
 		if (!v->aspaces[i]) {
 			err_sys(e, ENOMEM, tables);
@@ -65,7 +68,9 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 
 void bt_aspace_fini(struct bt_vcpu *v)
 {
-	for (u32 i = 0; i < BT_ASPACES; i++)
+	if (v->frames)
+		munmap(v->frames, v->vm->nframes * sizeof *v->frames);
+	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i])
 			aspace_free(v->aspaces[i]);
 }

@@ -3,13 +3,13 @@
  * What exists in the code cache: finding a block by host offset, linking direct jumps, the jump caches, and dropping blocks whose guest bytes
  * were written.
  *
- * Light code: general registers only, no libc. Threading: the vCPU's thread.
+ * Light code: general registers only, no libc. Threading: the vCPU's thread, or who has stopped the world.
  */
 #include "engine/bt/bt.h"
 
 static void put32(struct bt_vcpu *v, u32 at, u32 value)
 {
-	/* One aligned or unaligned 4-byte store; only this vCPU runs this cache. */
+	/* One aligned or unaligned 4-byte store; only this vCPU runs this cache, and it waits when another thread does this (bt_vcpu.patched). */
 	*(volatile u32 *)(v->cache_rw + at) = value;
 }
 
@@ -122,7 +122,7 @@ static u64 crossing_lines(const struct bt_block *b)
 	return bt_lines(0, (u32)PAGE_OFFSET(b->gva) + b->bytes - (u32)PAGE_SIZE);
 }
 
-static u64 kill_crossing(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
+static u64 kill_crossing(struct bt_vcpu *v, struct bt_vframe *f, u64 lines)
 {
 	u64 left = 0;
 	u32 *link = &f->crossing;
@@ -140,9 +140,9 @@ static u64 kill_crossing(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
 	return left;
 }
 
-static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
+static u64 kill_starting(struct bt_vcpu *v, struct bt_vframe *f, u64 lines)
 {
-	u64 left = kill_crossing(v, f, lines);
+	u64 left = 0;
 	u32 *link = &f->blocks;
 	while (*link) {
 		struct bt_block *b = &v->blocks[*link];
@@ -155,27 +155,17 @@ static void kill_lines(struct bt_vcpu *v, struct bt_frame *f, u64 lines)
 			link = &b->page_next;
 		}
 	}
+	return left;
+}
+
+u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines)
+{
+	struct bt_vframe *f = &v->frames[gpfn];
+	if (!(f->lines & lines))
+		return f->lines;
+	u64 left = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
 	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
+	v->patched |= v != &bt_self;
 	v->st.smc++;
-}
-
-void bt_code_drop(struct bt_vcpu *v, u64 gpfn) { kill_lines(v, &v->vm->frames[gpfn], ~0ull); }
-
-void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len)
-{
-	u64 gpfn = gpa >> 12;
-	if (gpfn >= v->vm->nframes || len == 0)
-		return;
-	struct bt_frame *f = &v->vm->frames[gpfn];
-	if (f->lines == 0)
-		return;
-	u32 start = PAGE_OFFSET(gpa);
-	u64 lines = bt_lines(start, start + len);
-	if (f->lines & lines)
-		kill_lines(v, f, lines);
-}
-
-bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa)
-{
-	return gpa >> 12 < vm->nframes && __atomic_load_n(&vm->frames[gpa >> 12].lines, __ATOMIC_SEQ_CST) != 0;
+	return left;
 }

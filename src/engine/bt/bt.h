@@ -14,7 +14,8 @@
  *
  * Nothing between guest instructions may touch the arithmetic flags: address sequences use lea, mov, pext, shrx, rorx and jrcxz only.
  *
- * Threading: a bt_vcpu belongs to its thread. `go`, `jc_mask`, `irq_idle` and the request words are written by others, atomically.
+ * Threading: a bt_vcpu belongs to its thread. `go`, `jc_mask`, `irq_idle` and the request words are written by others, atomically. While the
+ * world is stopped (world.c) it belongs to who stopped it.
  */
 #pragma once
 
@@ -36,12 +37,16 @@
 #define BT_ITLB_SIZE 2048u
 #define BT_CPAGES 65536u
 #define BT_CPAGE_HASH 4096u
-#define BT_ASPACES 8
+#define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
+#define BT_MAX_VCPUS 32
+#define BT_INVAL_MAX 64
+#define BT_PENDING 32 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
+#define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
 #define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
@@ -147,16 +152,22 @@ struct bt_block {
 	bool dead;
 };
 
-/* One page frame of guest RAM, shared by all vCPUs of a VM. Two writable gva pages are remembered so that write access can be taken away when
- * the frame turns out to hold code. */
+/* One page frame of guest RAM, as all vCPUs of a VM share it. */
 struct bt_frame {
+	u64 lines;   /* 64-byte lines that some vCPU has translated, or had; set atomically, cleared with the world stopped */
+	u64 writers; /* vCPUs through whose tables it is writable, one bit each; atomic */
+	u16 kills;   /* how often all code here was dropped because of a store */
+	u16 stores;  /* looked at one by one */
+};
+
+/* The same frame in one vCPU's caches. Two writable gva pages are remembered so that write access can be taken away when the frame turns out to
+ * hold code. */
+struct bt_vframe {
 	u32 blocks;   /* those that start here */
 	u32 crossing; /* those whose only instruction ends here */
-	u16 writers;  /* 0-2 known, 3: more */
-	u16 kills;    /* how often all code here was dropped because of a store */
-	u16 stores;   /* looked at one by one */
-	u64 lines;    /* 64-byte lines that hold translated bytes */
+	u64 lines;    /* 64-byte lines that hold translated bytes; read by others */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
+	u16 writers;  /* 0-2 known, 3: more */
 };
 
 struct bt_stats {
@@ -174,14 +185,29 @@ struct bt_vm {
 	bool translate; /* false: interpret everything */
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
-	pthread_mutex_t lock; /* vcpus[], DMA invalidation */
+	u32 aspaces; /* of each vCPU */
+	i64 tsc_offset; /* guest's from host's, before the guest writes its own; under the lock */
+
+	/* Stopping the world (world.c) */
+	pthread_mutex_t lock; /* vcpus[] too */
+	pthread_cond_t quiet, go;
+	u32 stops;    /* who has or wants the world stopped; changed under the lock, read without */
+	bool stopped; /* by one of them, who owns every vCPU's structures */
 };
 
-struct bt_inval {
-	gpa_t gpa;
-	u64 len;
+/* RAM that was or is about to be stored to. */
+struct bt_store {
+	u64 gpfn, lines;
 };
-#define BT_INVAL_MAX 64
+
+struct bt_vcpu;
+
+/* A world that was stopped (world.c). */
+struct bt_world {
+	struct bt_vm *vm;
+	struct bt_vcpu *self; /* the caller, when it was inside */
+	bool alone;	      /* there is nobody to stop */
+};
 
 struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
@@ -219,9 +245,11 @@ struct bt_vcpu {
 	u32 mode;
 	u32 jc_mode[2];
 	u32 mode_misses;
+	u32 pauses; /* PAUSE instructions */
 	bool halted;
 	bool fpu_saved; /* guest vector state is in cpu.fpu, not in the registers */
-	bool in_guest;
+	bool running; /* inside the engine; atomic. False: others may stop the world without asking */
+	bool patched; /* others have changed this vCPU's code meanwhile */
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
 	struct engine_debug *debug; /* NULL: no debugger */
@@ -263,10 +291,13 @@ struct bt_vcpu {
 
 	_Atomic u32 kicked, nmi_req;
 	_Atomic bool irq_req;
-	_Atomic u32 ninval;
+	struct bt_vframe *frames;
+	struct bt_store pending[BT_PENDING];
+	u32 npending;	/* the instruction under way stores there from C */
 	pthread_mutex_t inval_lock;
-	pthread_cond_t inval_done;
-	struct bt_inval inval[BT_INVAL_MAX];
+	_Atomic u32 ninval; /* what others have stored to, for this vCPU to drop */
+	struct bt_store inval[BT_INVAL_MAX];
+	struct bt_world exclusive;
 
 	struct bt_stats st;
 	struct err err;
@@ -305,7 +336,37 @@ void bt_vcpu_irq(struct engine_vcpu *ev);
 void bt_vcpu_nmi(struct engine_vcpu *ev);
 void bt_ram_written(struct engine_vm *engine_vm, gpa_t gpa, u64 len);
 void bt_take_requests(struct bt_vcpu *v);
-void bt_in_guest(struct bt_vcpu *v, bool in); /* translated code is entered or left: bt_ram_written waits for who is in */
+void bt_nudge(struct bt_vcpu *v); /* translated code goes to C at its next look-up or poll */
+
+/* ---- world.c */
+/* Enter waits while the world is stopped; between enter and leave nobody else touches the vCPU's structures, except while it stops the world
+ * itself. */
+void bt_enter(struct bt_vcpu *v);
+void bt_leave(struct bt_vcpu *v);
+void bt_let_others(struct bt_vcpu *v); /* enter again when somebody wants the world stopped */
+
+/* Every other vCPU of the VM is outside the engine or waits in it, and its structures belong to the caller until bt_world_start. The caller is one of
+ * the vCPUs or any other thread; it holds no lock that a device callback may wait for. A vCPU that was inside may find that others had the world
+ * first, before it or behind it: blocks may be dead, write entries gone (epoch), lines of frames unmarked. */
+struct bt_world bt_world_stop(struct bt_vm *vm);
+void bt_world_start(const struct bt_world *w);
+
+/* RAM was or will be stored to by this vCPU, or was by a device: forget what was translated from those lines. The first drops this vCPU's blocks and
+ * has the others drop theirs before they can take notice of what this one does next; the second drops all at once. */
+void bt_code_drop(struct bt_vcpu *v, u64 gpfn, u64 lines);
+void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len);
+void bt_drop_asked(struct bt_vcpu *v); /* what others have asked for */
+bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
+bool bt_may_write(struct bt_vcpu *v, u64 gpfn); /* a write entry for the frame may be made, before the next bt_world_stop */
+void bt_protect(struct bt_vcpu *v, u64 gpfn); /* the frame's lines are marked: nobody may write to it without being seen */
+/* C code is about to store to RAM on this vCPU; bt_stores_done comes when the instruction is complete and before anything else runs. */
+void bt_will_store(struct bt_vcpu *v, gpa_t gpa, u32 len);
+void bt_settle_stores(struct bt_vcpu *v);
+static inline void bt_stores_done(struct bt_vcpu *v)
+{
+	if (v->npending)
+		bt_settle_stores(v);
+}
 
 /* ---- env.c */
 extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
@@ -403,9 +464,7 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
-void bt_code_drop(struct bt_vcpu *v, u64 gpfn); /* forget everything translated from a frame */
-void bt_code_write(struct bt_vcpu *v, gpa_t gpa, u32 len); /* RAM is written: drop what was translated from it */
-bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
+u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */
 
 /* ---- heavy code: guest vector state must be saved first */
 void bt_heavy(struct bt_vcpu *v); /* save it when it is still in the registers */

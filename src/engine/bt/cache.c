@@ -245,16 +245,24 @@ void bt_cache_fini(struct bt_vcpu *v)
 		munmap(v->cpages, sizeof *v->cpages * BT_CPAGES);
 }
 
+static void forget_frame(struct bt_vcpu *v, u64 gpfn)
+{
+	u64 lines = 0;
+	v->frames[gpfn].blocks = v->frames[gpfn].crossing = 0;
+	v->frames[gpfn].lines = 0;
+	for (u32 i = 0; i < v->vm->max_vcpus; i++)
+		if (v->vm->vcpus[i])
+			lines |= v->vm->vcpus[i]->frames[gpfn].lines;
+	__atomic_store_n(&v->vm->frames[gpfn].lines, lines, __ATOMIC_SEQ_CST);
+}
+
 /* Drop every block. No translated code is running: we were called by it, and it goes on through a new look-up. */
 void bt_flush_code(struct bt_vcpu *v)
 {
+	struct bt_world w = bt_world_stop(v->vm);
 	for (u32 i = 1; i < v->nblocks; i++) {
-		struct bt_frame *f = &v->vm->frames[v->blocks[i].gpfn];
-		f->blocks = f->crossing = 0;
-		__atomic_store_n(&f->lines, 0, __ATOMIC_SEQ_CST);
-		f = &v->vm->frames[v->blocks[i].gpfn2];
-		f->blocks = f->crossing = 0;
-		__atomic_store_n(&f->lines, 0, __ATOMIC_SEQ_CST);
+		forget_frame(v, v->blocks[i].gpfn);
+		forget_frame(v, v->blocks[i].gpfn2);
 	}
 	memset(v->hash, 0, sizeof *v->hash * BT_HASH_SIZE);
 	v->nblocks = 1;
@@ -265,4 +273,5 @@ void bt_flush_code(struct bt_vcpu *v)
 	bt_cpages_reset(v);
 	bt_jc_clear(v);
 	bt_ras_empty(v);
+	bt_world_start(&w);
 }

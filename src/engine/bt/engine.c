@@ -39,11 +39,21 @@ static u64 frames_of(const struct guest_memory *gm)
 	return end >> PAGE_SHIFT;
 }
 
+/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address: 3 TiB. */
+static u32 aspaces_for(u32 vcpus)
+{
+	u32 n = BT_ASPACES;
+	while (n > 1 && n * vcpus > BT_MAX_VCPUS)
+		n /= 2;
+	return n;
+}
+
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
 		     struct err *e)
 {
-	if (max_vcpus > 1)
-		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: this version runs one; use --cpus 1", max_vcpus);
+	if (max_vcpus > BT_MAX_VCPUS)
+		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: at most %u, whose shadow tables fill the host's address space; use --cpus %u",
+			       max_vcpus, BT_MAX_VCPUS, BT_MAX_VCPUS);
 	struct bt_vm *vm = calloc(1, sizeof *vm);
 	if (!vm)
 		return err_sys(e, ENOMEM, "engine bt");
@@ -51,6 +61,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	vm->cpuid = cpuid;
 	vm->translate = translate;
 	vm->max_vcpus = max_vcpus;
+	vm->aspaces = aspaces_for(max_vcpus);
 	vm->nframes = frames_of(gm);
 	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
 	if (!vm->frames) {
@@ -58,6 +69,8 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 		return -e->code;
 	}
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->quiet, NULL);
+	pthread_cond_init(&vm->go, NULL);
 	bt_signals_install();
 	*out = (struct engine_vm *)vm;
 	return 0;
@@ -79,6 +92,8 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	if (!vm)
 		return;
 	munmap(vm->frames, vm->nframes * sizeof *vm->frames);
+	pthread_cond_destroy(&vm->go);
+	pthread_cond_destroy(&vm->quiet);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }

@@ -43,13 +43,22 @@ static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
 
 static void env_will_write(void *opaque, gpa_t gpa, u32 len)
 {
-	bt_code_write(opaque, gpa, len);
+	bt_will_store(opaque, gpa, len);
+}
+
+static void env_exclusive(void *opaque, bool on)
+{
+	struct bt_vcpu *v = opaque;
+	if (on)
+		v->exclusive = bt_world_stop(v->vm);
+	else
+		bt_world_start(&v->exclusive);
 }
 
 /* ---- calls into the machine */
 
-/* A visit to the machine. Vector state is saved, and whoever waits for this vCPU to leave translated code (bt_ram_written) need not wait,
- * so a device may hold its lock while it does. On the way back, when the variable's scope ends, `go` tells what happened meanwhile. */
+/* A visit to the machine. Vector state is saved, and whoever stops the world need not wait for this vCPU, so a device may hold its lock while
+ * it does. On the way back, when the variable's scope ends, blocks may be dead and write entries gone. */
 struct visit {
 	struct bt_vcpu *v;
 	const struct engine_machine *m;
@@ -58,17 +67,17 @@ struct visit {
 
 static struct visit visit_machine(struct bt_vcpu *v)
 {
-	struct visit out = {v, &v->machine, v->in_guest};
+	struct visit out = {v, &v->machine, v->running};
 	bt_heavy(v);
 	if (out.was_in)
-		bt_in_guest(v, false);
+		bt_leave(v);
 	return out;
 }
 
 static void come_back(const struct visit *out)
 {
 	if (out->was_in)
-		bt_in_guest(out->v, true);
+		bt_enter(out->v);
 }
 
 #define VISIT __attribute__((cleanup(come_back))) struct visit
@@ -153,7 +162,13 @@ static void env_flush_nonglobal(void *opaque)
 }
 static void env_flush_all(void *opaque)
 {
-	bt_shadow_flush(opaque, -1, true);
+	struct bt_vcpu *v = opaque;
+	bool outside = !v->running; /* a reset between two runs */
+	if (outside)
+		bt_enter(v);
+	bt_shadow_flush(v, -1, true);
+	if (outside)
+		bt_leave(v);
 }
 
 static u64 paging_rules(const struct x86_cpu *c)
@@ -192,6 +207,7 @@ static void env_mode_changed(void *opaque)
 const struct x86_env bt_env = {
 	.ram = env_ram,
 	.ram_will_write = env_will_write,
+	.exclusive = env_exclusive,
 	.cached = bt_shadow_cached,
 	.mmio_read = env_mmio_read,
 	.mmio_write = env_mmio_write,

@@ -9,6 +9,8 @@
 #include "engine/bt/bt.h"
 #include "engine/bt/table.h"
 
+#include <sys/syscall.h>
+
 struct place {
 	struct bt_block *b;
 	const struct bt_insn_map *m;
@@ -188,6 +190,7 @@ static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 	v->st.dispatches++;
 	*out = NULL;
 	for (int i = 0; i < 3; i++) {
+		bt_stores_done(v);
 		if (must_leave(v))
 			return NULL;
 		bt_update_mode(v);
@@ -200,6 +203,9 @@ static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 		past_shadows(v);
 		adopt_mode(v, v->mode);
 		struct bt_block *b = block_here(v, careful);
+		bt_stores_done(v); /* accessed bits */
+		if (b && b->dead)
+			continue;
 		if (b) {
 			*out = b;
 			return host(v, b->entry);
@@ -243,6 +249,7 @@ static void remember_target(struct bt_vcpu *v, const struct bt_block *b)
 
 void *bt_dispatch(struct bt_vcpu *v)
 {
+	bt_stores_done(v);
 	bt_update_mode(v);
 	if (!must_leave(v) && !interrupt_waits(v) && !v->cpu.irq_shadow) {
 		void *h = cached_target(v);
@@ -268,6 +275,7 @@ static bool lost_look_ups(const struct bt_vcpu *v, const struct place *p, const 
 static void *resume(struct bt_vcpu *v, const struct place *p)
 {
 	const struct bt_block *b = p->b;
+	bt_stores_done(v);
 	if (b->dead || must_leave(v))
 		return bt_dispatch(v);
 	bt_update_mode(v);
@@ -293,7 +301,9 @@ static bool interpret(struct bt_vcpu *v)
 {
 	bt_heavy(v);
 	v->st.interp++;
-	switch (interp_step(v->interp, &v->cpu)) {
+	enum interp_result r = interp_step(v->interp, &v->cpu);
+	bt_stores_done(v);
+	switch (r) {
 	case INTERP_OK:
 		return true;
 	case INTERP_HALT:
@@ -348,11 +358,11 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
  * are looked at one by one; when many follow each other the frame has got another use. */
 static bool drop_pays(struct bt_frame *f)
 {
-	if (f->kills < BT_KILLS) {
-		f->kills++;
+	if (__atomic_load_n(&f->kills, __ATOMIC_RELAXED) < BT_KILLS) {
+		__atomic_add_fetch(&f->kills, 1, __ATOMIC_RELAXED);
 		return true;
 	}
-	return ++f->stores % BT_STORES == 0;
+	return __atomic_add_fetch(&f->stores, 1, __ATOMIC_RELAXED) % BT_STORES == 0;
 }
 
 /* Enter the page of `gva`. 1: entered; 0: fault pending; -1: must be interpreted (MMIO, ROM, a page that holds code). */
@@ -368,15 +378,15 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	u8 *page = v->env.ram(v, x.gpa & ~(u64)4095, write);
 	if (!page || x.gpa >> 12 >= v->vm->nframes)
 		return -1;
-	struct bt_frame *f = &v->vm->frames[x.gpa >> 12];
-	if (write && f->lines && drop_pays(f))
-		bt_code_drop(v, x.gpa >> 12);
-	bool code = f->lines != 0;
-	if (write && code)
-		return -1; /* written often and executed in between: store by store, and only what is hit is dropped */
-	bool write_ok = x.writable && x.dirty && !code && !bt_debug_hides_page(v, gva, true) && (write || v->env.ram(v, x.gpa & ~(u64)4095, true));
+	bt_stores_done(v); /* accessed and dirty bits */
+	if (write && bt_frame_has_code(v->vm, x.gpa) && drop_pays(&v->vm->frames[x.gpa >> 12]))
+		bt_code_drop(v, x.gpa >> 12, ~0ull);
+	bool write_ok = x.writable && x.dirty && !bt_debug_hides_page(v, gva, true) && (write || v->env.ram(v, x.gpa & ~(u64)4095, true)) &&
+			bt_may_write(v, x.gpa >> 12);
+	/* Not so when the frame is written often and executed in between: then store by store, and only what is hit is dropped. Nor when the
+	 * entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered. */
 	if (write && !write_ok)
-		return -1; /* the entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered */
+		return -1;
 	bt_shadow_fill(v, gva, &x, page, write_ok);
 	return 1;
 }
@@ -560,6 +570,13 @@ static bool light_fsgsbase(struct x86_cpu *c, u32 op, u32 arg)
 	return true;
 }
 
+/* By instruction: the C library might touch vector state on the way to its function. */
+static void yield(void)
+{
+	long r = SYS_sched_yield;
+	__asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+}
+
 /* Returns false with a fault pending. rip is the instruction's on entry; *jumped tells that the operation set it. */
 static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 {
@@ -616,6 +633,10 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 		return x86_read_cr(c, arg & 15, &c->gpr[arg >> 4]);
 	case LIGHT_MOV_TO_CR:
 		return x86_write_cr(c, arg & 15, c->gpr[arg >> 4]);
+	case LIGHT_PAUSE:
+		if (++v->pauses % BT_PAUSES == 0)
+			yield();
+		return true;
 	case LIGHT_STRING:
 		break;
 	}

@@ -108,7 +108,7 @@ void bt_itlb_know(struct bt_vcpu *v, const struct bt_block *b)
 /* All blocks are gone, and the numbers with them. */
 void bt_cpages_reset(struct bt_vcpu *v)
 {
-	for (u32 i = 0; i < BT_ASPACES; i++)
+	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i])
 			clear_known(v, &v->aspaces[i]->itlb);
 	clear_known(v, &v->kitlb);

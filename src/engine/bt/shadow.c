@@ -6,7 +6,7 @@
  * A page of a table maps 2 MiB of guest addresses. One byte a region tells which tables are touched there, whether an entry came from a large page
  * (INVLPG must then drop the region) and whether one is not global; a list of touched regions makes dropping proportional to use.
  *
- * Light code: general registers only, no libc. Threading: the vCPU's thread.
+ * Light code: general registers only, no libc. Threading: the vCPU's thread; bt_shadow_unwrite also by who has stopped the world.
  */
 #include "engine/bt/bt.h"
 
@@ -111,7 +111,7 @@ void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x
 /* Remember through which page a frame is writable. */
 static void note_writer(struct bt_vcpu *v, u64 gpfn, gva_t gva)
 {
-	struct bt_frame *f = &v->vm->frames[gpfn];
+	struct bt_vframe *f = &v->frames[gpfn];
 	u64 page = gva >> 12;
 	for (u32 i = 0; i < f->writers && i < 2; i++)
 		if (f->wpage[i] == page)
@@ -162,12 +162,12 @@ static void unwrite_all(struct bt_aspace *as)
 	}
 }
 
-/* The frame holds code now: nobody may write to it without being seen. */
+/* The frame holds code now: this vCPU may not write to it without being seen. */
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 {
-	struct bt_frame *f = &v->vm->frames[gpfn];
+	struct bt_vframe *f = &v->frames[gpfn];
 	v->epoch++;
-	for (u32 a = 0; a < BT_ASPACES; a++) {
+	for (u32 a = 0; a < v->vm->aspaces; a++) {
 		struct bt_aspace *as = v->aspaces[a];
 		if (!as || !as->used)
 			continue;
@@ -197,7 +197,7 @@ static u16 current_pcid(const struct bt_vcpu *v) { return v->cpu.cr4 & CR4_PCIDE
 
 static struct bt_aspace *find_aspace(struct bt_vcpu *v, u16 pcid)
 {
-	for (u32 i = 0; i < BT_ASPACES; i++)
+	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i]->used && v->aspaces[i]->pcid == pcid)
 			return v->aspaces[i];
 	return NULL;
@@ -206,7 +206,7 @@ static struct bt_aspace *find_aspace(struct bt_vcpu *v, u16 pcid)
 static struct bt_aspace *take_aspace(struct bt_vcpu *v, u16 pcid)
 {
 	struct bt_aspace *oldest = NULL;
-	for (u32 i = 0; i < BT_ASPACES; i++) {
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (!as->used) {
 			oldest = as;
@@ -276,7 +276,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 {
 	v->epoch++;
 	/* A global entry may have been filled in under any PCID, so INVLPG looks everywhere; more is dropped than need be, which is allowed. */
-	for (u32 i = 0; i < BT_ASPACES; i++) {
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))
 			flush_page_in(v, as, gva);
@@ -286,7 +286,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 {
 	v->epoch++;
-	for (u32 i = 0; i < BT_ASPACES; i++) {
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))
 			clear_aspace(v, as, global);

@@ -60,6 +60,7 @@ enum bt_light_op {
 	LIGHT_MOV_FROM_CR,
 	LIGHT_MOV_TO_CR,
 	LIGHT_STRING,
+	LIGHT_PAUSE, /* of a VM with several vCPUs */
 };
 
 struct bt_row {

@@ -501,7 +501,7 @@ static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
 
 static bool light_for_users(enum bt_light_op op)
 {
-	return op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP || op == LIGHT_RDPID || op == LIGHT_CLD ||
+	return op == LIGHT_PAUSE || op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP || op == LIGHT_RDPID || op == LIGHT_CLD ||
 	       op == LIGHT_STD || (op >= LIGHT_RDFSBASE && op <= LIGHT_WRGSBASE);
 }
 

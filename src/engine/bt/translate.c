@@ -73,6 +73,13 @@ static bool ends_block(const struct tr_insn *i)
 	}
 }
 
+/* Whoever pauses waits for another vCPU, which the host may have to schedule first. */
+static void look_at_pause(const struct bt_vm *vm, struct tr_insn *i)
+{
+	if (i->valid && i->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && vm->max_vcpus > 1)
+		i->row = (struct bt_row){K_LIGHT, LIGHT_PAUSE};
+}
+
 static void decode_one(struct tr_insn *i, const ZydisDecoder *d, gva_t gva, const u8 *bytes, u32 avail)
 {
 	i->gva = gva;
@@ -96,6 +103,7 @@ static void decode_all(struct tr *t)
 		if (t->ninsns && bt_debug_breaks(t->v, t->b->gva + (off - PAGE_OFFSET(t->b->gva))))
 			return;
 		decode_one(i, &d, t->b->gva + (off - PAGE_OFFSET(t->b->gva)), t->page + off, end - off);
+		look_at_pause(t->v->vm, i);
 		if (!i->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
 		t->ninsns++;
@@ -262,11 +270,11 @@ static void publish(struct bt_vcpu *v, u32 bi)
 	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
 	b->hash_next = v->hash[h];
 	v->hash[h] = bi;
-	struct bt_frame *f = &v->vm->frames[b->gpfn];
+	struct bt_vframe *f = &v->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
 	if (b->gpfn2) {
-		f = &v->vm->frames[b->gpfn2];
+		f = &v->frames[b->gpfn2];
 		b->crossing_next = f->crossing;
 		f->crossing = bi;
 	}
@@ -353,18 +361,39 @@ static bool same_bytes(const struct source *s, u32 start, u32 end)
 	       (end <= PAGE_SIZE || memcmp(s->copy + PAGE_SIZE, s->page2, end - PAGE_SIZE) == 0);
 }
 
-static void mark_lines(struct bt_vcpu *v, const struct bt_block *b, u32 start, u32 end)
+/* The lines of the block in its frame and in the next. */
+struct span {
+	u64 gpfn[2], lines[2];
+};
+
+static struct span span_of(const struct bt_block *b, u32 start, u32 end)
 {
-	u32 end1 = end < PAGE_SIZE ? end : (u32)PAGE_SIZE;
-	__atomic_fetch_or(&v->vm->frames[b->gpfn].lines, bt_lines(start, end1), __ATOMIC_SEQ_CST);
+	struct span s = {.gpfn = {b->gpfn, b->gpfn2}};
+	if (end > start)
+		s.lines[0] = bt_lines(start, end < PAGE_SIZE ? end : (u32)PAGE_SIZE);
 	if (b->gpfn2)
-		__atomic_fetch_or(&v->vm->frames[b->gpfn2].lines, bt_lines(0, end - (u32)PAGE_SIZE), __ATOMIC_SEQ_CST);
+		s.lines[1] = bt_lines(0, end - (u32)PAGE_SIZE);
+	return s;
 }
 
-static void protect(struct bt_vcpu *v, u64 gpfn)
+static void mark_lines(struct bt_vcpu *v, const struct span *s)
 {
-	if (v->vm->frames[gpfn].lines == 0)
-		bt_shadow_unwrite(v, gpfn);
+	for (u32 i = 0; i < 2; i++) {
+		if (!s->lines[i])
+			continue;
+		u64 *mine = &v->frames[s->gpfn[i]].lines;
+		__atomic_store_n(mine, *mine | s->lines[i], __ATOMIC_RELAXED); /* the exchange behind it is the barrier */
+		__atomic_fetch_or(&v->vm->frames[s->gpfn[i]].lines, s->lines[i], __ATOMIC_SEQ_CST);
+	}
+	for (u32 i = 0; i < 2; i++)
+		if (s->lines[i])
+			bt_protect(v, s->gpfn[i]);
+}
+
+/* Others may have had the world meanwhile and dropped the code there, marks included. */
+static bool still_marked(const struct bt_vcpu *v, const struct span *s)
+{
+	return (v->frames[s->gpfn[0]].lines & s->lines[0]) == s->lines[0] && (v->frames[s->gpfn[1]].lines & s->lines[1]) == s->lines[1];
 }
 
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
@@ -380,11 +409,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		s.page2 = v->env.ram(v, gpfn2 << 12, false);
 	if (!s.page2)
 		gpfn2 = 0;
-	protect(v, gpfn);
-	if (gpfn2)
-		protect(v, gpfn2);
 	u32 maps = v->nmaps, exits = v->nexits;
-	/* Bytes may change by DMA until their lines are marked: compare after marking, and start over when they did. */
+	/* Bytes may change by DMA or another vCPU until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
 		memcpy(s.copy, s.page, PAGE_SIZE);
 		if (s.page2)
@@ -398,9 +424,9 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		u32 end = start + b->bytes;
 		if (!gpfn2 && end > PAGE_SIZE)
 			end = PAGE_SIZE;
-		if (end > start)
-			mark_lines(v, b, start, end);
-		if (same_bytes(&s, start, end)) {
+		struct span span = span_of(b, start, end);
+		mark_lines(v, &span);
+		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
 			return b;
 		}

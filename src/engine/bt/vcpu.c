@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define TSC_SLACK 100000 /* smaller differences are the error of the measurement */
+
 __thread struct bt_vcpu bt_self __attribute__((aligned(64)));
 
 static struct bt_vcpu *vcpu(struct engine_vcpu *v)
@@ -60,7 +62,6 @@ static void vcpu_release(struct bt_vcpu *v)
 	bt_cache_fini(v);
 	interp_free(v->interp);
 	pthread_mutex_destroy(&v->inval_lock);
-	pthread_cond_destroy(&v->inval_done);
 	memset(v, 0, sizeof *v);
 }
 
@@ -68,7 +69,6 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 {
 	memset(v, 0, sizeof *v);
 	pthread_mutex_init(&v->inval_lock, NULL);
-	pthread_cond_init(&v->inval_done, NULL);
 	v->vm = vm;
 	v->id = id;
 	v->machine = *m;
@@ -82,18 +82,11 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 	set_constants(v);
 }
 
-static void enlist(struct bt_vcpu *v)
+static void enlist(struct bt_vcpu *v, struct bt_vcpu *as)
 {
-	pthread_mutex_lock(&v->vm->lock);
-	v->vm->vcpus[v->id] = v;
-	pthread_mutex_unlock(&v->vm->lock);
-}
-
-static void delist(struct bt_vcpu *v)
-{
-	pthread_mutex_lock(&v->vm->lock);
-	v->vm->vcpus[v->id] = NULL;
-	pthread_mutex_unlock(&v->vm->lock);
+	struct bt_world w = bt_world_stop(v->vm);
+	v->vm->vcpus[v->id] = as;
+	bt_world_start(&w);
 }
 
 int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id, const struct engine_machine *m, struct err *e)
@@ -110,7 +103,7 @@ int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id
 	interp_cache_translations(v->interp, &v->epoch);
 	x86_reset(&v->cpu, id == 0, false);
 	bt_mode_changed(v);
-	enlist(v);
+	enlist(v, v);
 	*out = (struct engine_vcpu *)v;
 	return 0;
 }
@@ -120,9 +113,9 @@ void bt_vcpu_destroy(struct engine_vcpu *ev)
 	struct bt_vcpu *v = vcpu(ev);
 	if (!v)
 		return;
-	delist(v);
-	bt_stats_keep(v);
 	bt_flush_code(v);
+	bt_stats_keep(v);
+	enlist(v, NULL);
 	bt_thread_fini(v);
 	vcpu_release(v);
 }
@@ -165,7 +158,9 @@ static void interpret_one(struct bt_vcpu *v)
 	v->interpret_next = false;
 	v->stepped = true;
 	v->st.interp++;
-	switch (interp_step(v->interp, &v->cpu)) {
+	enum interp_result r = interp_step(v->interp, &v->cpu);
+	bt_stores_done(v);
+	switch (r) {
 	case INTERP_OK:
 		break;
 	case INTERP_HALT:
@@ -179,33 +174,47 @@ static void interpret_one(struct bt_vcpu *v)
 
 static void run_translated(struct bt_vcpu *v)
 {
-	bt_in_guest(v, true);
 	v->jump_to = (u64)bt_dispatch(v);
 	if (v->jump_to)
 		((void (*)(void))(v->cache_rx + v->enter_off))();
 	bt_heavy(v);
-	bt_in_guest(v, false);
 }
 
-static void refresh_tsc(struct bt_vcpu *v)
+/* The guest's TSC is the host's plus one number, the same on all vCPUs to the tick: guests compare them. The machine's clock tells it with the
+ * error of a call, so the first who asks decides, and again when the clock was stopped meanwhile. */
+static i64 measured_offset(struct bt_vcpu *v)
 {
-	u64 now = bt_host_tsc(), offset = v->machine.tsc(v->machine.opaque) - v->cpu.tsc_offset - now;
-	i64 drift = (i64)(offset - v->tsc_offset);
-	if (drift > 100000 || drift < -100000) /* the clock was stopped meanwhile; smaller differences are call overhead */
-		v->tsc_offset = offset;
+	u64 before, now, after;
+	u32 tries = 0;
+	do {
+		before = bt_host_tsc();
+		now = v->machine.tsc(v->machine.opaque);
+		after = bt_host_tsc();
+	} while (after - before > TSC_SLACK / 4 && ++tries < 100);
+	return (i64)(now - v->cpu.tsc_offset - after);
 }
 
-enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
+static void follow_tsc(struct bt_vcpu *v)
 {
-	struct bt_vcpu *v = vcpu(ev);
-	refresh_tsc(v);
-	__atomic_store_n(&v->irq_idle, 0, __ATOMIC_SEQ_CST); /* look once, whatever was missed while nothing ran */
+	struct bt_vm *vm = v->vm;
+	pthread_mutex_lock(&vm->lock);
+	i64 offset = measured_offset(v), drift = offset - vm->tsc_offset;
+	if (drift > TSC_SLACK || drift < -TSC_SLACK)
+		vm->tsc_offset = offset;
+	v->tsc_offset = (u64)vm->tsc_offset;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static enum exit_kind run(struct bt_vcpu *v, struct err *e)
+{
 	if (!v->cpu.halted)
 		v->halted = false;
 	bt_mode_changed(v);
 	bt_debug_apply(v);
 	for (;;) {
+		bt_stores_done(v);
 		bt_take_requests(v);
+		bt_let_others(v); /* after the words were set: who comes later clears them again */
 		if (atomic_exchange(&v->kicked, 0))
 			return EXIT_KICKED;
 		if (v->failed) {
@@ -234,6 +243,17 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 	}
 }
 
+enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
+{
+	struct bt_vcpu *v = vcpu(ev);
+	follow_tsc(v);
+	__atomic_store_n(&v->irq_idle, 0, __ATOMIC_SEQ_CST); /* look once, whatever was missed while nothing ran */
+	bt_enter(v);
+	enum exit_kind kind = run(v, e);
+	bt_leave(v);
+	return kind;
+}
+
 struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev)
 {
 	return &vcpu(ev)->cpu;
@@ -242,7 +262,9 @@ struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev)
 void bt_vcpu_sync_in(struct engine_vcpu *ev)
 {
 	struct bt_vcpu *v = vcpu(ev);
+	bt_enter(v);
 	v->halted = v->cpu.halted;
 	bt_shadow_flush(v, -1, true); /* CR3 may be another one, which MOV CR3 would have flushed for */
 	bt_mode_changed(v);
+	bt_leave(v);
 }

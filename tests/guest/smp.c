@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Several processors: starting them (INIT, start-up IPI, real mode), interrupts between them, locked instructions, the order of loads and
+ * stores, TLB shoot-down, code that one writes and others run, and one time for all.
+ */
+#include "lib.h"
+
+#define MAX_CPUS 32
+#define TRAMPOLINE 0x8000u
+#define VEC_COUNT 0x60
+#define VEC_FLUSH 0x61
+#define VEC_WAKE 0x62
+
+#define DEST_OTHERS (3u << 18)
+#define MODE_NMI (4u << 8)
+#define MODE_INIT (5u << 8)
+#define MODE_STARTUP (6u << 8)
+#define ASSERT (1u << 14)
+
+extern const u8 smp_trampoline[], smp_trampoline_end[], smp_values[];
+u8 smp_stacks[MAX_CPUS + 1][16384] __attribute__((aligned(16)));
+void smp_started(u32 cpu);
+
+typedef void (*job_fn)(u32 cpu);
+static u32 ncpus;
+static u32 started[MAX_CPUS];
+static job_fn job;
+static u32 job_number[MAX_CPUS], jobs_done, party;
+
+static u64 load(const u64 *p)
+{
+	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+static u32 load32(const u32 *p)
+{
+	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+static void store(u64 *p, u64 v)
+{
+	__atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+static void store32(u32 *p, u32 v)
+{
+	__atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+static void pause(void)
+{
+	__asm__ volatile("pause");
+}
+static void wait_for(const u32 *p, u32 at_least)
+{
+	while (load32(p) < at_least)
+		pause();
+}
+static void serialize(void)
+{
+	u32 r[4];
+
+	cpuid(0, 0, r);
+}
+
+/* ---- starting ---- */
+
+static void send(u32 dest, u32 icr)
+{
+	apic_write(APIC_ICR2, dest << 24);
+	apic_write(APIC_ICR, icr);
+}
+
+static void delay(u64 ticks)
+{
+	for (u64 t = rdtsc(); rdtsc() - t < ticks;)
+		pause();
+}
+
+static void put_trampoline(void)
+{
+	const u32 values[4] = {(u32)read_cr4(), (u32)read_cr3(), (u32)rdmsr(0xc0000080) & ~0x400u, (u32)read_cr0()};
+
+	memcpy((void *)(u64)TRAMPOLINE, smp_trampoline, (u64)(smp_trampoline_end - smp_trampoline));
+	memcpy((u8 *)(u64)TRAMPOLINE + (smp_values - smp_trampoline), values, sizeof(values));
+}
+
+static void start(u32 cpu)
+{
+	u32 before = load32(&started[cpu]);
+
+	send(cpu, MODE_INIT | ASSERT);
+	delay(2000000);
+	send(cpu, MODE_STARTUP | TRAMPOLINE >> 12);
+	wait_for(&started[cpu], before + 1);
+}
+
+void smp_started(u32 cpu)
+{
+	const struct dtr gdtr = {sizeof(gdt) - 1, (u64)gdt}, idtr = {sizeof(idt) - 1, (u64)idt};
+	u32 number = load32(&job_number[cpu]);
+
+	__asm__ volatile("lgdt %0" ::"m"(gdtr));
+	__asm__ volatile("lidt %0" ::"m"(idtr));
+	apic_enable();
+	CHECK_EQ(apic_read(APIC_ID) >> 24, cpu);
+	__atomic_add_fetch(&started[cpu], 1, __ATOMIC_SEQ_CST);
+	for (;;) {
+		while (load32(&job_number[cpu]) == number)
+			__asm__ volatile("sti; hlt; cli" ::: "memory");
+		number++;
+		job(cpu);
+		__atomic_add_fetch(&jobs_done, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* On the first n processors; the others sleep, so that a host with fewer can keep those that wait for each other running. */
+static void on_cpus(u32 n, job_fn fn)
+{
+	party = n;
+	store32(&jobs_done, 0);
+	__atomic_store_n(&job, fn, __ATOMIC_RELEASE);
+	for (u32 c = 1; c < n; c++) {
+		__atomic_add_fetch(&job_number[c], 1, __ATOMIC_SEQ_CST);
+		send(c, VEC_WAKE);
+	}
+	fn(0);
+	wait_for(&jobs_done, n - 1);
+}
+
+static void on_all(job_fn fn)
+{
+	on_cpus(ncpus, fn);
+}
+
+/* Those of the party meet here, as often as they like. */
+static void meet(void)
+{
+	static u32 arrived, turn;
+	u32 mine = load32(&turn);
+
+	if (__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST) == party) {
+		store32(&arrived, 0);
+		store32(&turn, mine + 1);
+	} else {
+		while (load32(&turn) == mine)
+			pause();
+	}
+}
+
+/* ---- locked instructions ---- */
+
+#define ADDS 10000u
+#define STRADDLES 200u
+static u64 added, exchanged, swapped, under_lock;
+static u32 lock;
+static u8 straddling[2 * PAGE] PAGE_ALIGNED;
+
+static void add_everywhere(u32 cpu)
+{
+	for (u32 i = 0; i < ADDS; i++) {
+		u64 old = load(&swapped);
+
+		__asm__ volatile("lock incq %0" : "+m"(added)::"cc");
+		__atomic_fetch_add(&exchanged, 1, __ATOMIC_SEQ_CST);
+		while (!__atomic_compare_exchange_n(&swapped, &old, old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			;
+		while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+			pause();
+		*(volatile u64 *)&under_lock += 1;
+		store32(&lock, 0);
+	}
+	for (u32 i = 0; i < STRADDLES; i++)
+		__asm__ volatile("lock addq $3, %0" : "+m"(*(u64 *)(straddling + PAGE - 3))::"cc");
+}
+
+static void locked_instructions(void)
+{
+	u64 v;
+
+	on_all(add_everywhere);
+	CHECK_EQ(added, (u64)ADDS * ncpus);
+	CHECK_EQ(exchanged, (u64)ADDS * ncpus);
+	CHECK_EQ(swapped, (u64)ADDS * ncpus);
+	CHECK_EQ(under_lock, (u64)ADDS * ncpus);
+	memcpy(&v, straddling + PAGE - 3, 8);
+	CHECK_EQ(v, 3ul * STRADDLES * ncpus);
+}
+
+/* ---- the order of loads and stores ---- */
+
+#define MESSAGES 100000u
+#define CROSSINGS 2000u
+static u64 data __attribute__((aligned(64))), flag __attribute__((aligned(64)));
+static u64 x[2] __attribute__((aligned(64))), y[2] __attribute__((aligned(64))), saw[2];
+
+/* Whoever sees the flag sees the data that was stored before it. */
+static void pass_messages(u32 cpu)
+{
+	for (u64 i = 1; cpu == 0 && i <= MESSAGES; i++) {
+		*(volatile u64 *)&data = i;
+		__asm__ volatile("" ::: "memory");
+		*(volatile u64 *)&flag = i;
+	}
+	for (u64 f = 0; cpu != 0 && f < MESSAGES;) {
+		f = *(volatile u64 *)&flag;
+		__asm__ volatile("" ::: "memory");
+		CHECK(*(volatile u64 *)&data >= f);
+	}
+}
+
+/* Each stores and then, behind a fence, looks at the other's: not both may have missed it. */
+static void store_and_look(u32 cpu)
+{
+	for (u32 i = 0; i < CROSSINGS; i++) {
+		if (cpu == 0) {
+			x[0] = y[0] = 0;
+		}
+		meet();
+		if (cpu < 2) {
+			*(volatile u64 *)(cpu ? y : x) = 1;
+			__asm__ volatile("mfence" ::: "memory");
+			saw[cpu] = *(volatile u64 *)(cpu ? x : y);
+		}
+		meet();
+		if (cpu == 0)
+			CHECK(saw[0] || saw[1]);
+	}
+}
+
+/* ---- time ---- */
+
+#define READINGS 5000u
+static u64 last_reading;
+
+static void read_time(u32 cpu)
+{
+	for (u32 i = 0; i < READINGS; i++) {
+		while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+			pause();
+		u64 before = load(&last_reading), now;
+		__asm__ volatile("lfence" ::: "memory");
+		now = rdtsc();
+		CHECK(now >= before);
+		store(&last_reading, now);
+		store32(&lock, 0);
+	}
+}
+
+/* ---- interrupts between processors ---- */
+
+#define ROUNDS 100u
+static u32 got_ipi[MAX_CPUS], got_nmi[MAX_CPUS];
+
+static u32 self(void)
+{
+	return apic_read(APIC_ID) >> 24;
+}
+
+static bool on_ipi(struct trap_frame *f)
+{
+	__atomic_add_fetch(&got_ipi[self()], 1, __ATOMIC_SEQ_CST);
+	apic_write(APIC_EOI, 0);
+	return true;
+}
+
+static bool on_wake(struct trap_frame *f)
+{
+	apic_write(APIC_EOI, 0);
+	return true;
+}
+
+static bool on_nmi(struct trap_frame *f)
+{
+	__atomic_add_fetch(&got_nmi[self()], 1, __ATOMIC_SEQ_CST);
+	return true;
+}
+
+/* Processor 0 wakes each from HLT, one by one and all at once, and then stops them with an NMI in the middle of computing. */
+static void interrupt_others(u32 cpu)
+{
+	if (cpu) {
+		while (load32(&got_ipi[cpu]) < 2 * ROUNDS)
+			__asm__ volatile("sti; hlt; cli" ::: "memory");
+		wait_for(&got_nmi[cpu], ROUNDS);
+		return;
+	}
+	for (u32 i = 0; i < ROUNDS; i++) {
+		for (u32 c = 1; c < ncpus; c++)
+			send(c, VEC_COUNT);
+		for (u32 c = 1; c < ncpus; c++)
+			wait_for(&got_ipi[c], 2 * i + 1);
+		send(0, DEST_OTHERS | VEC_COUNT);
+		for (u32 c = 1; c < ncpus; c++)
+			wait_for(&got_ipi[c], 2 * i + 2);
+	}
+	for (u32 i = 0; i < ROUNDS; i++) {
+		send(0, DEST_OTHERS | MODE_NMI);
+		for (u32 c = 1; c < ncpus; c++)
+			wait_for(&got_nmi[c], i + 1);
+	}
+}
+
+/* ---- TLB shoot-down ---- */
+
+#define MAPPINGS 300u
+static u8 numbered[64][PAGE] PAGE_ALIGNED;
+static u32 mapped, flushed;
+static volatile u64 *const window = (u64 *)(TEST_VA + 0x10000);
+
+static bool on_flush(struct trap_frame *f)
+{
+	invlpg(window);
+	__atomic_add_fetch(&flushed, 1, __ATOMIC_SEQ_CST);
+	apic_write(APIC_EOI, 0);
+	return true;
+}
+
+static void shoot_down(u64 entry)
+{
+	*paging_entry(paging_root(), (u64)window, 1) = entry;
+	invlpg(window);
+	store32(&flushed, 0);
+	send(0, DEST_OTHERS | VEC_FLUSH);
+	wait_for(&flushed, ncpus - 1);
+}
+
+static u64 numbered_page(u32 i)
+{
+	store((u64 *)numbered[i % 64], i);
+	return (u64)numbered[i % 64];
+}
+
+static void map_and_look(u32 cpu)
+{
+	if (cpu == 0) {
+		for (u32 i = 1; i <= MAPPINGS; i++) {
+			shoot_down(numbered_page(i) | P | (i & 1 ? W : 0));
+			store32(&mapped, i);
+		}
+		return;
+	}
+	sti();
+	for (u32 i = 0; i < MAPPINGS;) {
+		i = load32(&mapped);
+		u64 number = *window;
+		CHECK(number >= i && number <= load32(&mapped) + 1);
+	}
+	cli();
+}
+
+/* Gone, and the others told: an access faults. */
+static void unmap_and_look(u32 cpu)
+{
+	if (cpu == 0) {
+		shoot_down(0);
+		store32(&mapped, 0);
+		return;
+	}
+	sti();
+	while (load32(&mapped))
+		pause();
+	cli();
+	if (cpu == 1) {
+		trap_clear();
+		__asm__ volatile(TRY("movq $1, %0") : "=m"(*window));
+		TRIED(PF, PFE_W);
+	}
+}
+
+/* ---- code that another processor writes ---- */
+
+#define VERSIONS 500u
+static u8 *code;
+static u32 version, ran[MAX_CPUS];
+typedef u32 (*function)(void);
+
+static void put_return(u8 *at, u32 value)
+{
+	u8 b[6] = {0xb8, (u8)value, (u8)(value >> 8), (u8)(value >> 16), (u8)(value >> 24), 0xc3};
+
+	if (value % 3 == 0)
+		__asm__ volatile("rep movsb" : "+D"(at), "+S"((const u8 *){b}), "+c"((u64){6})::"memory");
+	else
+		for (u32 i = 0; i < 6; i++)
+			((volatile u8 *)at)[i] = b[i];
+}
+
+/* With the sequence of SDM vol. 3, 9.1.3: written, announced; the others serialize and run it. */
+static void write_and_run(u32 cpu)
+{
+	for (u32 i = 1; i <= VERSIONS; i++) {
+		if (cpu == i % party) {
+			put_return(code, i);
+			store32(&version, i);
+		}
+		wait_for(&version, i);
+		serialize();
+		CHECK_EQ(((function)code)(), i);
+		store32(&ran[cpu], i);
+		for (u32 c = 0; c < party; c++)
+			wait_for(&ran[c], i);
+	}
+}
+
+/* The writer never runs it: what it may write to, it may only until the other translates. */
+static void write_for_another(u32 cpu)
+{
+	for (u32 i = 1; i <= VERSIONS; i++) {
+		if (cpu == 0) {
+			put_return(code, i);
+			store32(&version, i);
+			wait_for(&ran[1], i);
+		} else {
+			wait_for(&version, i);
+			serialize();
+			CHECK_EQ(((function)code)(), i);
+			store32(&ran[1], i);
+		}
+	}
+}
+
+/* An aligned immediate changes while others run it: they see an old or a new one, never older than what was announced. */
+static void write_while_run(u32 cpu)
+{
+	u32 *immediate = (u32 *)(code + 64);
+
+	if (cpu == 0) {
+		for (u32 i = 1; i <= VERSIONS; i++) {
+			__atomic_store_n(immediate, i, __ATOMIC_SEQ_CST);
+			store32(&version, i);
+			for (u32 k = 0; k < 50; k++)
+				pause();
+		}
+		return;
+	}
+	for (u32 i = 0; i < VERSIONS;) {
+		i = load32(&version);
+		serialize();
+		u32 got = ((function)(code + 63))();
+		CHECK((got >= i || on_qemu_tcg()) && got <= VERSIONS); /* QEMU goes on with what it has translated for a moment */
+	}
+}
+
+/* Counters in the page of the code that counts: each store may hit a page that another has just translated from. */
+static void count_beside_code(u32 cpu)
+{
+	u64 *counter = (u64 *)(code + 1024), *own = (u64 *)(code + 2048 + 8 * cpu);
+
+	for (u32 i = 0; i < 500; i++) {
+		CHECK_EQ(((function)code)(), 7);
+		__asm__ volatile("lock incq %0" : "+m"(*counter)::"cc");
+		*(volatile u64 *)own = i;
+		CHECK_EQ(*(volatile u64 *)own, i);
+	}
+}
+
+static void code_of_others(void)
+{
+	code = page_alloc();
+	on_cpus(2, write_and_run);
+	store32(&version, 0);
+	store32(&ran[1], 0);
+	code = page_alloc();
+	on_cpus(2, write_for_another);
+	store32(&version, 0);
+	code[63] = 0xb8;
+	code[64] = code[65] = code[66] = code[67] = 0;
+	code[68] = 0xc3;
+	on_all(write_while_run);
+	put_return(code, 7);
+	on_all(count_beside_code);
+	CHECK_EQ(*(u64 *)(code + 1024), 500ul * ncpus);
+}
+
+/* ---- starting again ---- */
+
+static void nothing(u32 cpu)
+{
+}
+
+/* INIT ends whatever a processor is doing; the others go on. */
+static void start_again(void)
+{
+	for (u32 c = 1; c < ncpus; c++)
+		start(c);
+	on_all(nothing);
+}
+
+static u32 count_cpus(void)
+{
+	u32 r[4];
+
+	cpuid(1, 0, r);
+	return r[1] >> 16 & 0xff;
+}
+
+void guest_main(void)
+{
+	ncpus = count_cpus();
+	if (ncpus < 2 || ncpus > MAX_CPUS)
+		guest_skip("needs 2 to 32 processors");
+	apic_enable();
+	put_trampoline();
+	trap_set_handler(VEC_COUNT, on_ipi);
+	trap_set_handler(VEC_FLUSH, on_flush);
+	trap_set_handler(NMI, on_nmi);
+	trap_set_handler(VEC_WAKE, on_wake);
+	paging_map((u64)window, numbered_page(0), P);
+	for (u32 c = 1; c < ncpus; c++)
+		start(c);
+	locked_instructions();
+	on_cpus(2, pass_messages);
+	on_cpus(2, store_and_look);
+	on_all(read_time);
+	on_all(interrupt_others);
+	on_all(map_and_look);
+	on_all(unmap_and_look);
+	code_of_others();
+	start_again();
+}
