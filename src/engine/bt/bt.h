@@ -290,7 +290,6 @@ struct bt_vcpu {
 	u32 nmaps;
 
 	_Atomic u32 kicked, nmi_req;
-	_Atomic bool irq_req;
 	struct bt_vframe *frames;
 	struct bt_store pending[BT_PENDING];
 	u32 npending;	/* the instruction under way stores there from C */

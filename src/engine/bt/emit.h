@@ -116,15 +116,6 @@ static inline void e_load8(struct emit *e, u32 reg, u32 base, i32 disp)
 	e_mem(e, reg, base, H_RSP, 0, disp);
 }
 
-static inline void e_store_imm_fs(struct emit *e, i32 disp, i32 imm)
-{
-	e8(e, 0x64);
-	e8(e, 0x48);
-	e8(e, 0xc7);
-	e_abs(e, 0, disp);
-	e32(e, (u32)imm);
-}
-
 static inline void e_mov(struct emit *e, u32 dst, u32 src)
 {
 	e_rex(e, true, src, 0, dst);

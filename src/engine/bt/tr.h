@@ -17,6 +17,7 @@
 #define TR_INSNS (BT_MAX_INSNS + 1) /* one more, in the shadow of STI */
 #define TR_EXITS (BT_MAX_INSNS * 2 + BT_SHARED * 2 + 4)
 #define TR_ALONE 0xff		     /* an access that shares no look-up */
+#define TR_LINE 64
 
 enum tr_stub_kind {
 	STUB_EVENT,	/* r11d = site; jmp event */
@@ -135,6 +136,9 @@ static inline int tr_host(u32 guest)
 int tr_gpr(ZydisRegister r);
 bool tr_is_high8(ZydisRegister r);
 
+static inline i64 tr_displacement(const ZydisDecodedOperand *m) { return m->mem.disp.has_displacement ? m->mem.disp.value : 0; }
+static inline bool tr_writes(const ZydisDecodedOperand *o) { return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
+
 /* ---- tr_mem.c: addresses and look-ups */
 void tr_guard(struct tr *t, u32 need); /* keep every waiting jrcxz within reach of an island */
 void tr_island(struct tr *t, bool skip, u32 spare);
@@ -143,7 +147,7 @@ void tr_to_event(struct tr *t, enum bt_event ev, u32 arg);
 u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that holds it, loading into temp if need be */
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
-void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear address; clobbers rcx, r11 */
+void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear address; clobbers rcx */
 /* rcx = delta for the page of the address. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
 void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */

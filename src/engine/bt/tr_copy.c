@@ -61,7 +61,6 @@ static int field_of(const ZydisDecodedOperand *o)
 	}
 }
 
-static bool is_written(const ZydisDecodedOperand *o) { return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
 /* The old value matters: read, conditionally written, or only a part of the register is replaced. */
 static bool needs_old(const ZydisDecodedOperand *o)
 {
@@ -75,7 +74,7 @@ static bool note_implicit(struct plan *p, const ZydisDecodedOperand *o)
 		return true;
 	if (g == R_RCX) {
 		p->rcx_in = true;
-		p->rcx_out |= is_written(o);
+		p->rcx_out |= tr_writes(o);
 		return true;
 	}
 	return tr_host((u32)g) == g;
@@ -111,7 +110,7 @@ static bool note_operand(struct plan *p, const ZydisDecodedOperand *o)
 	p->f[field].high = tr_is_high8(o->reg.value);
 	p->high8 |= p->f[field].high;
 	p->f[field].guest = g;
-	p->f[field].written |= is_written(o);
+	p->f[field].written |= tr_writes(o);
 	p->f[field].loaded |= needs_old(o);
 	return true;
 }
@@ -385,7 +384,7 @@ static bool is_aligned_form(const ZydisDecodedInstruction *in)
 
 static void place_memory(struct tr *t, struct plan *p)
 {
-	p->place = tr_access(t, p->mem, is_written(p->mem), is_aligned_form(t->in));
+	p->place = tr_access(t, p->mem, tr_writes(p->mem), is_aligned_form(t->in));
 	if (p->form == MEM_R10)
 		tr_place_address(t, H_R10, p->place);
 	else if (p->form == MEM_RCX) {

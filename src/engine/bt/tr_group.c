@@ -14,8 +14,6 @@
  */
 #include "engine/bt/tr.h"
 
-#define LINE 64
-
 bool tr_shared(const struct tr *t, enum tr_use use) { return t->insn->group[use] != TR_ALONE; }
 
 bool tr_shares_behind(const struct tr *t, u32 insn)
@@ -28,7 +26,7 @@ bool tr_shares_behind(const struct tr *t, u32 insn)
 
 static void check_range(struct tr *t, const struct tr_group *g, u32 low)
 {
-	u32 lines = (u32)(g->high - g->low + LINE - 1) / LINE;
+	u32 lines = (u32)(g->high - g->low + TR_LINE - 1) / TR_LINE;
 	e_rorx(&t->e, false, H_RCX, low, 6);
 	e_shrx_fs(&t->e, H_RCX, FS(k_line) + (i32)(8 * (lines - 1)), H_RCX);
 	tr_jump_careful(t);
@@ -139,12 +137,12 @@ static bool looked_before(const struct tr *t, enum tr_use use)
 	return tr_shared(t, use) && t->group[t->insn->group[use]].looked;
 }
 
-static const ZydisDecodedOperand *memory_operand(const struct tr *t)
+static bool has_memory_operand(const struct tr *t)
 {
 	for (u32 i = 0; i < t->in->operand_count_visible; i++)
 		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_MEM)
-			return &t->op[i];
-	return NULL;
+			return true;
+	return false;
 }
 
 static bool names_rsp(const struct tr *t)
@@ -174,13 +172,13 @@ static bool is_harmless(const struct tr *t)
 	}
 	if (tr_names_special(t) || (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
 		return false;
-	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !memory_operand(t) || looked_before(t, USE_OPERAND);
+	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !has_memory_operand(t) || looked_before(t, USE_OPERAND);
 }
 
 /* May rsp stay as it is, with rsp_due behind it, while this instruction runs? */
 static bool can_owe_rsp(const struct tr *t)
 {
-	bool stack = tr_is_near64(t) && looked_before(t, USE_STACK) && !memory_operand(t);
+	bool stack = tr_is_near64(t) && looked_before(t, USE_STACK) && !has_memory_operand(t);
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_PUSH:
 	case K_POP:
@@ -203,9 +201,9 @@ static bool can_hold_delta(const struct tr *t)
 {
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_AUTO:
-		return !memory_operand(t) || looked_before(t, USE_OPERAND);
+		return !has_memory_operand(t) || looked_before(t, USE_OPERAND);
 	case K_MOV_SEG:
-		return !tr_names_special(t) && (!memory_operand(t) || looked_before(t, USE_OPERAND));
+		return !tr_names_special(t) && (!has_memory_operand(t) || looked_before(t, USE_OPERAND));
 	case K_LEA:
 	case K_NOP:
 		return true;

@@ -148,7 +148,7 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		return;
 	}
 	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);
-	i64 disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+	i64 disp = tr_displacement(m);
 	if (t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5) {
 		base = -1; /* whatever REX.B says; Zydis 4.0 takes r13 for a base then */
 		disp = t->in->raw.disp.value;
@@ -277,12 +277,10 @@ bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
 	       m->mem.segment != ZYDIS_REGISTER_GS && register_or_rip && !no_base;
 }
 
-static i64 displacement(const ZydisDecodedOperand *m) { return m->mem.disp.has_displacement ? m->mem.disp.value : 0; }
-
 /* The host register of an operand that is nothing but a base register. */
 static int bare_base(const struct tr *t, const ZydisDecodedOperand *m)
 {
-	bool bare = tr_plain_base(t, m) && m->mem.base != ZYDIS_REGISTER_RIP && displacement(m) == 0;
+	bool bare = tr_plain_base(t, m) && m->mem.base != ZYDIS_REGISTER_RIP && tr_displacement(m) == 0;
 	return bare ? tr_host((u32)tr_gpr(m->mem.base)) : -1;
 }
 
@@ -296,7 +294,7 @@ struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write
 {
 	u32 size = m->size / 8;
 	if (tr_shared(t, USE_OPERAND))
-		return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), displacement(m), write);
+		return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), tr_displacement(m), write);
 	u32 check = aligned || size <= 1 || inside_page(t, m, size) ? 0 : ceil_log2(size);
 	if (check && plain_stack(t, m, size)) {
 		tr_stack_check(t);

@@ -10,8 +10,7 @@
  */
 #include "engine/bt/tr.h"
 
-#define LINE 64
-#define SPAN_MAX (BT_SHARE_LINES * LINE)
+#define SPAN_MAX (BT_SHARE_LINES * TR_LINE)
 #define ACCESSES (2 * TR_INSNS)
 
 struct value {
@@ -57,7 +56,7 @@ static void forget_everything(struct plan *p)
 
 static void note_access(struct plan *p, u32 insn, enum tr_use use, struct value at, u32 size, bool write)
 {
-	if (size == 0 || size > LINE || p->n == ACCESSES)
+	if (size == 0 || size > TR_LINE || p->n == ACCESSES)
 		return;
 	p->list[p->n++] = (struct access){.insn = (u16)insn,
 					  .use = (u8)use,
@@ -74,8 +73,6 @@ static struct value plus(struct value v, i64 n)
 	v.plus += n;
 	return v;
 }
-
-static bool writes(const ZydisDecodedOperand *o) { return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
 
 /* Those whose operand goes through tr_access. */
 static bool accesses_operand(const struct tr *t)
@@ -105,11 +102,11 @@ static void note_operand(struct plan *p, u32 insn)
 		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || m->mem.type != ZYDIS_MEMOP_TYPE_MEM ||
 		    !tr_plain_base(t, m))
 			continue;
-		i64 disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+		i64 disp = tr_displacement(m);
 		if (m->mem.base == ZYDIS_REGISTER_RIP)
-			note_access(p, insn, USE_OPERAND, (struct value){p->rip_root, (i64)t->next + disp}, m->size / 8u, writes(m));
+			note_access(p, insn, USE_OPERAND, (struct value){p->rip_root, (i64)t->next + disp}, m->size / 8u, tr_writes(m));
 		else if (disp < INT32_MAX - SPAN_MAX && disp > INT32_MIN + SPAN_MAX)
-			note_access(p, insn, USE_OPERAND, plus(p->reg[tr_gpr(m->mem.base)], disp), m->size / 8u, writes(m));
+			note_access(p, insn, USE_OPERAND, plus(p->reg[tr_gpr(m->mem.base)], disp), m->size / 8u, tr_writes(m));
 	}
 }
 
@@ -177,7 +174,7 @@ static bool followed(const struct plan *p, struct value *out)
 	case ZYDIS_MNEMONIC_LEA:
 		if (!tr_plain_base(t, &o[1]) || o[1].mem.base == ZYDIS_REGISTER_RIP)
 			return false;
-		*out = plus(p->reg[tr_gpr(o[1].mem.base)], o[1].mem.disp.has_displacement ? o[1].mem.disp.value : 0);
+		*out = plus(p->reg[tr_gpr(o[1].mem.base)], tr_displacement(&o[1]));
 		return true;
 	default:
 		return false;
@@ -188,7 +185,7 @@ static void forget_written(struct plan *p)
 {
 	const struct tr *t = p->t;
 	for (u32 i = 0; i < t->in->operand_count; i++) {
-		int g = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && writes(&t->op[i]) ? tr_gpr(t->op[i].reg.value) : -1;
+		int g = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_writes(&t->op[i]) ? tr_gpr(t->op[i].reg.value) : -1;
 		if (g >= 0)
 			new_root(p, (u32)g);
 	}
@@ -257,6 +254,7 @@ static void follow(struct plan *p)
 	}
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_AUTO:
+	case K_STRING: /* the SSE move of that name */
 	case K_LEA:
 	case K_BT:
 	case K_NOP:
@@ -270,9 +268,6 @@ static void follow(struct plan *p)
 			forget_everything(p);
 		else
 			follow_plain(p);
-		break;
-	case K_STRING: /* the SSE move of that name */
-		follow_plain(p);
 		break;
 	case K_PUSH:
 	case K_PUSHF:
