@@ -22,8 +22,9 @@ int block_check_format(const char *path, const char *format, struct err *e)
 {
 	if (find_format(format))
 		return 0;
-	return err_set(e, ENOTSUP, "disk '%s': image format '%s' is not supported; only raw is, convert the image with 'qemu-img convert -O raw'",
-		       path, format);
+	return err_set(e, ENOTSUP,
+		       "disk '%s': image format '%s' is not supported; only raw is, convert the image with 'qemu-img convert -O raw'", path,
+		       format);
 }
 
 int block_open(struct block_image **out, const struct block_options *o, const struct block_client *client, struct err *e)

@@ -50,7 +50,7 @@ struct block_format {
 
 struct block_image {
 	const struct block_format *format;
-	u64 size; /* bytes, a multiple of 512 */
+	u64 size;	    /* bytes, a multiple of 512 */
 	u32 physical_block; /* what the host likes to write at once, a power of two from 512 */
 	bool readonly;
 };

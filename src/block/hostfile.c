@@ -39,8 +39,8 @@ static int lock_file(int fd, const char *path, bool readonly, struct err *e)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(e, EBUSY,
-			       "disk '%s': in use by another VM or program, which holds a lock on it; stop that one, or give the disk to all "
-			       "of them with ',readonly'",
+			       "disk '%s': in use by another VM or program, which holds a lock on it; stop that one, "
+			       "or give the disk to all of them with ',readonly'",
 			       path);
 	/* Some network file systems have no locks. Refusing them would be worse than trusting their user. */
 	log_msg(LOG_WARN, "disk '%s': the file system has no locks; make sure that nobody else uses the image", path);
@@ -81,9 +81,10 @@ static int check_size(const struct hostfile *f, const char *path, struct err *e)
 	if (!f->size)
 		return err_set(e, EINVAL, "disk '%s': is empty; give it a size with 'truncate -s 10G %s'", path, path);
 	if (f->size % 512)
-		return err_set(e, EINVAL,
-			       "disk '%s': its size, %llu bytes, is not a multiple of 512; a raw image is: extend it with 'truncate -s %%512 %s'",
-			       path, (unsigned long long)f->size, path);
+		return err_set(
+			e, EINVAL,
+			"disk '%s': its size, %llu bytes, is not a multiple of 512; a raw image is: extend it with 'truncate -s %%512 %s'",
+			path, (unsigned long long)f->size, path);
 	return 0;
 }
 

@@ -16,10 +16,10 @@ enum io_op {
 	IO_READ,
 	IO_WRITE,
 	IO_FLUSH,
-	IO_DISCARD,	/* advisory: success where the file cannot */
-	IO_ZERO_UNMAP,	/* zeroes, preferably without storage */
-	IO_ZERO,	/* zeroes, storage stays */
-	IO_ZERO_WRITE,	/* zeroes by writing them; the last resort of the two above */
+	IO_DISCARD,    /* advisory: success where the file cannot */
+	IO_ZERO_UNMAP, /* zeroes, preferably without storage */
+	IO_ZERO,       /* zeroes, storage stays */
+	IO_ZERO_WRITE, /* zeroes by writing them; the last resort of the two above */
 };
 
 struct io_req {

@@ -30,10 +30,10 @@ struct uring_engine {
 	int event_fd;
 	pthread_t thread;
 	bool thread_started;
-	u32 submitters;	       /* under sq_lock: threads between switching the eventfd off and looking again */
+	u32 submitters;		/* under sq_lock: threads between switching the eventfd off and looking again */
 	struct io_req *waiting; /* under sq_lock: the ring had no room for these */
-	bool retry;	       /* atomic: the kernel refused a submission for now */
-	bool kicked, stop;     /* atomic */
+	bool retry;		/* atomic: the kernel refused a submission for now */
+	bool kicked, stop;	/* atomic */
 };
 
 static struct uring_engine *of(struct io_engine *eng)

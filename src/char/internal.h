@@ -31,7 +31,7 @@ struct out_queue {
 	u8 *buf;
 	size_t start, len, room;
 	u64 dropped;
-	u64 flushed_at; /* when a line was last shown */
+	u64 flushed_at;		    /* when a line was last shown */
 	void (*gone)(void *opaque); /* the reader of a pipe or socket has gone; on the loop's thread, once; may be NULL */
 	void *gone_opaque;
 };

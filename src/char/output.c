@@ -26,7 +26,7 @@
 #define FLUSH_AFTER_NS 1000000ull
 #define STALL_WAIT_NS (2 * NS_PER_SEC)
 #define CLOSE_WAIT_MS 10000 /* without a byte taken */
-#define SAFE_CHUNK 64u /* what a terminal that says it has room takes without blocking */
+#define SAFE_CHUNK 64u	    /* what a terminal that says it has room takes without blocking */
 
 int reopen_nonblocking(int fd, int flags)
 {

@@ -204,13 +204,13 @@ static void add_ssdt(struct acpi *a, u32 ncpus)
 static void madt_fill(u8 *p, u32 ncpus)
 {
 	for (u32 i = 0; i < ncpus; i++, p += sizeof(struct acpi_madt_lapic))
-		*(struct acpi_madt_lapic *)p = (struct acpi_madt_lapic){
-			MADT_LAPIC, sizeof(struct acpi_madt_lapic), (u8)i, (u8)i, MADT_ENABLED};
-	*(struct acpi_madt_ioapic *)p = (struct acpi_madt_ioapic){
-		MADT_IOAPIC, sizeof(struct acpi_madt_ioapic), 0, 0, (u32)LAYOUT_IOAPIC_BASE, 0};
+		*(struct acpi_madt_lapic *)p =
+			(struct acpi_madt_lapic){MADT_LAPIC, sizeof(struct acpi_madt_lapic), (u8)i, (u8)i, MADT_ENABLED};
+	*(struct acpi_madt_ioapic *)p =
+		(struct acpi_madt_ioapic){MADT_IOAPIC, sizeof(struct acpi_madt_ioapic), 0, 0, (u32)LAYOUT_IOAPIC_BASE, 0};
 	p += sizeof(struct acpi_madt_ioapic);
-	*(struct acpi_madt_override *)p = (struct acpi_madt_override){
-		MADT_OVERRIDE, sizeof(struct acpi_madt_override), 0, 0, LAYOUT_GSI_PIT, 0};
+	*(struct acpi_madt_override *)p =
+		(struct acpi_madt_override){MADT_OVERRIDE, sizeof(struct acpi_madt_override), 0, 0, LAYOUT_GSI_PIT, 0};
 	p += sizeof(struct acpi_madt_override);
 	*(struct acpi_madt_override *)p = (struct acpi_madt_override){
 		MADT_OVERRIDE, sizeof(struct acpi_madt_override), 0, LAYOUT_GSI_SCI, LAYOUT_GSI_SCI, MADT_LEVEL_HIGH};

@@ -104,7 +104,7 @@ static void evt_write(void *opaque, u64 off, u32 size, u64 value)
 	if (off & 2)
 		pm->enable = (u16)((pm->enable & ~mask) | (v & mask & (PM1_EVENTS | PM1_SLPBTN | PM1_RTC)));
 	else
-		pm->status &= (u16)~(v & mask);
+		pm->status &= (u16) ~(v & mask);
 	update(pm);
 	pthread_mutex_unlock(&pm->lock);
 }

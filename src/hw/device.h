@@ -24,7 +24,7 @@ enum device_stage {
 	STAGE_CHIPSET, /* PIT, RTC, i8042, power management */
 	STAGE_SERIAL,
 	STAGE_PCI_ROOT,
-	STAGE_PCI, /* virtio and other PCI functions */
+	STAGE_PCI,     /* virtio and other PCI functions */
 	STAGE_FIRMWARE /* ACPI and SMBIOS tables: describe all of the above */
 };
 
@@ -78,7 +78,7 @@ struct device {
 };
 
 struct device_class {
-	const char *name;    /* "blk" */
+	const char *name; /* "blk" */
 	enum device_stage stage;
 	const char *option;  /* "disk": one device for each --disk; NULL: always present once */
 	const char *summary; /* help */
@@ -96,9 +96,8 @@ struct device_class {
 };
 
 /* Put the class into the registry (a linker section of pointers; the library is linked whole). */
-#define DEVICE_REGISTER(cls_)                                                                                                     \
-	static const struct device_class *const device_entry_##cls_                                                              \
-		__attribute__((used, section("guise_devices"))) = &(cls_)
+#define DEVICE_REGISTER(cls_)                                                                                                              \
+	static const struct device_class *const device_entry_##cls_ __attribute__((used, section("guise_devices"))) = &(cls_)
 
 /* All classes, sorted by stage and name. Returns the number. */
 u32 device_classes(const struct device_class ***out);

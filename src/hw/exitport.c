@@ -53,8 +53,8 @@ static int exitport_check(const struct opts *opts, struct err *e)
 	if (!opts_has(opts, ""))
 		return err_set(e, EINVAL, "--exit-port needs a port number, such as --exit-port 0xf4");
 	if (opts_num(opts, "") > PORT_LAST)
-		return err_set(e, EINVAL, "--exit-port: %llu is out of range: give a port from 0 to %#x", (unsigned long long)opts_num(opts, ""),
-			       PORT_LAST);
+		return err_set(e, EINVAL, "--exit-port: %llu is out of range: give a port from 0 to %#x",
+			       (unsigned long long)opts_num(opts, ""), PORT_LAST);
 	return 0;
 }
 

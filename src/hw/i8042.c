@@ -250,8 +250,8 @@ static int i8042_create(struct device_env *env, const struct opts *opts, struct 
 }
 
 static const struct field i8042_fields[] = {
-	FIELD(struct i8042, status, FIELD_U8),	FIELD(struct i8042, config, FIELD_U8),	FIELD(struct i8042, outport, FIELD_U8),
-	FIELD(struct i8042, output, FIELD_U8),	FIELD(struct i8042, pending, FIELD_U8),
+	FIELD(struct i8042, status, FIELD_U8), FIELD(struct i8042, config, FIELD_U8),  FIELD(struct i8042, outport, FIELD_U8),
+	FIELD(struct i8042, output, FIELD_U8), FIELD(struct i8042, pending, FIELD_U8),
 };
 
 static const struct device_class i8042_class = {

@@ -215,8 +215,8 @@ static int ioapic_create(struct device_env *env, const struct opts *opts, struct
 	io->dev.cls = &ioapic_class;
 	io->dev.env = env;
 	io->lapics = env->lookup(env->registry_opaque, "lapic");
-	io->window = (struct bus_region){.base = LAYOUT_IOAPIC_BASE, .len = LAYOUT_IOAPIC_SIZE, .ops = &window_ops, .opaque = io,
-					 .name = "ioapic"};
+	io->window = (struct bus_region){
+		.base = LAYOUT_IOAPIC_BASE, .len = LAYOUT_IOAPIC_SIZE, .ops = &window_ops, .opaque = io, .name = "ioapic"};
 	pthread_mutex_init(&io->lock, NULL);
 	ret = io->lapics ? bus_add(env->mmio, &io->window, e) : err_set(e, ENOENT, "ioapic: no local APICs; create them first");
 	if (ret) {

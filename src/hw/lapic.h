@@ -16,11 +16,11 @@ struct lapic_set;
 /* How a LAPIC reaches its vCPU. Called from any thread. */
 struct lapic_vcpu_ops {
 	void *opaque;
-	void (*irq)(void *opaque, u32 cpu);	       /* lapic_irq_pending(cpu) may have become true */
+	void (*irq)(void *opaque, u32 cpu); /* lapic_irq_pending(cpu) may have become true */
 	void (*nmi)(void *opaque, u32 cpu);
-	void (*init)(void *opaque, u32 cpu);	       /* INIT IPI */
+	void (*init)(void *opaque, u32 cpu);		/* INIT IPI */
 	void (*sipi)(void *opaque, u32 cpu, u8 vector); /* start-up IPI */
-	u64 (*tsc)(void *opaque, u32 cpu);	       /* guest TSC of that CPU, for the deadline timer */
+	u64 (*tsc)(void *opaque, u32 cpu);		/* guest TSC of that CPU, for the deadline timer */
 };
 
 /* Published as "lapic" by the device class in lapic.c. */

@@ -79,12 +79,11 @@ static int lapic_create(struct device_env *env, const struct opts *opts, struct 
 #define EACH(member_, type_, count_) FIELD_EACH(struct lapic_set, cpu, LAPIC_MAX_CPUS, member_, type_, count_)
 
 static const struct field lapic_fields[] = {
-	EACH(base, FIELD_U64, 1),	  EACH(tpr, FIELD_U32, 1),	     EACH(ldr, FIELD_U32, 1),
-	EACH(dfr, FIELD_U32, 1),	  EACH(svr, FIELD_U32, 1),	     EACH(esr, FIELD_U32, 1),
-	EACH(esr_pending, FIELD_U32, 1),  EACH(icr, FIELD_U32, 1),	     EACH(icr_high, FIELD_U32, 1),
-	EACH(lvt, FIELD_U32, LVT_COUNT),  EACH(irr, FIELD_U32, 8),	     EACH(isr, FIELD_U32, 8),
-	EACH(tmr, FIELD_U32, 8),	  EACH(timer_init, FIELD_U32, 1),    EACH(timer_divide, FIELD_U32, 1),
-	EACH(timer_due, FIELD_U64, 1),	  EACH(tsc_deadline, FIELD_U64, 1),
+	EACH(base, FIELD_U64, 1),	  EACH(tpr, FIELD_U32, 1),	   EACH(ldr, FIELD_U32, 1),	     EACH(dfr, FIELD_U32, 1),
+	EACH(svr, FIELD_U32, 1),	  EACH(esr, FIELD_U32, 1),	   EACH(esr_pending, FIELD_U32, 1),  EACH(icr, FIELD_U32, 1),
+	EACH(icr_high, FIELD_U32, 1),	  EACH(lvt, FIELD_U32, LVT_COUNT), EACH(irr, FIELD_U32, 8),	     EACH(isr, FIELD_U32, 8),
+	EACH(tmr, FIELD_U32, 8),	  EACH(timer_init, FIELD_U32, 1),  EACH(timer_divide, FIELD_U32, 1), EACH(timer_due, FIELD_U64, 1),
+	EACH(tsc_deadline, FIELD_U64, 1),
 };
 
 static const struct device_class lapic_class = {

@@ -93,12 +93,12 @@ static inline bool lapic_x2(const struct lapic *l)
 }
 
 /* lapic.c */
-void lapic_update_locked(struct lapic *l);		/* recompute `pending` */
+void lapic_update_locked(struct lapic *l); /* recompute `pending` */
 bool lapic_raise_locked(struct lapic *l, u8 vector, bool level);
 bool lapic_error_locked(struct lapic *l, u32 esr_bit);
 u32 lapic_ppr_locked(const struct lapic *l);
 void lapic_kick(struct lapic *l);
-void lapic_reset_one(struct lapic *l, bool init);	/* INIT keeps APIC_BASE */
+void lapic_reset_one(struct lapic *l, bool init); /* INIT keeps APIC_BASE */
 
 /* lapic_ipi.c */
 void lapic_send_icr(struct lapic *l, u64 icr); /* without the lock; dest in the upper half, in the mode's own width */

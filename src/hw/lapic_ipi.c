@@ -92,7 +92,7 @@ static void deliver(struct lapic *l, const struct message *m)
 		if (ops->sipi)
 			ops->sipi(ops->opaque, l->cpu, m->vector);
 		break;
-	case DM_SMI: /* no SMM in this machine */
+	case DM_SMI:	/* no SMM in this machine */
 	case DM_EXTINT: /* no 8259 either */
 	case DM_RESERVED:
 		break;

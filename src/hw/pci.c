@@ -154,7 +154,7 @@ static int bar_add(struct pci_func *f, u32 i, struct err *e)
 	bar->io = d->io;
 	bar->is64 = d->is64;
 	f->cfg[off] = (u8)(d->io ? 1 : (d->is64 ? 4 : 0) | (d->prefetch ? 8 : 0));
-	low_mask &= (u32)~(d->size - 1);
+	low_mask &= (u32) ~(d->size - 1);
 	memcpy(&f->writable[off], &low_mask, 4);
 	if (d->is64)
 		memset(&f->writable[off + 4], 0xff, 4);
@@ -242,7 +242,7 @@ void pci_func_reset_locked(struct pci_func *f)
 	u16 decode = 0;
 
 	for (u32 i = 0; i < 256; i++)
-		f->cfg[i] &= (u8)~(f->writable[i] | f->clear_on_1[i]);
+		f->cfg[i] &= (u8) ~(f->writable[i] | f->clear_on_1[i]);
 	for (u32 i = 0; i < PCI_BARS; i++)
 		decode |= f->bar[i].size ? (f->bar[i].io ? PCI_CMD_IO : PCI_CMD_MEMORY) : 0;
 	pci_put16(f, PCI_COMMAND, decode);

@@ -34,7 +34,7 @@ struct pci_func_desc {
 	u16 vendor, device, subsys_vendor, subsys_id;
 	u8 class_code, subclass, prog_if, revision;
 	struct pci_bar_desc bar[PCI_BARS];
-	bool intx;    /* wants an INTA# line */
+	bool intx;	  /* wants an INTA# line */
 	u32 msix_vectors; /* 0: no MSI-X; table and PBA are in BAR msix_bar (its bar[] stays empty), which the bus handles itself */
 	u8 msix_bar;
 	void *opaque;

@@ -49,7 +49,7 @@ static void write_byte(struct pci_func *f, u32 off, u8 v)
 	if (off >= 256 || !(f->writable[off] | f->clear_on_1[off]))
 		return;
 	new = (u8)((old & ~f->writable[off]) | (v & f->writable[off]));
-	new &= (u8)~(v & f->clear_on_1[off]);
+	new &= (u8) ~(v & f->clear_on_1[off]);
 	if (f->pm_cap && off == f->pm_cap + 4u)
 		new = power_state(f, old, new);
 	__atomic_store_n(&f->cfg[off], new, __ATOMIC_RELAXED);

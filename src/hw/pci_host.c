@@ -181,7 +181,7 @@ static const struct field pci_host_fields[] = {
 	FIELD(struct pci_bus, reset_control, FIELD_U8),
 	FIELD_EACH(struct pci_bus, slot, PCI_SLOTS, cfg, FIELD_BYTES, PCI_CFG_SIZE),
 	FIELD_EACH(struct pci_bus, slot, PCI_SLOTS, intx, FIELD_BOOL, 1),
-	FIELD_EACH(struct pci_bus, slot, PCI_SLOTS, table, FIELD_BYTES, PCI_MSIX_MAX * MSIX_ENTRY),
+	FIELD_EACH(struct pci_bus, slot, PCI_SLOTS, table, FIELD_BYTES, PCI_MSIX_MAX *MSIX_ENTRY),
 	FIELD_EACH(struct pci_bus, slot, PCI_SLOTS, pba, FIELD_BYTES, PCI_MSIX_MAX / 8),
 };
 

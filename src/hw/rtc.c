@@ -20,8 +20,21 @@
 #include <time.h>
 
 enum {
-	R_SEC, R_SEC_ALARM, R_MIN, R_MIN_ALARM, R_HOUR, R_HOUR_ALARM, R_WDAY, R_MDAY, R_MONTH, R_YEAR,
-	R_A, R_B, R_C, R_D, R_CENTURY = 0x32
+	R_SEC,
+	R_SEC_ALARM,
+	R_MIN,
+	R_MIN_ALARM,
+	R_HOUR,
+	R_HOUR_ALARM,
+	R_WDAY,
+	R_MDAY,
+	R_MONTH,
+	R_YEAR,
+	R_A,
+	R_B,
+	R_C,
+	R_D,
+	R_CENTURY = 0x32
 };
 enum { A_UIP = 0x80, A_DIVIDER_RESET = 0x60 };
 enum { B_SET = 0x80, B_PIE = 0x40, B_AIE = 0x20, B_UIE = 0x10, B_SQWE = 0x08, B_BINARY = 0x04, B_24H = 0x02 };
@@ -36,8 +49,8 @@ struct rtc {
 	struct irq_line irq;
 	struct evtimer timer;
 	u8 index;
-	u8 ram[128]; /* registers too; the time of day only while the clock is stopped */
-	u64 offset;  /* guest's clock - host's, ns, modulo 2^64 */
+	u8 ram[128];	       /* registers too; the time of day only while the clock is stopped */
+	u64 offset;	       /* guest's clock - host's, ns, modulo 2^64 */
 	u64 seen_ns, seen_vns; /* flags are up to date with this time of the clock, and of the virtual clock */
 };
 
@@ -385,6 +398,8 @@ static int rtc_create(struct device_env *env, const struct opts *opts, struct de
 	return 0;
 }
 
+/* A row a line. */
+/* clang-format off */
 static const struct field rtc_fields[] = {
 	FIELD(struct rtc, index, FIELD_U8),
 	FIELD_ARRAY(struct rtc, ram, FIELD_BYTES, 128),
@@ -392,6 +407,7 @@ static const struct field rtc_fields[] = {
 	FIELD(struct rtc, seen_ns, FIELD_U64),
 	FIELD(struct rtc, seen_vns, FIELD_U64),
 };
+/* clang-format on */
 
 static const struct device_class rtc_class = {
 	.name = "rtc",

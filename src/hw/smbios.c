@@ -99,8 +99,17 @@ _Static_assert(sizeof(struct type0) == 0x18 && sizeof(struct type1) == 0x1b && s
 _Static_assert(sizeof(struct type4) == 0x30 && sizeof(struct type16) == 0x17 && sizeof(struct type17) == 0x28, "types 4, 16, 17");
 _Static_assert(sizeof(struct type19) == 0x1f && sizeof(struct type32) == 0x0b, "types 19, 32");
 
-enum { H_BIOS, H_SYSTEM, H_CHASSIS = 0x300, H_CPU = 0x400, H_ARRAY = 0x1000, H_DIMM = 0x1100, H_RANGE = 0x1300, H_BOOT = 0x2000,
-       H_END = 0x7f00 };
+enum {
+	H_BIOS,
+	H_SYSTEM,
+	H_CHASSIS = 0x300,
+	H_CPU = 0x400,
+	H_ARRAY = 0x1000,
+	H_DIMM = 0x1100,
+	H_RANGE = 0x1300,
+	H_BOOT = 0x2000,
+	H_END = 0x7f00
+};
 #define NO_HANDLE 0xfffeu /* no error information */
 
 struct smbios {
@@ -218,9 +227,11 @@ static void add_cpu(struct smbios *s)
 
 static void add_memory_array(struct smbios *s, u64 ram)
 {
-	struct type16 t = {
-		.location = 3 /* system board */, .use = 3 /* system memory */, .ecc = 3 /* none */,
-		.error_handle = NO_HANDLE, .devices = 1};
+	struct type16 t = {.location = 3 /* system board */,
+			   .use = 3 /* system memory */,
+			   .ecc = 3 /* none */,
+			   .error_handle = NO_HANDLE,
+			   .devices = 1};
 
 	t.capacity_kib = ram / KiB < 0x80000000 ? (u32)(ram / KiB) : 0x80000000;
 	t.ext_capacity = t.capacity_kib == 0x80000000 ? ram : 0;

@@ -282,8 +282,13 @@ static bool host_has_ipv6(void)
 
 static void user_config(SlirpConfig *c, u32 mtu)
 {
-	*c = (SlirpConfig){.version = 1, .in_enabled = true, .in6_enabled = host_has_ipv6(), .vprefix_len = 64, .vhostname = "guise",
-			   .if_mtu = mtu, .if_mru = mtu};
+	*c = (SlirpConfig){.version = 1,
+			   .in_enabled = true,
+			   .in6_enabled = host_has_ipv6(),
+			   .vprefix_len = 64,
+			   .vhostname = "guise",
+			   .if_mtu = mtu,
+			   .if_mru = mtu};
 	inet_pton(AF_INET, "10.0.2.0", &c->vnetwork);
 	inet_pton(AF_INET, "255.255.255.0", &c->vnetmask);
 	inet_pton(AF_INET, "10.0.2.2", &c->vhost);
@@ -302,8 +307,9 @@ static int add_forward(struct user_net *un, const struct hostfwd *f, struct err 
 	if (slirp_add_hostfwd(un->slirp, f->udp, host, f->host_port, guest, f->guest_port) >= 0)
 		return 0;
 	inet_ntop(AF_INET, &host, name, sizeof(name));
-	return err_sys(e, errno ? errno : EADDRINUSE, "user network: cannot listen on %s port %u of host address %s; choose another with hostfwd",
-		       f->udp ? "UDP" : "TCP", f->host_port, name);
+	return err_sys(e, errno ? errno : EADDRINUSE,
+		       "user network: cannot listen on %s port %u of host address %s; choose another with hostfwd", f->udp ? "UDP" : "TCP",
+		       f->host_port, name);
 }
 
 static void user_close(struct net_backend *nb)

@@ -13,7 +13,7 @@
 
 #define BLK_QUEUE_SIZE 256
 #define BLK_RANGE_MAX (1u << 22) /* sectors of one discard or write-zeroes: 2 GiB */
-#define BLK_PENDING 0xff /* not a status: I/O was set up */
+#define BLK_PENDING 0xff	 /* not a status: I/O was set up */
 
 struct blk_request {
 	struct block_req io;
@@ -29,9 +29,9 @@ struct virtio_blk {
 	bool default_wce;
 	struct log_limit error_log;
 	struct blk_request *requests[VIRTIO_MAX_QUEUES]; /* as many as the queue has slots */
-	u32 refs;	/* atomic */
-	bool stopping;	/* atomic; set with no queue's lock held, then each lock taken once */
-	u32 kick_mask;	/* atomic: queues that an I/O thread should serve */
+	u32 refs;					 /* atomic */
+	bool stopping;					 /* atomic; set with no queue's lock held, then each lock taken once */
+	u32 kick_mask;					 /* atomic: queues that an I/O thread should serve */
 };
 
 /* What the request in br->vq asks for, checked: BLK_PENDING with br->io ready to be submitted, or its status. Queue locked. */

@@ -98,12 +98,14 @@ static const struct blk_type {
 	u32 type;
 	u8 (*prepare)(struct virtio_blk *blk, struct blk_request *br, const struct virtio_blk_outhdr *h);
 } blk_types[] = {
+	/* clang-format off */
 	{VIRTIO_BLK_T_IN, prepare_read},
 	{VIRTIO_BLK_T_OUT, prepare_write},
 	{VIRTIO_BLK_T_FLUSH, prepare_flush},
 	{VIRTIO_BLK_T_DISCARD, prepare_discard},
 	{VIRTIO_BLK_T_WRITE_ZEROES, prepare_zeroes},
 	{VIRTIO_BLK_T_GET_ID, prepare_get_id},
+	/* clang-format on */
 };
 
 u8 blk_request_prepare(struct virtio_blk *blk, struct blk_request *br)

@@ -49,7 +49,8 @@ static void tx_write(struct virtio_console *con, const struct vq_request *r)
 	size_t left = r->read_len < CONSOLE_TX_MAX ? r->read_len : CONSOLE_TX_MAX;
 
 	if (left < r->read_len)
-		log_limited(&con->tx_log, LOG_WARN, "virtio-console: the guest wrote %u bytes at once; only the first %zu are shown", r->read_len, left);
+		log_limited(&con->tx_log, LOG_WARN, "virtio-console: the guest wrote %u bytes at once; only the first %zu are shown",
+			    r->read_len, left);
 	for (u32 i = 0; i < r->nread && left; i++) {
 		size_t n = r->read[i].iov_len < left ? r->read[i].iov_len : left;
 

@@ -7,10 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define FEATURES_COMMON                                                                                                            \
-	(VIRTIO_BIT(VIRTIO_F_VERSION_1) | VIRTIO_BIT(VIRTIO_RING_F_EVENT_IDX) | VIRTIO_BIT(VIRTIO_RING_F_INDIRECT_DESC))
-#define STATUS_DRIVER_BITS                                                                                                         \
-	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK |          \
+#define FEATURES_COMMON (VIRTIO_BIT(VIRTIO_F_VERSION_1) | VIRTIO_BIT(VIRTIO_RING_F_EVENT_IDX) | VIRTIO_BIT(VIRTIO_RING_F_INDIRECT_DESC))
+#define STATUS_DRIVER_BITS                                                                                                                 \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK |                  \
 	 VIRTIO_CONFIG_S_FAILED)
 
 static void set_running(struct virtio_device *vd, bool on)

@@ -110,22 +110,22 @@ static inline bool virtio_has(const struct virtio_device *vd, u32 bit)
 /* For transports. */
 void virtio_set_status(struct virtio_device *vd, u8 status);
 u8 virtio_get_status(const struct virtio_device *vd);
-void virtio_set_accepted(struct virtio_device *vd, u32 word, u32 bits); /* vd->lock held */
+void virtio_set_accepted(struct virtio_device *vd, u32 word, u32 bits);	 /* vd->lock held */
 void virtio_enable_queue(struct virtio_device *vd, struct virtqueue *q); /* vd->lock held */
 void virtio_doorbell(struct virtio_device *vd, u32 queue);
 
 /* The saved fields of a virtio device whose object holds the common part as `vd`. */
-#define VIRTIO_FIELDS(s_)                                                                                                          \
-	FIELD(s_, vd.accepted, FIELD_U64), FIELD(s_, vd.status, FIELD_U8), FIELD(s_, vd.generation, FIELD_U8),                      \
-		FIELD(s_, vd.pci.feature_select, FIELD_U32), FIELD(s_, vd.pci.driver_feature_select, FIELD_U32),                   \
-		FIELD(s_, vd.pci.queue_select, FIELD_U16), FIELD(s_, vd.pci.config_vector, FIELD_U16),                             \
-		FIELD(s_, vd.pci.isr, FIELD_U8), FIELD(s_, vd.pci.window_bar, FIELD_U8),                                           \
-		FIELD(s_, vd.pci.window_off, FIELD_U32), FIELD(s_, vd.pci.window_len, FIELD_U32), VIRTIO_QUEUE_FIELDS(s_)
+#define VIRTIO_FIELDS(s_)                                                                                                                  \
+	FIELD(s_, vd.accepted, FIELD_U64), FIELD(s_, vd.status, FIELD_U8), FIELD(s_, vd.generation, FIELD_U8),                             \
+		FIELD(s_, vd.pci.feature_select, FIELD_U32), FIELD(s_, vd.pci.driver_feature_select, FIELD_U32),                           \
+		FIELD(s_, vd.pci.queue_select, FIELD_U16), FIELD(s_, vd.pci.config_vector, FIELD_U16), FIELD(s_, vd.pci.isr, FIELD_U8),    \
+		FIELD(s_, vd.pci.window_bar, FIELD_U8), FIELD(s_, vd.pci.window_off, FIELD_U32), FIELD(s_, vd.pci.window_len, FIELD_U32),  \
+		VIRTIO_QUEUE_FIELDS(s_)
 #define VIRTIO_QUEUE_FIELD(s_, m_, type_) FIELD_EACH(s_, vd.queue, VIRTIO_MAX_QUEUES, m_, type_, 1)
-#define VIRTIO_QUEUE_FIELDS(s_)                                                                                                    \
-	VIRTIO_QUEUE_FIELD(s_, desc_gpa, FIELD_U64), VIRTIO_QUEUE_FIELD(s_, avail_gpa, FIELD_U64),                                  \
-		VIRTIO_QUEUE_FIELD(s_, used_gpa, FIELD_U64), VIRTIO_QUEUE_FIELD(s_, size, FIELD_U16),                              \
-		VIRTIO_QUEUE_FIELD(s_, vector, FIELD_U16), VIRTIO_QUEUE_FIELD(s_, enabled, FIELD_BOOL),                            \
-		VIRTIO_QUEUE_FIELD(s_, broken, FIELD_BOOL), VIRTIO_QUEUE_FIELD(s_, event_idx, FIELD_BOOL),                         \
-		VIRTIO_QUEUE_FIELD(s_, indirect, FIELD_BOOL), VIRTIO_QUEUE_FIELD(s_, last_avail, FIELD_U16),                       \
+#define VIRTIO_QUEUE_FIELDS(s_)                                                                                                            \
+	VIRTIO_QUEUE_FIELD(s_, desc_gpa, FIELD_U64), VIRTIO_QUEUE_FIELD(s_, avail_gpa, FIELD_U64),                                         \
+		VIRTIO_QUEUE_FIELD(s_, used_gpa, FIELD_U64), VIRTIO_QUEUE_FIELD(s_, size, FIELD_U16),                                      \
+		VIRTIO_QUEUE_FIELD(s_, vector, FIELD_U16), VIRTIO_QUEUE_FIELD(s_, enabled, FIELD_BOOL),                                    \
+		VIRTIO_QUEUE_FIELD(s_, broken, FIELD_BOOL), VIRTIO_QUEUE_FIELD(s_, event_idx, FIELD_BOOL),                                 \
+		VIRTIO_QUEUE_FIELD(s_, indirect, FIELD_BOOL), VIRTIO_QUEUE_FIELD(s_, last_avail, FIELD_U16),                               \
 		VIRTIO_QUEUE_FIELD(s_, used_idx, FIELD_U16)

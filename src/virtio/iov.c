@@ -8,8 +8,14 @@
 
 typedef void (*piece_fn)(void *piece, void *buf, size_t n);
 
-static void piece_read(void *piece, void *buf, size_t n) { memcpy(buf, piece, n); }
-static void piece_write(void *piece, void *buf, size_t n) { memcpy(piece, buf, n); }
+static void piece_read(void *piece, void *buf, size_t n)
+{
+	memcpy(buf, piece, n);
+}
+static void piece_write(void *piece, void *buf, size_t n)
+{
+	memcpy(piece, buf, n);
+}
 
 static size_t iov_each(const struct iovec *iov, u32 n, size_t skip, u8 *buf, size_t len, piece_fn fn)
 {

@@ -273,7 +273,9 @@ static const struct opt_key net_keys[] = {
 	{.name = "", .type = OPT_STRING, .help = "user: NAT in this process, needs no rights; none: no network card"},
 	{.name = "tap", .type = OPT_STRING, .help = "name of a TAP interface of the host, instead of user"},
 	{.name = "mac", .type = OPT_STRING, .help = "address of the card; made from the VM's name when not given"},
-	{.name = "hostfwd", .type = OPT_STRING, .help = "tcp|udp:[HOSTADDR:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an address is given",
+	{.name = "hostfwd",
+	 .type = OPT_STRING,
+	 .help = "tcp|udp:[HOSTADDR:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an address is given",
 	 .many = true},
 	{.name = "mtu", .type = OPT_UINT, .help = "largest packet, 68 to 65520 (user: 16384 when not given)"},
 	{0},
@@ -338,7 +340,8 @@ static int check_kind(const struct opts *opts, struct err *e)
 		return err_set(e, EINVAL, "--net: '%s'%s; choose one of user, tap=NAME and none", kind,
 			       tap ? " and tap= exclude each other" : " is unknown");
 	if (tap && opts_has(opts, "hostfwd"))
-		return err_set(e, EINVAL, "--net: hostfwd is for user networking; with tap=%s the host's own network leads to the guest", tap);
+		return err_set(e, EINVAL, "--net: hostfwd is for user networking; with tap=%s the host's own network leads to the guest",
+			       tap);
 	return 0;
 }
 

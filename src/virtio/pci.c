@@ -55,14 +55,26 @@ static void set_half(u64 *field, u32 half, u32 v)
 	*field = (*field & ~mask) | (u64)v << (32 * half);
 }
 
-static u32 get_feature_select(struct virtio_device *vd) { return vd->pci.feature_select; }
-static void set_feature_select(struct virtio_device *vd, u32 v) { vd->pci.feature_select = v; }
+static u32 get_feature_select(struct virtio_device *vd)
+{
+	return vd->pci.feature_select;
+}
+static void set_feature_select(struct virtio_device *vd, u32 v)
+{
+	vd->pci.feature_select = v;
+}
 static u32 get_feature(struct virtio_device *vd)
 {
 	return vd->pci.feature_select < 2 ? (u32)(vd->offered >> (32 * vd->pci.feature_select)) : 0;
 }
-static u32 get_driver_feature_select(struct virtio_device *vd) { return vd->pci.driver_feature_select; }
-static void set_driver_feature_select(struct virtio_device *vd, u32 v) { vd->pci.driver_feature_select = v; }
+static u32 get_driver_feature_select(struct virtio_device *vd)
+{
+	return vd->pci.driver_feature_select;
+}
+static void set_driver_feature_select(struct virtio_device *vd, u32 v)
+{
+	vd->pci.driver_feature_select = v;
+}
 static u32 get_driver_feature(struct virtio_device *vd)
 {
 	return vd->pci.driver_feature_select < 2 ? (u32)(vd->accepted >> (32 * vd->pci.driver_feature_select)) : 0;
@@ -72,13 +84,34 @@ static void set_driver_feature(struct virtio_device *vd, u32 v)
 	if (vd->pci.driver_feature_select < 2)
 		virtio_set_accepted(vd, vd->pci.driver_feature_select, v);
 }
-static u32 get_config_vector(struct virtio_device *vd) { return vd->pci.config_vector; }
-static void set_config_vector(struct virtio_device *vd, u32 v) { vd->pci.config_vector = checked_vector(vd, v); }
-static u32 get_num_queues(struct virtio_device *vd) { return vd->nqueues; }
-static u32 get_status(struct virtio_device *vd) { return virtio_get_status(vd); }
-static u32 get_generation(struct virtio_device *vd) { return vd->generation; }
-static u32 get_queue_select(struct virtio_device *vd) { return vd->pci.queue_select; }
-static void set_queue_select(struct virtio_device *vd, u32 v) { vd->pci.queue_select = (u16)v; }
+static u32 get_config_vector(struct virtio_device *vd)
+{
+	return vd->pci.config_vector;
+}
+static void set_config_vector(struct virtio_device *vd, u32 v)
+{
+	vd->pci.config_vector = checked_vector(vd, v);
+}
+static u32 get_num_queues(struct virtio_device *vd)
+{
+	return vd->nqueues;
+}
+static u32 get_status(struct virtio_device *vd)
+{
+	return virtio_get_status(vd);
+}
+static u32 get_generation(struct virtio_device *vd)
+{
+	return vd->generation;
+}
+static u32 get_queue_select(struct virtio_device *vd)
+{
+	return vd->pci.queue_select;
+}
+static void set_queue_select(struct virtio_device *vd, u32 v)
+{
+	vd->pci.queue_select = (u16)v;
+}
 
 /* A queue that is not there has size 0 (virtio 1.1, 4.1.4.3.1). */
 static u32 get_queue_size(struct virtio_device *vd)
@@ -120,20 +153,23 @@ static void set_queue_enable(struct virtio_device *vd, u32 v)
 	if (q && v == 1)
 		virtio_enable_queue(vd, q);
 }
-static u32 get_notify_off(struct virtio_device *vd) { return vd->pci.queue_select; }
+static u32 get_notify_off(struct virtio_device *vd)
+{
+	return vd->pci.queue_select;
+}
 
 /* The three ring addresses, each in two halves. */
-#define RING_ADDRESS(name_, half_)                                                                                                 \
-	static u32 get_##name_##half_(struct virtio_device *vd)                                                                    \
-	{                                                                                                                          \
-		struct virtqueue *q = selected(vd);                                                                                \
-		return q ? (u32)(q->name_##_gpa >> (32 * half_)) : 0;                                                              \
-	}                                                                                                                          \
-	static void set_##name_##half_(struct virtio_device *vd, u32 v)                                                            \
-	{                                                                                                                          \
-		struct virtqueue *q = configurable(vd);                                                                            \
-		if (q)                                                                                                             \
-			set_half(&q->name_##_gpa, half_, v);                                                                       \
+#define RING_ADDRESS(name_, half_)                                                                                                         \
+	static u32 get_##name_##half_(struct virtio_device *vd)                                                                            \
+	{                                                                                                                                  \
+		struct virtqueue *q = selected(vd);                                                                                        \
+		return q ? (u32)(q->name_##_gpa >> (32 * half_)) : 0;                                                                      \
+	}                                                                                                                                  \
+	static void set_##name_##half_(struct virtio_device *vd, u32 v)                                                                    \
+	{                                                                                                                                  \
+		struct virtqueue *q = configurable(vd);                                                                                    \
+		if (q)                                                                                                                     \
+			set_half(&q->name_##_gpa, half_, v);                                                                               \
 	}
 RING_ADDRESS(desc, 0)
 RING_ADDRESS(desc, 1)
@@ -303,8 +339,10 @@ static bool in_window(const struct virtio_pci *p, u32 off, u32 size)
 
 static void window_fill(const struct virtio_device *vd, struct virtio_pci_cfg_cap *cap)
 {
-	*cap = (struct virtio_pci_cfg_cap){.cap = {.cfg_type = VIRTIO_PCI_CAP_PCI_CFG, .bar = vd->pci.window_bar,
-						   .offset = vd->pci.window_off, .length = vd->pci.window_len}};
+	*cap = (struct virtio_pci_cfg_cap){.cap = {.cfg_type = VIRTIO_PCI_CAP_PCI_CFG,
+						   .bar = vd->pci.window_bar,
+						   .offset = vd->pci.window_off,
+						   .length = vd->pci.window_len}};
 }
 
 static bool window_read(void *opaque, u32 off, u32 size, u32 *value)

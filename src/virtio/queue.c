@@ -14,12 +14,27 @@
 #define USED_ALIGN 4
 
 /* Ring sizes with the event index at the end, which is there whether negotiated or not (virtio 1.1, 2.6.6 and 2.6.8). */
-static u64 desc_bytes(u32 size) { return 16ull * size; }
-static u64 avail_bytes(u32 size) { return 6 + 2ull * size; }
-static u64 used_bytes(u32 size) { return 6 + 8ull * size; }
+static u64 desc_bytes(u32 size)
+{
+	return 16ull * size;
+}
+static u64 avail_bytes(u32 size)
+{
+	return 6 + 2ull * size;
+}
+static u64 used_bytes(u32 size)
+{
+	return 6 + 8ull * size;
+}
 
-static u16 *avail_used_event(struct virtqueue *q) { return &q->avail->ring[q->size]; }
-static u16 *used_avail_event(struct virtqueue *q) { return (u16 *)&q->used->ring[q->size]; }
+static u16 *avail_used_event(struct virtqueue *q)
+{
+	return &q->avail->ring[q->size];
+}
+static u16 *used_avail_event(struct virtqueue *q)
+{
+	return (u16 *)&q->used->ring[q->size];
+}
 
 static void vq_free_all(struct virtqueue *q)
 {

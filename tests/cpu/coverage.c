@@ -85,7 +85,8 @@ void coverage_count_traced(struct forms *f, const struct cpu_case *c, const stru
 static const char *translation(u32 mnemonic, bool native)
 {
 	static const char *const names[] = {
-		[K_INTERP] = "interpreted", [K_STOP] = "ends a block", [K_NOP] = "dropped", [K_PREFETCH] = "looked up", [K_LIGHT] = "light", [K_STRING] = "light",
+		[K_INTERP] = "interpreted", [K_STOP] = "ends a block", [K_NOP] = "dropped",
+		[K_PREFETCH] = "looked up", [K_LIGHT] = "light",       [K_STRING] = "light",
 	};
 	u8 kind = bt_row_of((ZydisMnemonic)mnemonic).kind;
 
@@ -107,7 +108,9 @@ static void show_form(const struct form *fm)
 	static const char *const prefixes[] = {"", " 66", " F3", " F2"};
 
 	printf("      %s%s map %u opcode %02x W%u L%u %s", encodings[fm->encoding], prefixes[fm->pp], fm->map, fm->opcode, fm->w, fm->l,
-	       !fm->has_modrm ? "no ModRM" : fm->mem ? "memory" : "register");
+	       !fm->has_modrm ? "no ModRM"
+	       : fm->mem      ? "memory"
+			      : "register");
 	if (fm->reg != FORM_ANY)
 		printf(" /%u", fm->reg);
 	printf(": completed %llu, faulted %llu\n", (unsigned long long)fm->completed, (unsigned long long)fm->faulted);
@@ -151,7 +154,8 @@ static void show_left_out(const struct forms *f)
 	printf("announced, but not part of cases (tests/guest has them):");
 	for (u32 m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
 		if (f->left_out[m])
-			printf("%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m), translation(m, f->left_out[m] == 2));
+			printf("%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m),
+			       translation(m, f->left_out[m] == 2));
 	printf("\n");
 }
 
@@ -162,6 +166,7 @@ u32 coverage_show(const struct forms *f, const struct coverage_options *o)
 	for (u32 i = 0; i < f->ngroups; i++)
 		show_group(f, &f->group[i], o, &t);
 	show_left_out(f);
-	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", t.instructions_reached, t.instructions, t.forms_reached, t.forms);
+	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", t.instructions_reached, t.instructions, t.forms_reached,
+	       t.forms);
 	return o->each_form ? t.forms - t.forms_reached : t.instructions - t.instructions_reached;
 }

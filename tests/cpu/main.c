@@ -220,9 +220,9 @@ static void replay(struct run *r)
 
 static int usage(void)
 {
-	fprintf(stderr,
-		"usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
-		"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] [--coverage[=forms]]\n\nengines:\n");
+	fprintf(stderr, "usage: cpu-fuzz [--engine NAME] [--seed N] [--cases N] [--class NAME] [--max-insns N] [--repeat N]\n"
+			"                [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed] "
+			"[--coverage[=forms]]\n\nengines:\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -328,7 +328,9 @@ static int open_all(struct run *r, struct err *e)
 	rc = r->o.subject->open(&r->subject, e);
 	if (rc)
 		return rc;
-	return forms_build(&r->forms, r->o.subject->has, guest_announces, r->o.bits) ? 0 : err_set(e, 12, "no memory for the table of instruction forms");
+	return forms_build(&r->forms, r->o.subject->has, guest_announces, r->o.bits)
+		       ? 0
+		       : err_set(e, 12, "no memory for the table of instruction forms");
 }
 
 static void close_all(struct run *r)

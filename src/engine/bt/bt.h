@@ -31,7 +31,7 @@
 #define BT_MAX_BLOCKS (1u << 19)
 #define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
-#define BT_JC_SIZE 8192u      /* entries of one jump cache */
+#define BT_JC_SIZE 8192u /* entries of one jump cache */
 #define BT_PAGE_MASK 0x0000fffffffff000ull
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
@@ -40,14 +40,14 @@
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
 #define BT_MAX_VCPUS 32
 #define BT_INVAL_MAX 64
-#define BT_PENDING 32 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
+#define BT_PENDING 32	 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	 /* look-ups that one block may share */
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 64
 #define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
-#define BT_KILLS 64 /* a frame's code is dropped whole that often before stores to it are looked at one by one */
+#define BT_KILLS 64   /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
@@ -62,7 +62,7 @@ enum bt_mode {
 	MODE_X87 = 1u << 4,
 	MODE_DF = 1u << 5,
 	MODE_CAREFUL = 1u << 6, /* no look-up is shared (tr_group.c): of blocks only, no vCPU is in it */
-	MODE_INTERP = 1u << 31 /* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
+	MODE_INTERP = 1u << 31	/* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
 };
 
 /* Views of one address space: what user code, supervisor code, and supervisor code with EFLAGS.AC set may touch. */
@@ -93,7 +93,7 @@ struct bt_aspace {
 	u32 nhuge;   /* 9: too many to remember */
 	bool used;
 	u16 pcid;
-	u64 stamp;		/* for eviction */
+	u64 stamp;	     /* for eviction */
 	struct bt_itlb itlb; /* of user code */
 };
 
@@ -142,11 +142,11 @@ struct bt_block {
 	u32 end;
 	u16 bytes; /* guest bytes */
 	u16 ninsns;
-	u32 map;  /* index of the first bt_insn_map */
+	u32 map; /* index of the first bt_insn_map */
 	u32 hash_next;
 	u32 page_next;
 	u32 crossing_next;
-	u32 incoming; /* bt_exit list */
+	u32 incoming;	   /* bt_exit list */
 	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
 	bool dead;
@@ -171,9 +171,9 @@ struct bt_vframe {
 };
 
 struct bt_stats {
-	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light, irqs,
-		aspace_evictions, straddles, signals,
-		too_large; /* blocks that could not be laid out: interpreted */
+	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light,
+		irqs, aspace_evictions, straddles, signals;
+	u64 too_large; /* blocks that could not be laid out: interpreted */
 };
 
 struct bt_vm {
@@ -185,7 +185,7 @@ struct bt_vm {
 	bool translate; /* false: interpret everything */
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
-	u32 aspaces; /* of each vCPU */
+	u32 aspaces;	/* of each vCPU */
 	i64 tsc_offset; /* guest's from host's, before the guest writes its own; under the lock */
 
 	/* Stopping the world (world.c) */
@@ -213,13 +213,14 @@ struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
 
 	/* constants and pointers that translated code reads */
-	u64 k_page;	 /* pext mask of the page number; 0 after a kick: then every look-up misses */
-	u64 k_align[4];	 /* by log2 of the access size: shifted right, zero when misaligned */
-	u64 k_not_if;	 /* pext/pdep masks that clear a bit of rflags */
+	u64 k_page;	/* pext mask of the page number; 0 after a kick: then every look-up misses */
+	u64 k_align[4]; /* by log2 of the access size: shifted right, zero when misaligned */
+	u64 k_not_if;	/* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
 	u64 k_sysflags;
 	u64 k_fff, k_1000, k_63, k_31;
-	u64 k_line[BT_SHARE_LINES]; /* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
+	/* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
+	u64 k_line[BT_SHARE_LINES];
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */
@@ -247,16 +248,16 @@ struct bt_vcpu {
 	u32 mode_misses;
 	u32 pauses; /* PAUSE instructions */
 	bool halted;
-	bool fpu_saved; /* guest vector state is in cpu.fpu, not in the registers */
-	bool running; /* inside the engine; atomic. False: others may stop the world without asking */
-	bool patched; /* others have changed this vCPU's code meanwhile */
+	bool fpu_saved;	     /* guest vector state is in cpu.fpu, not in the registers */
+	bool running;	     /* inside the engine; atomic. False: others may stop the world without asking */
+	bool patched;	     /* others have changed this vCPU's code meanwhile */
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
 	struct engine_debug *debug; /* NULL: no debugger */
 	bool debug_changed, stepped;
 	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
-	u64 epoch; /* counts whatever made shadow entries go, for who keeps copies of them */
-	bool kitlb_local; /* kitlb holds a page that is not global */
+	u64 epoch;	      /* counts whatever made shadow entries go, for who keeps copies of them */
+	bool kitlb_local;     /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;
 	sigset_t old_mask;
@@ -292,7 +293,7 @@ struct bt_vcpu {
 	_Atomic u32 kicked, nmi_req;
 	struct bt_vframe *frames;
 	struct bt_store pending[BT_PENDING];
-	u32 npending;	/* the instruction under way stores there from C */
+	u32 npending; /* the instruction under way stores there from C */
 	pthread_mutex_t inval_lock;
 	_Atomic u32 ninval; /* what others have stored to, for this vCPU to drop */
 	struct bt_store inval[BT_INVAL_MAX];
@@ -314,7 +315,7 @@ enum bt_event {
 	EV_GOTO,     /* dispatch at target */
 	EV_ITLB,     /* a block's code page must be validated: t2 = block */
 	EV_POLL,     /* t2 = site: look at interrupts before it */
-	EV_LIGHT, /* t2 = site: run a system instruction without saving vector state */
+	EV_LIGHT,    /* t2 = site: run a system instruction without saving vector state */
 	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site and, above bit 32, what RET n added; it is carried out but for the jump */
 	EV_SIGNAL,
 	EV_COUNT
@@ -357,7 +358,7 @@ void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len);
 void bt_drop_asked(struct bt_vcpu *v); /* what others have asked for */
 bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa);
 bool bt_may_write(struct bt_vcpu *v, u64 gpfn); /* a write entry for the frame may be made, before the next bt_world_stop */
-void bt_protect(struct bt_vcpu *v, u64 gpfn); /* the frame's lines are marked: nobody may write to it without being seen */
+void bt_protect(struct bt_vcpu *v, u64 gpfn);	/* the frame's lines are marked: nobody may write to it without being seen */
 /* C code is about to store to RAM on this vCPU; bt_stores_done comes when the instruction is complete and before anything else runs. */
 void bt_will_store(struct bt_vcpu *v, gpa_t gpa, u32 len);
 void bt_settle_stores(struct bt_vcpu *v);
@@ -429,8 +430,8 @@ void bt_update_mode(struct bt_vcpu *v);
 void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x);
 void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
 u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc); /* x86_env's cached */
-void bt_shadow_switch(struct bt_vcpu *v); /* CR3/PCID changed */
-void bt_shadow_views(struct bt_vcpu *v);  /* AC, CR4.SMAP changed */
+void bt_shadow_switch(struct bt_vcpu *v);		/* CR3/PCID changed */
+void bt_shadow_views(struct bt_vcpu *v);		/* AC, CR4.SMAP changed */
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
@@ -451,7 +452,10 @@ static inline bool bt_ras_overflow(const struct bt_vcpu *v, u64 address)
 	return top && top - address > BT_RAS_SIZE - 64 && top - address <= BT_RAS_SIZE + PAGE_SIZE;
 }
 
-static inline u32 bt_jc_index(gva_t gva) { return (u32)((gva & BT_JC_MASK) >> 2); }
+static inline u32 bt_jc_index(gva_t gva)
+{
+	return (u32)((gva & BT_JC_MASK) >> 2);
+}
 
 static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)
 {

@@ -21,7 +21,8 @@ struct tramp {
 
 #define TFS(member) (k->fs + (i32)offsetof(struct bt_vcpu, member))
 
-static const u8 homes[][2] = { /* guest, host: those that live in host registers */
+/* guest, host: those that live in host registers */
+static const u8 homes[][2] = {
 	{R_RDX, H_RDX}, {R_RBX, H_RBX}, {R_RBP, H_RBP}, {R_RSI, H_RSI}, {R_RDI, H_RDI}, {R_R8, H_R8},
 	{R_R9, H_R9},	{R_R12, H_R12}, {R_R13, H_R13}, {R_RCX, H_R14}, {R_RSP, H_R15},
 };
@@ -121,10 +122,12 @@ static void emit_save(struct tramp *k)
 
 typedef void *(*handler_fn)(struct bt_vcpu *, u32);
 static const handler_fn handlers[EV_COUNT] = {
-	[EV_MISS_READ] = bt_event_miss_read, [EV_MISS_WRITE] = bt_event_miss_write, [EV_STRADDLE] = bt_event_straddle,
-	[EV_INTERP] = bt_event_interp,	     [EV_EXIT] = bt_event_exit,		    [EV_INDIRECT] = bt_event_indirect,
-	[EV_ITLB] = bt_event_itlb,	     [EV_POLL] = bt_event_poll,		    [EV_LIGHT] = bt_event_light,
-	[EV_SIGNAL] = bt_event_signal,	     [EV_GOTO] = bt_event_goto,		    [EV_RET] = bt_event_ret,
+	[EV_MISS_READ] = bt_event_miss_read, [EV_MISS_WRITE] = bt_event_miss_write,
+	[EV_STRADDLE] = bt_event_straddle,   [EV_INTERP] = bt_event_interp,
+	[EV_EXIT] = bt_event_exit,	     [EV_INDIRECT] = bt_event_indirect,
+	[EV_ITLB] = bt_event_itlb,	     [EV_POLL] = bt_event_poll,
+	[EV_LIGHT] = bt_event_light,	     [EV_SIGNAL] = bt_event_signal,
+	[EV_GOTO] = bt_event_goto,	     [EV_RET] = bt_event_ret,
 };
 
 static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)

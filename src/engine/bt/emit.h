@@ -93,10 +93,22 @@ static inline void e_op_fs(struct emit *e, bool w, u32 op, u32 reg, i32 disp)
 	e_abs(e, reg, disp);
 }
 
-static inline void e_load_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, true, 0x8b, reg, disp); }
-static inline void e_load32_fs(struct emit *e, u32 reg, i32 disp) { e_op_fs(e, false, 0x8b, reg, disp); }
-static inline void e_store_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, true, 0x89, reg, disp); }
-static inline void e_store32_fs(struct emit *e, i32 disp, u32 reg) { e_op_fs(e, false, 0x89, reg, disp); }
+static inline void e_load_fs(struct emit *e, u32 reg, i32 disp)
+{
+	e_op_fs(e, true, 0x8b, reg, disp);
+}
+static inline void e_load32_fs(struct emit *e, u32 reg, i32 disp)
+{
+	e_op_fs(e, false, 0x8b, reg, disp);
+}
+static inline void e_store_fs(struct emit *e, i32 disp, u32 reg)
+{
+	e_op_fs(e, true, 0x89, reg, disp);
+}
+static inline void e_store32_fs(struct emit *e, i32 disp, u32 reg)
+{
+	e_op_fs(e, false, 0x89, reg, disp);
+}
 
 /* A byte, zero-extended. */
 static inline void e_load8_fs(struct emit *e, u32 reg, i32 disp)
@@ -216,11 +228,23 @@ static inline void e_vex_fs(struct emit *e, u32 map, u32 pp, bool w, u32 op, u32
 }
 
 /* dst = bits of src selected by the mask at fs:disp */
-static inline void e_pext_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp) { e_vex_fs(e, 2, VEX_F3, w, 0xf5, dst, src, disp); }
-static inline void e_pdep_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp) { e_vex_fs(e, 2, VEX_F2, w, 0xf5, dst, src, disp); }
+static inline void e_pext_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp)
+{
+	e_vex_fs(e, 2, VEX_F3, w, 0xf5, dst, src, disp);
+}
+static inline void e_pdep_fs(struct emit *e, bool w, u32 dst, u32 src, i32 disp)
+{
+	e_vex_fs(e, 2, VEX_F2, w, 0xf5, dst, src, disp);
+}
 /* dst = fs:disp >> (count & 63) */
-static inline void e_shrx_fs(struct emit *e, u32 dst, i32 disp, u32 count) { e_vex_fs(e, 2, VEX_F2, true, 0xf7, dst, count, disp); }
-static inline void e_sarx(struct emit *e, bool w, u32 dst, u32 src, u32 count) { e_vex_rr(e, 2, VEX_F3, w, 0xf7, dst, count, src); }
+static inline void e_shrx_fs(struct emit *e, u32 dst, i32 disp, u32 count)
+{
+	e_vex_fs(e, 2, VEX_F2, true, 0xf7, dst, count, disp);
+}
+static inline void e_sarx(struct emit *e, bool w, u32 dst, u32 src, u32 count)
+{
+	e_vex_rr(e, 2, VEX_F3, w, 0xf7, dst, count, src);
+}
 
 static inline void e_rorx(struct emit *e, bool w, u32 dst, u32 src, u32 n)
 {

@@ -52,7 +52,8 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 		     struct err *e)
 {
 	if (max_vcpus > BT_MAX_VCPUS)
-		return err_set(e, ENOTSUP, "engine bt: %u vCPUs: at most %u, whose shadow tables fill the host's address space; use --cpus %u",
+		return err_set(e, ENOTSUP,
+			       "engine bt: %u vCPUs: at most %u, whose shadow tables fill the host's address space; use --cpus %u",
 			       max_vcpus, BT_MAX_VCPUS, BT_MAX_VCPUS);
 	struct bt_vm *vm = calloc(1, sizeof *vm);
 	if (!vm)

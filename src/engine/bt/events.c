@@ -32,7 +32,10 @@ static gva_t next_rip(const struct place *p)
 	return p->b->gva + p->m[1].guest; /* an INSN_END follows the last */
 }
 
-static void *host(struct bt_vcpu *v, u32 off) { return v->cache_rx + off; }
+static void *host(struct bt_vcpu *v, u32 off)
+{
+	return v->cache_rx + off;
+}
 
 /* In the middle of a block, where host r11 may have to hold a guest register. */
 static void *middle(struct bt_vcpu *v, const struct bt_block *b, const struct bt_insn_map *m)
@@ -55,9 +58,15 @@ static bool kicked(struct bt_vcpu *v)
 	return __atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0 || __atomic_load_n(&v->k_page, __ATOMIC_ACQUIRE) == 0;
 }
 
-static bool watch_hit(const struct bt_vcpu *v) { return unlikely(v->cpu.watch != NULL) && v->cpu.watch->met; }
+static bool watch_hit(const struct bt_vcpu *v)
+{
+	return unlikely(v->cpu.watch != NULL) && v->cpu.watch->met;
+}
 
-static bool must_leave(struct bt_vcpu *v) { return kicked(v) || v->cpu.triple_fault || v->halted || v->failed || watch_hit(v); }
+static bool must_leave(struct bt_vcpu *v)
+{
+	return kicked(v) || v->cpu.triple_fault || v->halted || v->failed || watch_hit(v);
+}
 
 /* ---- modes */
 
@@ -136,7 +145,10 @@ static bool fetch_frame(struct bt_vcpu *v, gva_t rip, u64 *gpfn)
 	return true;
 }
 
-static bool near_page_end(gva_t rip) { return PAGE_OFFSET(rip) > PAGE_SIZE - 15; }
+static bool near_page_end(gva_t rip)
+{
+	return PAGE_OFFSET(rip) > PAGE_SIZE - 15;
+}
 
 /* The frame behind the one that holds rip; 0 when it cannot be fetched from (should that matter, the interpreter raises the fault). */
 static u64 next_frame(struct bt_vcpu *v)
@@ -219,7 +231,10 @@ static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 	return NULL;
 }
 
-static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out) { return dispatch_as(v, 0, out); }
+static void *dispatch_to(struct bt_vcpu *v, struct bt_block **out)
+{
+	return dispatch_as(v, 0, out);
+}
 
 static void *dispatch_careful(struct bt_vcpu *v)
 {
@@ -414,8 +429,14 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 	return resume(v, &p);
 }
 
-void *bt_event_miss_read(struct bt_vcpu *v, u32 site) { return miss(v, site, false); }
-void *bt_event_miss_write(struct bt_vcpu *v, u32 site) { return miss(v, site, true); }
+void *bt_event_miss_read(struct bt_vcpu *v, u32 site)
+{
+	return miss(v, site, false);
+}
+void *bt_event_miss_write(struct bt_vcpu *v, u32 site)
+{
+	return miss(v, site, true);
+}
 
 /* ---- jumps */
 
@@ -505,7 +526,8 @@ void *bt_event_itlb(struct bt_vcpu *v, u32 block)
 void *bt_event_poll(struct bt_vcpu *v, u32 site)
 {
 	place_of(v, site);
-	return bt_dispatch(v); /* not back to the site: STI, CLI leaves an interrupt waiting that may not come, and the poll would find it again */
+	/* Not back to the site: STI, CLI leaves an interrupt waiting that may not come, and the poll would find it again. */
+	return bt_dispatch(v);
 }
 
 /* ---- system instructions */
@@ -657,7 +679,10 @@ static u8 *reach(struct bt_vcpu *v, gva_t gva, bool write, int *why)
 	return *why > 0 ? (u8 *)(gva + table[index]) : NULL;
 }
 
-static u64 elements_in_page(gva_t gva, u32 size) { return (PAGE_SIZE - PAGE_OFFSET(gva)) / size; }
+static u64 elements_in_page(gva_t gva, u32 size)
+{
+	return (PAGE_SIZE - PAGE_OFFSET(gva)) / size;
+}
 
 static void copy_run(u8 *to, const u8 *from, u64 n, u32 size)
 {

@@ -9,14 +9,32 @@
  */
 #include "engine/bt/bt.h"
 
-static u64 vpn_of(gva_t gva) { return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1); }
-static u32 tag_index(u64 vpn) { return (u32)((vpn ^ (vpn >> 11)) & (BT_ITLB_SIZE - 1)); }
-static u32 chain_of(u64 vpn) { return (u32)(vpn & (BT_CPAGE_HASH - 1)); }
-static u64 tag_of(u64 vpn, u64 gpfn) { return vpn << 28 | gpfn; }
+static u64 vpn_of(gva_t gva)
+{
+	return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1);
+}
+static u32 tag_index(u64 vpn)
+{
+	return (u32)((vpn ^ (vpn >> 11)) & (BT_ITLB_SIZE - 1));
+}
+static u32 chain_of(u64 vpn)
+{
+	return (u32)(vpn & (BT_CPAGE_HASH - 1));
+}
+static u64 tag_of(u64 vpn, u64 gpfn)
+{
+	return vpn << 28 | gpfn;
+}
 
-static struct bt_itlb *itlb_now(struct bt_vcpu *v) { return v->mode & MODE_USER ? v->itlb : &v->kitlb; }
+static struct bt_itlb *itlb_now(struct bt_vcpu *v)
+{
+	return v->mode & MODE_USER ? v->itlb : &v->kitlb;
+}
 
-bool bt_itlb_can_hold(gva_t gva, u64 gpfn) { return gpfn < 1u << 28 && tag_of(vpn_of(gva), gpfn) != 0; }
+bool bt_itlb_can_hold(gva_t gva, u64 gpfn)
+{
+	return gpfn < 1u << 28 && tag_of(vpn_of(gva), gpfn) != 0;
+}
 
 bool bt_itlb_find(struct bt_vcpu *v, gva_t gva, u64 *gpfn)
 {

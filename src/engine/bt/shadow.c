@@ -10,8 +10,14 @@
  */
 #include "engine/bt/bt.h"
 
-static u64 region_of(gva_t gva) { return (gva & ((1ull << 48) - 1)) >> BT_REGION_SHIFT; }
-static u64 index_of(gva_t gva) { return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1); }
+static u64 region_of(gva_t gva)
+{
+	return (gva & ((1ull << 48) - 1)) >> BT_REGION_SHIFT;
+}
+static u64 index_of(gva_t gva)
+{
+	return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1);
+}
 
 static void clear_words(u64 *p, u64 n)
 {
@@ -26,7 +32,6 @@ static void clear_region(struct bt_aspace *as, u64 region)
 			clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
 	as->meta[region] = 0;
 }
-
 
 static void clear_kitlb(struct bt_vcpu *v)
 {
@@ -193,7 +198,10 @@ u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc)
 
 /* ---- address spaces */
 
-static u16 current_pcid(const struct bt_vcpu *v) { return v->cpu.cr4 & CR4_PCIDE ? v->cpu.cr3 & 0xfff : 0; }
+static u16 current_pcid(const struct bt_vcpu *v)
+{
+	return v->cpu.cr4 & CR4_PCIDE ? v->cpu.cr3 & 0xfff : 0;
+}
 
 static struct bt_aspace *find_aspace(struct bt_vcpu *v, u16 pcid)
 {

@@ -30,10 +30,9 @@ static struct sigaction previous[NSIG];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const int gregs[16] = {
-	[R_RAX] = REG_RAX, [R_RDX] = REG_RDX, [R_RBX] = REG_RBX, [R_RSP] = REG_R15, [R_RBP] = REG_RBP,
-	[R_RSI] = REG_RSI, [R_RDI] = REG_RDI, [R_R8] = REG_R8,	 [R_R9] = REG_R9,   [R_R12] = REG_R12,
-	[R_R13] = REG_R13, [R_RCX] = REG_R14, [R_R10] = -1,	 [R_R11] = -1,	    [R_R14] = -1,
-	[R_R15] = -1, /* in memory */
+	[R_RAX] = REG_RAX, [R_RDX] = REG_RDX, [R_RBX] = REG_RBX, [R_RSP] = REG_R15, [R_RBP] = REG_RBP, [R_RSI] = REG_RSI,
+	[R_RDI] = REG_RDI, [R_R8] = REG_R8,   [R_R9] = REG_R9,	 [R_R12] = REG_R12, [R_R13] = REG_R13, [R_RCX] = REG_R14,
+	[R_R10] = -1,	   [R_R11] = -1,      [R_R14] = -1,	 [R_R15] = -1, /* in memory */
 };
 
 static bool in_block(struct bt_vcpu *v, const ucontext_t *uc, u32 *off)
@@ -94,7 +93,10 @@ static void install(void)
 		sigaction(caught[i], &sa, &previous[caught[i]]);
 }
 
-void bt_signals_install(void) { pthread_once(&once, install); }
+void bt_signals_install(void)
+{
+	pthread_once(&once, install);
+}
 
 bool bt_thread_init(struct bt_vcpu *v)
 {

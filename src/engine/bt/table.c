@@ -116,8 +116,13 @@ static const struct bt_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	M(XGETBV) = {K_INTERP, 0},
 };
 
-struct bt_row bt_row_of(ZydisMnemonic m) { return rows[m]; }
+struct bt_row bt_row_of(ZydisMnemonic m)
+{
+	return rows[m];
+}
 
+/* A row a line. */
+/* clang-format off */
 static const u32 needs_of_ext[ZYDIS_ISA_EXT_MAX_VALUE + 1] = {
 	[ZYDIS_ISA_EXT_BASE] = 1u << 30,
 	[ZYDIS_ISA_EXT_LONGMODE] = 1u << 30,
@@ -149,6 +154,7 @@ static const u32 needs_of_ext[ZYDIS_ISA_EXT_MAX_VALUE + 1] = {
 	[ZYDIS_ISA_EXT_AVX512EVEX] = MODE_AVX512,
 	[ZYDIS_ISA_EXT_AVX512VEX] = MODE_AVX512,
 };
+/* clang-format on */
 
 /* Of the base set, those categories that only compute and move. */
 static bool base_may(ZydisInstructionCategory c)

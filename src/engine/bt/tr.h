@@ -16,7 +16,7 @@
 #define TR_SLOTS 512
 #define TR_INSNS (BT_MAX_INSNS + 1) /* one more, in the shadow of STI */
 #define TR_EXITS (BT_MAX_INSNS * 2 + BT_SHARED * 2 + 4)
-#define TR_ALONE 0xff		     /* an access that shares no look-up */
+#define TR_ALONE 0xff /* an access that shares no look-up */
 #define TR_LINE 64
 
 enum tr_stub_kind {
@@ -31,9 +31,9 @@ struct tr_stub {
 	u16 size;     /* of the access */
 	u32 site;     /* passed in r11 */
 	u32 back;     /* STUB_MISALIGNED: where to go on */
-	u8 address; /* host register with the address that r10 must hold for the event */
-	i32 plus;   /* to be added to it */
-	gva_t gva;  /* STUB_CAREFUL */
+	u8 address;   /* host register with the address that r10 must hold for the event */
+	i32 plus;     /* to be added to it */
+	gva_t gva;    /* STUB_CAREFUL */
 	u32 slot_rel; /* cache offset of the rel32 that reaches it */
 };
 
@@ -44,8 +44,8 @@ struct tr_insn {
 	struct bt_row row;
 	bool valid;
 	gva_t gva;
-	u8 group[2];  /* by enum tr_use: which shared look-up serves it, or TR_ALONE */
-	i64 at[2];    /* its address, relative to the root of that look-up */
+	u8 group[2]; /* by enum tr_use: which shared look-up serves it, or TR_ALONE */
+	i64 at[2];   /* its address, relative to the root of that look-up */
 };
 enum tr_use { USE_OPERAND, USE_STACK };
 
@@ -84,17 +84,17 @@ struct tr {
 	u32 bi; /* block index */
 	u32 mode;
 	bool user;
-	gva_t gva;  /* of the instruction */
-	gva_t next; /* of the next one */
-	u32 site;   /* host offset where the instruction starts */
-	bool end;   /* the block ends here */
+	gva_t gva;   /* of the instruction */
+	gva_t next;  /* of the next one */
+	u32 site;    /* host offset where the instruction starts */
+	bool end;    /* the block ends here */
 	bool looked; /* a look-up has been emitted: each run of the block notices a kick */
 	bool rsp_ok; /* the guest's rsp is known to be a multiple of 8 */
 	bool poll_after_next;
 	u8 delta, delta_in; /* the group whose delta rcx will hold behind this instruction, and holds now; TR_ALONE: none */
 	u8 r11, r11_in;	    /* the same of host r11 and guest registers that live in memory; BT_NO_GPR: none */
 	i32 rsp_due;	    /* the guest's rsp is G_RSP plus this */
-	const u8 *page; /* the code's bytes: one page, or two */
+	const u8 *page;	    /* the code's bytes: one page, or two */
 
 	struct tr_insn *insn; /* the current one, with its parts at hand */
 	const ZydisDecodedInstruction *in;
@@ -136,8 +136,14 @@ static inline int tr_host(u32 guest)
 int tr_gpr(ZydisRegister r);
 bool tr_is_high8(ZydisRegister r);
 
-static inline i64 tr_displacement(const ZydisDecodedOperand *m) { return m->mem.disp.has_displacement ? m->mem.disp.value : 0; }
-static inline bool tr_writes(const ZydisDecodedOperand *o) { return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
+static inline i64 tr_displacement(const ZydisDecodedOperand *m)
+{
+	return m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+}
+static inline bool tr_writes(const ZydisDecodedOperand *o)
+{
+	return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+}
 
 /* ---- tr_mem.c: addresses and look-ups */
 void tr_guard(struct tr *t, u32 need); /* keep every waiting jrcxz within reach of an island */
@@ -147,7 +153,7 @@ void tr_to_event(struct tr *t, enum bt_event ev, u32 arg);
 u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that holds it, loading into temp if need be */
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
-void tr_address(struct tr *t, const ZydisDecodedOperand *m); /* r10 = linear address; clobbers rcx */
+void tr_address(struct tr *t, const ZydisDecodedOperand *m);		/* r10 = linear address; clobbers rcx */
 /* rcx = delta for the page of the address. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
 void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */
@@ -156,10 +162,10 @@ struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write
 void tr_modrm(struct tr *t, u32 reg, struct tr_place p, bool evex); /* ModRM, SIB and displacement */
 void tr_load(struct tr *t, u32 reg, struct tr_place p);		    /* 64 bits */
 void tr_store(struct tr *t, struct tr_place p, u32 reg);
-void tr_place_address(struct tr *t, u32 dst, struct tr_place p); /* dst = host address */
-void tr_load_delta(struct tr *t, bool write);			 /* rcx = delta, or 0, of the page whose number is in rcx */
-void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write); /* jrcxz to a miss at address + plus */
-void tr_jump_careful(struct tr *t);				    /* jrcxz to this instruction in a careful block */
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p);      /* dst = host address */
+void tr_load_delta(struct tr *t, bool write);			      /* rcx = delta, or 0, of the page whose number is in rcx */
+void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);   /* jrcxz to a miss at address + plus */
+void tr_jump_careful(struct tr *t);				      /* jrcxz to this instruction in a careful block */
 bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
 void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map entry */
 
@@ -167,7 +173,7 @@ void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map e
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
 /* ---- tr_plan.c: which accesses share a look-up */
-void tr_plan(struct tr *t); /* for the whole block, once its instructions are decoded */
+void tr_plan(struct tr *t);		   /* for the whole block, once its instructions are decoded */
 bool tr_is_near64(const struct tr *t);	   /* a stack instruction of 64 bits */
 bool tr_names_special(const struct tr *t); /* a segment, control or debug register */
 
@@ -175,12 +181,15 @@ bool tr_names_special(const struct tr *t); /* a segment, control or debug regist
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
-void tr_forget_delta(struct tr *t); /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
+void tr_forget_delta(struct tr *t);	  /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
 void tr_between(struct tr *t, bool poll); /* before an instruction, or the poll in front of it: what must be put straight */
 void tr_settle_rsp(struct tr *t);
 bool tr_shares_behind(const struct tr *t, u32 insn); /* will this instruction or a later one use a look-up made already? */
 
-static inline void tr_forget_r11(struct tr *t) { t->r11 = t->r11_in = BT_NO_GPR; }
+static inline void tr_forget_r11(struct tr *t)
+{
+	t->r11 = t->r11_in = BT_NO_GPR;
+}
 
 /* ---- tr_copy.c */
 bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */

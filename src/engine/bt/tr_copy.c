@@ -43,7 +43,10 @@ int tr_gpr(ZydisRegister r)
 	}
 }
 
-bool tr_is_high8(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+bool tr_is_high8(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
 
 static int field_of(const ZydisDecodedOperand *o)
 {

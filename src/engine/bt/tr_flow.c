@@ -74,13 +74,22 @@ static bool jump_cache(struct tr *t, u32 *after_event)
 	return true;
 }
 
-static i32 jump_cache_host(const struct tr *t) { return FS(jc) + (i32)(t->user * sizeof t->v->jc[0]) + 8; }
+static i32 jump_cache_host(const struct tr *t)
+{
+	return FS(jc) + (i32)(t->user * sizeof t->v->jc[0]) + 8;
+}
 
-void tr_mark(struct tr *t, u8 flag) { t->v->maps[t->v->nmaps - 1].flags |= flag; }
+void tr_mark(struct tr *t, u8 flag)
+{
+	t->v->maps[t->v->nmaps - 1].flags |= flag;
+}
 
 /* ---- the return stack (ras.c). It serves the mode that the jump cache serves. */
 
-bool tr_uses_ras(const struct tr *t) { return t->v->jc_mode[t->user] == t->mode; }
+bool tr_uses_ras(const struct tr *t)
+{
+	return t->v->jc_mode[t->user] == t->mode;
+}
 
 /* Behind a call: where the host comes back to. The guest's return may want another address, and much may have happened to this page meanwhile. */
 static void landing(struct tr *t)
@@ -151,7 +160,10 @@ static void push_constant(struct tr *t, u64 value)
 	store_top(t, top, H_R11);
 }
 
-static bool is_mem(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_MEMORY; }
+static bool is_mem(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_MEMORY;
+}
 
 /* The 64-bit value of an operand into a host register; memory operands through a look-up. */
 static u32 fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
@@ -208,8 +220,14 @@ static gva_t direct_target(const struct tr *t)
 	return t->next + (u64)t->op[0].imm.value.s;
 }
 
-static bool is_direct(const struct tr *t) { return t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
-static bool odd_width(const struct tr *t) { return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0; }
+static bool is_direct(const struct tr *t)
+{
+	return t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
+static bool odd_width(const struct tr *t)
+{
+	return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+}
 
 static void flow_call(struct tr *t)
 {
@@ -501,8 +519,8 @@ static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
 
 static bool light_for_users(enum bt_light_op op)
 {
-	return op == LIGHT_PAUSE || op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP || op == LIGHT_RDPID || op == LIGHT_CLD ||
-	       op == LIGHT_STD || (op >= LIGHT_RDFSBASE && op <= LIGHT_WRGSBASE);
+	return op == LIGHT_PAUSE || op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP ||
+	       op == LIGHT_RDPID || op == LIGHT_CLD || op == LIGHT_STD || (op >= LIGHT_RDFSBASE && op <= LIGHT_WRGSBASE);
 }
 
 static void flow_light(struct tr *t, enum bt_light_op op)
@@ -563,7 +581,8 @@ static void flow_mov(struct tr *t)
 		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
 	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !is_mem(d)) {
 		light(t, LIGHT_MOV_FROM_SEG,
-		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4, false);
+		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4,
+		      false);
 	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
 		   d->reg.value != ZYDIS_REGISTER_CS) {
 		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
@@ -590,7 +609,10 @@ static void flow_string(struct tr *t)
 }
 
 /* MOVSD is also the scalar SSE move: the row is the string's, the encoding tells. */
-static bool is_string(const struct tr *t) { return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP; }
+static bool is_string(const struct tr *t)
+{
+	return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP;
+}
 
 void tr_flow(struct tr *t, struct bt_row row)
 {

@@ -14,7 +14,10 @@
  */
 #include "engine/bt/tr.h"
 
-bool tr_shared(const struct tr *t, enum tr_use use) { return t->insn->group[use] != TR_ALONE; }
+bool tr_shared(const struct tr *t, enum tr_use use)
+{
+	return t->insn->group[use] != TR_ALONE;
+}
 
 bool tr_shares_behind(const struct tr *t, u32 insn)
 {
@@ -44,7 +47,10 @@ static void look(struct tr *t, const struct tr_group *g, u32 low, i64 from_low, 
 		tr_jump_miss(t, low, (i32)from_low, g->write);
 }
 
-static i32 slot_of(const struct tr *t, u32 group) { return FS(shared) + (i32)(8 * group); }
+static i32 slot_of(const struct tr *t, u32 group)
+{
+	return FS(shared) + (i32)(8 * group);
+}
 
 /* Not in r11, which the look-up or the instruction's other operand may want. */
 static u32 read_base(struct tr *t, int base)
@@ -122,7 +128,10 @@ static bool wanted_again(const struct tr *t, u32 group)
 	return group != TR_ALONE && (twice || t->group[group].last > (u32)(t->insn - t->list));
 }
 
-void tr_forget_delta(struct tr *t) { lose_delta(t, wanted_again(t, t->delta_in)); }
+void tr_forget_delta(struct tr *t)
+{
+	lose_delta(t, wanted_again(t, t->delta_in));
+}
 
 void tr_settle_rsp(struct tr *t)
 {

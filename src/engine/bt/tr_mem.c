@@ -135,7 +135,10 @@ static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
 	e_lea(&t->e, true, T_ADDR, T_ADDR, H_RCX, 0, 0);
 }
 
-static u32 scale_log2(u32 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0; }
+static u32 scale_log2(u32 scale)
+{
+	return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+}
 
 /* Effective address into `dst` (64 or 32 bits wide as the address size says), without the segment. */
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
@@ -265,8 +268,8 @@ static u32 ceil_log2(u32 n)
 static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
 {
 	return m->mem.base == ZYDIS_REGISTER_RSP && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
-	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp.value & (i64)(size - 1)) == 0 &&
-	       (size & (size - 1)) == 0 && t->in->address_width == 64;
+	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp.value & (i64)(size - 1)) == 0 && (size & (size - 1)) == 0 &&
+	       t->in->address_width == 64;
 }
 
 bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
@@ -287,7 +290,8 @@ static int bare_base(const struct tr *t, const ZydisDecodedOperand *m)
 /* An address next to rip is known: so is whether the access straddles. */
 static bool inside_page(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
 {
-	return m->mem.base == ZYDIS_REGISTER_RIP && tr_plain_base(t, m) && PAGE_OFFSET(t->next + (u64)m->mem.disp.value) + size <= PAGE_SIZE;
+	return m->mem.base == ZYDIS_REGISTER_RIP && tr_plain_base(t, m) &&
+	       PAGE_OFFSET(t->next + (u64)m->mem.disp.value) + size <= PAGE_SIZE;
 }
 
 struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
@@ -325,6 +329,15 @@ static void op64(struct tr *t, u32 op, u32 reg, struct tr_place p)
 	tr_modrm(t, reg, p, false);
 }
 
-void tr_load(struct tr *t, u32 reg, struct tr_place p) { op64(t, 0x8b, reg, p); }
-void tr_store(struct tr *t, struct tr_place p, u32 reg) { op64(t, 0x89, reg, p); }
-void tr_place_address(struct tr *t, u32 dst, struct tr_place p) { op64(t, 0x8d, dst, p); }
+void tr_load(struct tr *t, u32 reg, struct tr_place p)
+{
+	op64(t, 0x8b, reg, p);
+}
+void tr_store(struct tr *t, struct tr_place p, u32 reg)
+{
+	op64(t, 0x89, reg, p);
+}
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p)
+{
+	op64(t, 0x8d, dst, p);
+}

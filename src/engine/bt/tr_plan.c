@@ -32,7 +32,7 @@ struct plan {
 	struct tr *t;
 	struct value reg[16];
 	u32 roots, exits;
-	u32 rip_root; /* stands for 0: what is added to it is an address */
+	u32 rip_root;	/* stands for 0: what is added to it is an address */
 	u32 stack_root; /* what rsp is derived from */
 	u32 n;
 	struct access list[ACCESSES];
@@ -99,8 +99,8 @@ static void note_operand(struct plan *p, u32 insn)
 		return;
 	for (u32 i = 0; i < t->in->operand_count; i++) {
 		const ZydisDecodedOperand *m = &t->op[i];
-		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || m->mem.type != ZYDIS_MEMOP_TYPE_MEM ||
-		    !tr_plain_base(t, m))
+		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+		    m->mem.type != ZYDIS_MEMOP_TYPE_MEM || !tr_plain_base(t, m))
 			continue;
 		i64 disp = tr_displacement(m);
 		if (m->mem.base == ZYDIS_REGISTER_RIP)
@@ -145,7 +145,10 @@ static bool is_reg64(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR64;
 }
 
-static bool is_imm(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
+static bool is_imm(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
 
 /* The value that a move, sum or LEA gives its first operand. */
 static bool followed(const struct plan *p, struct value *out)
@@ -224,7 +227,8 @@ static void follow_leave(struct plan *p)
 bool tr_names_special(const struct tr *t)
 {
 	for (u32 i = 0; i < t->in->operand_count_visible; i++) {
-		ZydisRegisterClass c = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(t->op[i].reg.value) : ZYDIS_REGCLASS_INVALID;
+		ZydisRegisterClass c = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(t->op[i].reg.value)
+										    : ZYDIS_REGCLASS_INVALID;
 		if (c == ZYDIS_REGCLASS_SEGMENT || c == ZYDIS_REGCLASS_CONTROL || c == ZYDIS_REGCLASS_DEBUG)
 			return true;
 	}
@@ -291,7 +295,10 @@ static void follow(struct plan *p)
 /* ---- which accesses go together */
 
 /* The bits above the page's offset; nothing but rip-relative addresses is known so well. */
-static bool one_page(i64 low, i64 high) { return (u64)low >> PAGE_SHIFT == (u64)(high - 1) >> PAGE_SHIFT; }
+static bool one_page(i64 low, i64 high)
+{
+	return (u64)low >> PAGE_SHIFT == (u64)(high - 1) >> PAGE_SHIFT;
+}
 
 static bool fits(const struct tr_group *g, const struct access *a)
 {
@@ -326,7 +333,8 @@ static void join(struct plan *p, u32 first)
 		return;
 	struct tr_group *g = &t->group[i];
 	if (i == t->ngroups) {
-		*g = (struct tr_group){.root = a->at.root, .low = a->at.plus, .high = a->at.plus + a->size, .write = written_soon(p, first)};
+		*g = (struct tr_group){
+			.root = a->at.root, .low = a->at.plus, .high = a->at.plus + a->size, .write = written_soon(p, first)};
 		t->ngroups++;
 	}
 	if (a->at.plus < g->low)

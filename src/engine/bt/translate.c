@@ -167,8 +167,8 @@ static void leave_block(struct tr *t, bool poll_due)
 
 static u8 map_flags(const struct tr *t, u32 index)
 {
-	return (u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) | (t->delta_in != TR_ALONE || t->rsp_due ? INSN_CLOSED : 0) |
-		    (tr_shares_behind(t, index) ? INSN_SHARES : 0));
+	return (u8)((has_own_faults(t) ? INSN_EXACT_FAULT : 0) | (t->poll_after_next ? INSN_SHADOW : 0) |
+		    (t->delta_in != TR_ALONE || t->rsp_due ? INSN_CLOSED : 0) | (tr_shares_behind(t, index) ? INSN_SHARES : 0));
 }
 
 static void translate_next(struct tr *t, u32 index, bool poll_first)
@@ -258,7 +258,8 @@ static void emit_exits(struct tr *t)
 	for (u32 i = 0; i < t->nexits; i++) {
 		u32 rel = t->exit[i].rel32, at = t->e.pos;
 		e_patch32(&t->e, rel, at - (rel + 4));
-		v->exits[v->nexits] = (struct bt_exit){.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked, .careful = t->exit[i].careful};
+		v->exits[v->nexits] = (struct bt_exit){
+			.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked, .careful = t->exit[i].careful};
 		tr_to_event(t, EV_EXIT, v->nexits);
 		v->nexits++;
 	}

@@ -44,8 +44,14 @@ static void serialize(void)
 
 /* ---- inside and outside */
 
-static bool stop_wanted(const struct bt_vm *vm) { return __atomic_load_n(&vm->stops, __ATOMIC_SEQ_CST) != 0; }
-static void set_running(struct bt_vcpu *v, bool on) { __atomic_store_n(&v->running, on, __ATOMIC_SEQ_CST); }
+static bool stop_wanted(const struct bt_vm *vm)
+{
+	return __atomic_load_n(&vm->stops, __ATOMIC_SEQ_CST) != 0;
+}
+static void set_running(struct bt_vcpu *v, bool on)
+{
+	__atomic_store_n(&v->running, on, __ATOMIC_SEQ_CST);
+}
 
 static bool any_running(struct bt_vm *vm)
 {
@@ -245,7 +251,10 @@ void bt_code_write(struct bt_vm *vm, gpa_t gpa, u32 len)
 		drop_lines(vm, gpfn, lines);
 }
 
-bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa) { return gpa >> 12 < vm->nframes && lines_of(vm, gpa >> 12) != 0; }
+bool bt_frame_has_code(const struct bt_vm *vm, gpa_t gpa)
+{
+	return gpa >> 12 < vm->nframes && lines_of(vm, gpa >> 12) != 0;
+}
 
 /* ---- stores by C code on a vCPU */
 
