@@ -145,6 +145,8 @@ static const struct choice engines[] = {
 	{"auto", "kvm where hardware backs it, else bt"},
 	{"bt", "binary translation"},
 	{"kvm", "hardware virtualization"},
+	{"translate", "bt, with all user code translated"},
+	{"direct", "bt, with no user code translated: for tests"},
 	{"interp", "interpretation: slow, for tests"},
 	{0},
 };

@@ -25,10 +25,25 @@ static int choose_bt(const struct engine_ops **out, struct err *e)
 	return 0;
 }
 
-static int choose_interp(const struct engine_ops **out, struct err *e)
+/* Not for every day: one way of running code alone. */
+static const struct {
+	const struct engine_ops *ops;
+	const char *remark;
+} others[] = {
+	{&engine_translate, "user code is never executed directly"},
+	{&engine_direct, "user code is executed directly even where that is slow; it is meant for tests"},
+	{&engine_interp, "it is slow and meant for tests"},
+};
+
+static const struct engine_ops *other_engine(const char *name, char *why, size_t why_size)
 {
-	*out = &engine_interp;
-	return engine_interp.probe(e);
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+		if (strcmp(name, others[i].ops->name) != 0)
+			continue;
+		snprintf(why, why_size, "engine %s: asked for with --engine; %s", name, others[i].remark);
+		return others[i].ops;
+	}
+	return NULL;
 }
 
 static int choose_auto(const struct engine_ops **out, char *why, size_t why_size, struct err *e)
@@ -58,7 +73,7 @@ static int choose_kvm(const struct engine_ops **out, char *why, size_t why_size,
 
 int engine_choose(const char *name, const struct engine_ops **out, char *why, size_t why_size, struct err *e)
 {
-	static const char *const names[] = {"auto", "bt", "kvm", "interp", NULL};
+	static const char *const names[] = {"auto", "bt", "kvm", "translate", "direct", "interp", NULL};
 	const char *near;
 
 	if (strcmp(name, "auto") == 0)
@@ -69,10 +84,8 @@ int engine_choose(const char *name, const struct engine_ops **out, char *why, si
 		snprintf(why, why_size, "engine bt: asked for with --engine");
 		return choose_bt(out, e);
 	}
-	if (strcmp(name, "interp") == 0) {
-		snprintf(why, why_size, "engine interp: asked for with --engine; it is slow and meant for tests");
-		return choose_interp(out, e);
-	}
+	if ((*out = other_engine(name, why, why_size)))
+		return (*out)->probe(e);
 	near = err_nearest(name, names);
 	if (near)
 		return err_set(e, EINVAL, "--engine %s is not possible; did you mean %s?", name, near);

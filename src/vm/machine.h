@@ -98,7 +98,7 @@ struct vm {
 	struct engine_vm *engine;
 	struct x86_cpuid cpuid;
 	u64 tsc_hz;
-	u64 tsc_zero;	/* host TSC at guest TSC 0; grows by each pause; atomic */
+	u64 tsc_zero;	/* host TSC at guest TSC 0: 0 at first; grows by each pause; atomic */
 	u64 tsc_paused; /* host TSC when the clock stopped, 0 while it runs; atomic */
 
 	struct vcpu *vcpus;

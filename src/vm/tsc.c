@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's time-stamp counter: the host's, from 0 at the VM's start, standing still while the VM is paused. Each vCPU adds its own
- * tsc_offset (what the guest wrote).
+ * The guest's time-stamp counter: the host's, standing still while the VM is paused. Each vCPU adds its own tsc_offset (what the guest
+ * wrote).
  *
  * Threading: tsc_guest from any thread; pause and resume on the main thread with all vCPUs parked.
  */
@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#define NEVER_RAN 1u /* in tsc_paused */
 #define LEAF_FREQUENCY 0x15u
 #define LEAF_HYPERVISOR 0x40000000u
 #define LEAF_HYPERVISOR_FREQUENCY 0x40000010u
@@ -81,9 +82,11 @@ u64 tsc_guest(const struct vm *vm, const struct x86_cpu *c)
 	return base_now(vm) + __atomic_load_n(&c->tsc_offset, __ATOMIC_RELAXED);
 }
 
+/* Until it is paused for the first time the guest's TSC is the host's, so that an engine may let user code read it. */
 void tsc_start_paused(struct vm *vm)
 {
-	vm->tsc_paused = vm->tsc_zero = __rdtsc();
+	vm->tsc_paused = NEVER_RAN;
+	vm->tsc_zero = 0;
 }
 
 void tsc_pause(struct vm *vm)
@@ -96,6 +99,7 @@ void tsc_resume(struct vm *vm)
 {
 	if (!vm->tsc_paused)
 		return;
-	__atomic_store_n(&vm->tsc_zero, vm->tsc_zero + (__rdtsc() - vm->tsc_paused), __ATOMIC_RELAXED);
+	if (vm->tsc_paused != NEVER_RAN)
+		__atomic_store_n(&vm->tsc_zero, vm->tsc_zero + (__rdtsc() - vm->tsc_paused), __ATOMIC_RELAXED);
 	__atomic_store_n(&vm->tsc_paused, 0, __ATOMIC_RELEASE);
 }

@@ -25,6 +25,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #define BT_CACHE_SIZE (256u * 1024 * 1024)
 #define BT_CACHE_RESERVE (64u * 1024) /* room that must be left before a block is started */
@@ -168,11 +169,15 @@ struct bt_vframe {
 	u64 lines;    /* 64-byte lines that hold translated bytes; read by others */
 	u64 wpage[2]; /* gva pages through which the frame is writable */
 	u16 writers;  /* 0-2 known, 3: more */
+	bool in_cells; /* a cell of this vCPU may map it writable */
+	u8 executed;   /* FRAME_: whether cells may execute it */
 };
+enum { FRAME_UNKNOWN, FRAME_CLEAN, FRAME_TSC /* when the guest's TSC is the host's */, FRAME_SENSITIVE };
 
 struct bt_stats {
 	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light,
 		irqs, aspace_evictions, straddles, signals;
+	u64 direct_runs;
 	u64 too_large; /* blocks that could not be laid out: interpreted */
 };
 
@@ -183,6 +188,7 @@ struct bt_vm {
 	u64 nframes;
 	u32 max_vcpus;
 	bool translate; /* false: interpret everything */
+	enum bt_directly { DIRECTLY_NEVER, DIRECTLY_IF_IT_PAYS, DIRECTLY_ALWAYS } directly; /* when user code runs as it is (direct.c) */
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
 	u32 aspaces;	/* of each vCPU */
@@ -255,6 +261,10 @@ struct bt_vcpu {
 	u64 paging_rules;
 	struct engine_debug *debug; /* NULL: no debugger */
 	bool debug_changed, stepped;
+	struct bt_direct *direct;
+	bool direct_on;	       /* user code of the address space in force runs in a cell */
+	_Atomic pid_t in_cell; /* the cell that runs for this vCPU now, 0 = none */
+	u64 crossings;	       /* from supervisor to user code */
 	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
 	u64 epoch;	      /* counts whatever made shadow entries go, for who keeps copies of them */
 	bool kitlb_local;     /* kitlb holds a page that is not global */
@@ -329,6 +339,7 @@ void bt_vcpu_destroy(struct engine_vcpu *ev);
 enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e);
 struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev);
 void bt_vcpu_sync_in(struct engine_vcpu *ev);
+void bt_interpret_one(struct bt_vcpu *v); /* vector state saved */
 
 /* ---- requests.c */
 void bt_vcpu_kick(struct engine_vcpu *ev);
@@ -372,6 +383,23 @@ static inline void bt_stores_done(struct bt_vcpu *v)
 extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
 void bt_mode_changed(struct bt_vcpu *v);
 
+/* ---- direct.c: user code that runs as it is */
+void bt_direct_init(struct bt_vcpu *v); /* without memory for it there is no direct execution */
+void bt_direct_fini(struct bt_vcpu *v);
+void bt_direct_switch(struct bt_vcpu *v); /* CR3 was loaded */
+void bt_direct_sample(struct bt_vcpu *v); /* an interrupt finds user code running */
+void bt_direct_run(struct bt_vcpu *v);	  /* bt_direct_fits: until something has to be done outside */
+bool bt_direct_may(const struct bt_vcpu *v);
+void bt_direct_flush(struct bt_vcpu *v, int pcid /* -1: all */);
+void bt_direct_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: all */);
+void bt_direct_rest(struct bt_vcpu *v); /* the vCPU's thread leaves the engine */
+void bt_direct_unwrite(struct bt_vcpu *v, u64 gpfn);  /* no cell of this vCPU may write to the frame */
+void bt_direct_unexecute(struct bt_vcpu *v, u64 gpfn); /* nor execute it */
+static inline bool bt_direct_fits(const struct bt_vcpu *v)
+{
+	return v->direct_on && (v->mode & MODE_USER) && bt_direct_may(v);
+}
+
 /* ---- debug.c: what a debugger has armed */
 void bt_vcpu_debug(struct engine_vcpu *ev, struct engine_debug *d);
 void bt_debug_apply(struct bt_vcpu *v); /* after a change, before anything runs */
@@ -410,6 +438,8 @@ static inline u64 bt_lines(u32 start, u32 end)
 }
 
 /* ---- light code: general registers only (events.c, blocks.c, itlb.c, shadow.c) */
+/* Enter the page of `gva` in the shadow tables. 1: entered; 0: fault pending; -1: must be interpreted (MMIO, ROM, a page that holds code). */
+int bt_fill(struct bt_vcpu *v, gva_t gva, bool write);
 void *bt_event_miss_read(struct bt_vcpu *v, u32 site);
 void *bt_event_miss_write(struct bt_vcpu *v, u32 site);
 void *bt_event_straddle(struct bt_vcpu *v, u32 site);

@@ -49,7 +49,7 @@ static u32 aspaces_for(u32 vcpus)
 }
 
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
-		     struct err *e)
+		     enum bt_directly directly, struct err *e)
 {
 	if (max_vcpus > BT_MAX_VCPUS)
 		return err_set(e, ENOTSUP,
@@ -61,6 +61,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	vm->gm = gm;
 	vm->cpuid = cpuid;
 	vm->translate = translate;
+	vm->directly = directly;
 	vm->max_vcpus = max_vcpus;
 	vm->aspaces = aspaces_for(max_vcpus);
 	vm->nframes = frames_of(gm);
@@ -79,12 +80,22 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 
 static int bt_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, true, e);
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_IF_IT_PAYS, e);
+}
+
+static int translate_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_NEVER, e);
+}
+
+static int direct_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_ALWAYS, e);
 }
 
 static int interp_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, false, e);
+	return vm_create(out, gm, cpuid, max_vcpus, false, DIRECTLY_NEVER, e);
 }
 
 static void bt_vm_destroy(struct engine_vm *engine_vm)
@@ -123,6 +134,7 @@ static const struct {
 	{"aspace_evictions", AT(aspace_evictions)},
 	{"straddles", AT(straddles)},
 	{"signals", AT(signals)},
+	{"direct_runs", AT(direct_runs)},
 	{"too_large", AT(too_large)},
 };
 
@@ -177,6 +189,44 @@ const struct engine_ops engine_interp = {
 	.summary = "the interpreter alone, for tests",
 	.probe = bt_probe,
 	.vm_create = interp_vm_create,
+	.vm_destroy = bt_vm_destroy,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = bt_vcpu_kick,
+	.vcpu_irq = bt_vcpu_irq,
+	.vcpu_nmi = bt_vcpu_nmi,
+	.vcpu_state = bt_vcpu_state,
+	.vcpu_sync_in = bt_vcpu_sync_in,
+	.vcpu_debug = bt_vcpu_debug,
+	.ram_written = bt_ram_written,
+	.stats = bt_stats,
+};
+
+const struct engine_ops engine_translate = {
+	.name = "translate",
+	.summary = "binary translation alone: all user code is translated too",
+	.probe = bt_probe,
+	.vm_create = translate_vm_create,
+	.vm_destroy = bt_vm_destroy,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = bt_vcpu_kick,
+	.vcpu_irq = bt_vcpu_irq,
+	.vcpu_nmi = bt_vcpu_nmi,
+	.vcpu_state = bt_vcpu_state,
+	.vcpu_sync_in = bt_vcpu_sync_in,
+	.vcpu_debug = bt_vcpu_debug,
+	.ram_written = bt_ram_written,
+	.stats = bt_stats,
+};
+
+const struct engine_ops engine_direct = {
+	.name = "direct",
+	.summary = "binary translation, and user code never translated where it can run directly; for tests",
+	.probe = bt_probe,
+	.vm_create = direct_vm_create,
 	.vm_destroy = bt_vm_destroy,
 	.vcpu_create = bt_vcpu_create,
 	.vcpu_destroy = bt_vcpu_destroy,

@@ -114,6 +114,7 @@ static void choose_return_stack(struct bt_vcpu *v)
 	if (user == v->ras_user)
 		return;
 	if (user) {
+		v->crossings++;
 		v->ras = v->ras_saved;
 	} else {
 		v->ras_saved = v->ras;
@@ -208,7 +209,7 @@ static void *dispatch_as(struct bt_vcpu *v, u32 careful, struct bt_block **out)
 		bt_update_mode(v);
 		if (v->mode & MODE_INTERP)
 			return NULL;
-		if (interrupt_waits(v) || v->cpu.irq_shadow) /* what stands in a shadow is interpreted */
+		if (interrupt_waits(v) || v->cpu.irq_shadow || bt_direct_fits(v)) /* what stands in a shadow is interpreted */
 			return NULL;
 		if (bt_debug_at_break(v))
 			return NULL;
@@ -266,7 +267,7 @@ void *bt_dispatch(struct bt_vcpu *v)
 {
 	bt_stores_done(v);
 	bt_update_mode(v);
-	if (!must_leave(v) && !interrupt_waits(v) && !v->cpu.irq_shadow) {
+	if (!must_leave(v) && !interrupt_waits(v) && !v->cpu.irq_shadow && !bt_direct_fits(v)) {
 		void *h = cached_target(v);
 		if (h) {
 			past_shadows(v);
@@ -380,8 +381,7 @@ static bool drop_pays(struct bt_frame *f)
 	return __atomic_add_fetch(&f->stores, 1, __ATOMIC_RELAXED) % BT_STORES == 0;
 }
 
-/* Enter the page of `gva`. 1: entered; 0: fault pending; -1: must be interpreted (MMIO, ROM, a page that holds code). */
-static int fill(struct bt_vcpu *v, gva_t gva, bool write)
+int bt_fill(struct bt_vcpu *v, gva_t gva, bool write)
 {
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, gva, x86_acc(&v->cpu, write ? ACC_WRITE : ACC_READ), &x))
@@ -414,7 +414,7 @@ static void *miss(struct bt_vcpu *v, u32 site, bool write)
 		return bt_dispatch(v);
 	}
 	v->st.misses++;
-	int r = x86_canonical(v->t1) ? fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
+	int r = x86_canonical(v->t1) ? bt_fill(v, v->t1, write) : -1; /* #GP or #SS: the interpreter knows which */
 	if (r > 0 && lost_look_ups(v, &p, p.m))
 		return dispatch_careful(v);
 	if (r > 0)
@@ -673,7 +673,7 @@ static u8 *reach(struct bt_vcpu *v, gva_t gva, bool write, int *why)
 	u64 *table = v->mode & MODE_USER ? v->view[VIEW_USER][write] : v->super[write];
 	*why = 1;
 	if (!x86_canonical(gva) || table[index] == 0)
-		*why = x86_canonical(gva) ? fill(v, gva, write) : -1;
+		*why = x86_canonical(gva) ? bt_fill(v, gva, write) : -1;
 	if (*why > 0 && table[index] == 0)
 		*why = -1; /* entered for another view: never take an absent delta for an address */
 	return *why > 0 ? (u8 *)(gva + table[index]) : NULL;

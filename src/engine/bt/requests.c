@@ -7,6 +7,7 @@
  * Threading: bt_vcpu_kick, bt_vcpu_irq, bt_vcpu_nmi and bt_ram_written from any thread; bt_take_requests on the vCPU's.
  */
 #include "engine/bt/bt.h"
+#include "engine/bt/cell.h"
 
 static struct bt_vcpu *vcpu(struct engine_vcpu *v)
 {
@@ -19,6 +20,9 @@ void bt_nudge(struct bt_vcpu *v)
 	__atomic_store_n(&v->jc_mask[1], 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->k_page, 0, __ATOMIC_SEQ_CST);
+	pid_t cell = atomic_load(&v->in_cell);
+	if (cell)
+		bt_cell_interrupt(cell);
 }
 
 void bt_vcpu_kick(struct engine_vcpu *ev)

@@ -172,6 +172,8 @@ void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 {
 	struct bt_vframe *f = &v->frames[gpfn];
 	v->epoch++;
+	if (f->in_cells)
+		bt_direct_unwrite(v, gpfn);
 	for (u32 a = 0; a < v->vm->aspaces; a++) {
 		struct bt_aspace *as = v->aspaces[a];
 		if (!as || !as->used)
@@ -254,6 +256,7 @@ void bt_shadow_switch(struct bt_vcpu *v)
 	v->itlb = &v->as->itlb;
 	__asm__ volatile("wrgsbase %0" : : "r"(v->as->table[VIEW_USER][0]));
 	bt_shadow_views(v);
+	bt_direct_switch(v);
 }
 
 /* ---- invalidation */
@@ -283,6 +286,7 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 {
 	v->epoch++;
+	bt_direct_flush_page(v, gva, pcid);
 	/* A global entry may have been filled in under any PCID, so INVLPG looks everywhere; more is dropped than need be, which is allowed. */
 	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];
@@ -294,6 +298,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 {
 	v->epoch++;
+	bt_direct_flush(v, pcid);
 	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];
 		if (as->used && (pcid < 0 || as->pcid == pcid))

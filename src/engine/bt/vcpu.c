@@ -102,6 +102,7 @@ int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id
 	}
 	interp_cache_translations(v->interp, &v->epoch);
 	x86_reset(&v->cpu, id == 0, false);
+	bt_direct_init(v);
 	bt_mode_changed(v);
 	enlist(v, v);
 	*out = (struct engine_vcpu *)v;
@@ -115,6 +116,7 @@ void bt_vcpu_destroy(struct engine_vcpu *ev)
 		return;
 	bt_flush_code(v);
 	bt_stats_keep(v);
+	bt_direct_fini(v);
 	enlist(v, NULL);
 	bt_thread_fini(v);
 	vcpu_release(v);
@@ -150,10 +152,12 @@ static void events(struct bt_vcpu *v)
 		return;
 	v->halted = false;
 	v->st.irqs++;
+	if (x86_cpl(c) == 3)
+		bt_direct_sample(v);
 	x86_interrupt(c, (u8)vector, INT_HARDWARE, false, 0);
 }
 
-static void interpret_one(struct bt_vcpu *v)
+void bt_interpret_one(struct bt_vcpu *v)
 {
 	v->interpret_next = false;
 	v->stepped = true;
@@ -234,11 +238,13 @@ static enum exit_kind run(struct bt_vcpu *v, struct err *e)
 			return EXIT_HALTED;
 		bt_update_mode(v);
 		if (v->mode & MODE_INTERP || v->cpu.irq_shadow)
-			interpret_one(v);
+			bt_interpret_one(v);
+		else if (bt_direct_fits(v))
+			bt_direct_run(v);
 		else {
 			run_translated(v);
 			if (v->interpret_next)
-				interpret_one(v);
+				bt_interpret_one(v);
 		}
 	}
 }
@@ -250,6 +256,7 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 	__atomic_store_n(&v->irq_idle, 0, __ATOMIC_SEQ_CST); /* look once, whatever was missed while nothing ran */
 	bt_enter(v);
 	enum exit_kind kind = run(v, e);
+	bt_direct_rest(v);
 	bt_leave(v);
 	return kind;
 }

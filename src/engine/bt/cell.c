@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Cells as processes: how one is made from a fork that drops all it inherited, how it is run and waited for, how it ends.
+ */
+#include "engine/bt/cell.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define USER_END 0x7ffffffff000ull
+#define RAM_FD 3
+#define START_TRIES 8
+#define PATIENCE_NS 200000000 /* how long to wait before looking whether the cell lives */
+#define FP_MAGIC1 0x46505853u
+
+enum { KICK = SIGUSR1 };
+static const int caught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, KICK};
+
+struct kernel_sigaction {
+	u64 handler, flags, restorer, mask;
+};
+
+/* What the child needs, made before the fork. */
+struct plan {
+	u64 window;
+	int ram, file; /* the window's */
+	pid_t parent;
+	struct sock_filter filter[CELL_FILTER];
+	struct cell_shared *shared;
+};
+
+static u64 in_window(u64 window, const u8 *code)
+{
+	return window + (u64)(code - cell_code_begin);
+}
+
+static long futex(u32 *word, int op, u32 value, const struct timespec *timeout)
+{
+	return syscall(SYS_futex, word, op, value, timeout, NULL, 0);
+}
+
+/* ---- in the child
+ *
+ * A copy of a process with several threads: system calls only. */
+
+static bool keep_two_files(struct plan *p)
+{
+	int ram = fcntl(p->ram, F_DUPFD, 10);
+	p->file = fcntl(p->file, F_DUPFD, 10);
+	return ram >= 0 && p->file >= 0 && dup2(ram, RAM_FD) == RAM_FD;
+}
+
+static bool map_window(const struct plan *p)
+{
+	int flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
+	void *code = (void *)p->window, *rest = (void *)(p->window + PAGE_SIZE);
+	return mmap(code, PAGE_SIZE, PROT_READ | PROT_EXEC, flags, p->file, 0) == code &&
+	       mmap(rest, CELL_WINDOW - PAGE_SIZE, PROT_READ | PROT_WRITE, flags, p->file, PAGE_SIZE) == rest;
+}
+
+/* The kernel writes to none of this process's old memory any more. */
+static bool detach(void)
+{
+	syscall(SYS_set_robust_list, NULL, 24);
+	syscall(SYS_set_tid_address, NULL);
+	char *rseq = (char *)__builtin_thread_pointer() + __rseq_offset;
+	for (u32 size = 32; __rseq_size && size <= 256; size += 32) /* the length it was registered with, which the library does not tell */
+		if (syscall(SYS_rseq, rseq, size, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0)
+			return true;
+	return __rseq_size == 0;
+}
+
+static bool take_signals(const struct plan *p)
+{
+	/* The guest's stack pointer may point into this one: SS_AUTODISARM, as on the vCPU's thread. */
+	stack_t stack = {.ss_sp = (void *)(p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE),
+			 .ss_size = CELL_STACK_PAGES * PAGE_SIZE,
+			 .ss_flags = (int)(1u << 31)};
+	struct kernel_sigaction act = {.handler = in_window(p->window, cell_code_signal),
+				       .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
+				       .restorer = in_window(p->window, cell_code_return),
+				       .mask = ~0ull};
+	u64 none = 0;
+	if (syscall(SYS_sigaltstack, &stack, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(caught); i++)
+		if (syscall(SYS_rt_sigaction, caught[i], &act, NULL, sizeof act.mask) < 0)
+			return false;
+	return syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none) == 0;
+}
+
+__attribute__((noreturn)) static void become_cell(struct plan *p)
+{
+	u64 stack = p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE - 64, start = in_window(p->window, cell_code_start);
+	bool ok = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == p->parent && keep_two_files(p) && map_window(p) && detach() &&
+		  syscall(SYS_close_range, 0, RAM_FD - 1, 0) == 0 && syscall(SYS_close_range, RAM_FD + 1, ~0u, 0) == 0 &&
+		  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0 && take_signals(p);
+	if (ok)
+		__asm__ volatile("movq %0, %%rsp\n\tjmp *%1" : : "r"(stack), "r"(start) : "memory");
+	syscall(SYS_exit_group, 1);
+	__builtin_unreachable();
+}
+
+/* ---- making one */
+
+/* Once nothing but the window is left, the filter. It lies on the signal stack, which is not in use yet. */
+static void plan_first_calls(struct plan *p, u8 *stack, u64 secret)
+{
+	struct sock_fprog prog = {.len = (u16)bt_cell_filter(p->filter, p->window, secret)};
+	u64 filter_at = p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE + sizeof prog, end = p->window + CELL_WINDOW;
+	prog.filter = (struct sock_filter *)filter_at;
+	memcpy(stack, &prog, sizeof prog);
+	memcpy(stack + sizeof prog, p->filter, sizeof p->filter);
+	p->shared->call[0] = (struct cell_call){SYS_munmap, {0, p->window}};
+	p->shared->call[1] = (struct cell_call){SYS_munmap, {end, USER_END - end}};
+	p->shared->call[2] = (struct cell_call){SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, filter_at - sizeof prog}};
+	p->shared->ncalls = 3;
+}
+
+static bool map_here(struct bt_cell *c, int file)
+{
+	u8 *p = mmap(NULL, CELL_WINDOW - PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, PAGE_SIZE);
+	if (p == MAP_FAILED)
+		return false;
+	c->shared = (struct cell_shared *)p;
+	c->stack = p + CELL_STATE_PAGES * PAGE_SIZE;
+	return true;
+}
+
+static int window_file(void)
+{
+	int fd = memfd_create("guise-cell", MFD_CLOEXEC);
+	size_t n = (size_t)(cell_code_end - cell_code_begin);
+	if (fd >= 0 && (ftruncate(fd, CELL_WINDOW) < 0 || pwrite(fd, cell_code_begin, n, 0) != (ssize_t)n)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* A place that neither this program nor, most likely, a guest's uses. */
+static bool choose_window(struct bt_cell *c)
+{
+	u64 r[2];
+	if (getrandom(r, sizeof r, 0) != sizeof r)
+		return false;
+	c->window = 0x100000000000ull + (r[0] % (0x400000000000ull >> 12) << 12);
+	c->secret = r[1];
+	return true;
+}
+
+static bool alive(struct bt_cell *c)
+{
+	return c->pid > 0 && waitpid(c->pid, NULL, WNOHANG) == 0;
+}
+
+static bool wait_for_signal(struct bt_cell *c)
+{
+	const struct timespec patience = {.tv_nsec = PATIENCE_NS};
+	u32 state;
+	while ((state = __atomic_load_n(&c->shared->state, __ATOMIC_ACQUIRE)) == CELL_RUNS) {
+		if (futex(&c->shared->state, FUTEX_WAIT, CELL_RUNS, &patience) < 0 && errno == ETIMEDOUT && !alive(c)) {
+			c->pid = 0;
+			return false;
+		}
+	}
+	return state == CELL_WAITS && c->shared->error == 0;
+}
+
+/* Where every signal's frame lies. The guest has not run yet, so this may be believed. */
+static bool learn_frame(struct bt_cell *c)
+{
+	u64 stack = c->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE, frame = c->shared->frame - stack;
+	if (frame > CELL_STACK_PAGES * PAGE_SIZE - sizeof(ucontext_t))
+		return false;
+	const ucontext_t *uc = (const ucontext_t *)(c->stack + frame);
+	u64 fp = (u64)uc->uc_mcontext.fpregs - stack;
+	if (fp > CELL_STACK_PAGES * PAGE_SIZE - 1024)
+		return false;
+	struct {
+		u32 magic, extended;
+		u64 features;
+		u32 size;
+	} sw;
+	memcpy(&sw, c->stack + fp + 464, sizeof sw);
+	c->frame = (u32)frame;
+	c->fp = (u32)fp;
+	c->fp_size = sw.size;
+	return sw.magic == FP_MAGIC1 && fp + sw.size <= CELL_STACK_PAGES * PAGE_SIZE;
+}
+
+static bool start(struct bt_cell *c, int ram, int file)
+{
+	struct plan p = {.ram = ram, .file = file, .parent = getpid(), .shared = c->shared};
+	if (!choose_window(c))
+		return false;
+	memset(c->shared, 0, sizeof *c->shared);
+	p.window = c->window;
+	plan_first_calls(&p, c->stack, c->secret);
+	c->pid = fork();
+	if (c->pid == 0)
+		become_cell(&p);
+	if (c->pid > 0 && wait_for_signal(c) && learn_frame(c)) {
+		memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
+		return true;
+	}
+	if (c->pid > 0) {
+		kill(c->pid, SIGKILL);
+		waitpid(c->pid, NULL, 0);
+	}
+	c->pid = 0;
+	return false;
+}
+
+struct bt_cell *bt_cell_new(int ram, struct err *e)
+{
+	struct bt_cell *c = calloc(1, sizeof *c);
+	int file = window_file();
+	bool ok = c && file >= 0 && map_here(c, file);
+	for (u32 i = 0; ok && c->pid == 0 && i < START_TRIES; i++)
+		start(c, ram, file);
+	if (file >= 0)
+		close(file);
+	if (ok && c->pid) {
+		c->cpu = -1;
+		return c;
+	}
+	err_set(e, ENOTSUP, "a process for direct execution cannot be started; user code is translated");
+	bt_cell_free(c);
+	return NULL;
+}
+
+void bt_cell_free(struct bt_cell *c)
+{
+	if (!c)
+		return;
+	if (c->pid > 0) {
+		kill(c->pid, SIGKILL);
+		waitpid(c->pid, NULL, 0);
+	}
+	if (c->shared)
+		munmap(c->shared, CELL_WINDOW - PAGE_SIZE);
+	free(c);
+}
+
+/* ---- running one */
+
+static void hand_over(struct bt_cell *c, bool stay)
+{
+	memcpy(c->shared->call, c->queue, c->nqueue * sizeof c->queue[0]);
+	c->shared->ncalls = c->nqueue;
+	c->shared->stay = stay;
+	c->shared->error = 0;
+	c->nqueue = 0;
+	__atomic_store_n(&c->shared->state, CELL_RUNS, __ATOMIC_SEQ_CST);
+	futex(&c->shared->state, FUTEX_WAKE, 1, NULL);
+}
+
+static bool run(struct bt_cell *c, bool stay)
+{
+	if (c->broken)
+		return false;
+	hand_over(c, stay);
+	u64 frame = c->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE + c->frame;
+	c->broken = !wait_for_signal(c) || c->shared->frame != frame;
+	return !c->broken;
+}
+
+bool bt_cell_run(struct bt_cell *c)
+{
+	return run(c, false);
+}
+
+void bt_cell_pin(struct bt_cell *c, int cpu)
+{
+	cpu_set_t one;
+	if (c->cpu == cpu)
+		return;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	sched_setaffinity(c->pid, sizeof one, &one);
+	c->cpu = cpu;
+}
+
+void bt_cell_interrupt(pid_t pid)
+{
+	kill(pid, KICK);
+}
+
+static void queue(struct bt_cell *c, struct cell_call call)
+{
+	if (c->nqueue == CELL_CALLS)
+		run(c, true);
+	c->queue[c->nqueue++] = call;
+}
+
+void bt_cell_map(struct bt_cell *c, u64 at, u64 len, u64 offset, int prot)
+{
+	u64 flags = MAP_SHARED | MAP_FIXED | (len <= 64 * KiB ? MAP_POPULATE : 0);
+	queue(c, (struct cell_call){
+			 SYS_mmap, {at, len, (u64)prot, flags | (c->secret & 0xffffffff) << 32, RAM_FD | (c->secret >> 32) << 32, offset}});
+}
+
+void bt_cell_unmap(struct bt_cell *c, u64 at, u64 len)
+{
+	queue(c, (struct cell_call){SYS_munmap, {at, len, 0, 0, 0, c->secret}});
+}

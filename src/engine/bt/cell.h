@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A cell: a process of its own in which the user code of one guest process runs on the CPU as it is, without translation. Its address space holds
+ * nothing but pages of guest RAM, each at its guest address, and the *window*: a few pages at a random address with the code that takes signals
+ * (cell_code.c), the words shared with the translator's process, and the signal stack. Whatever user code does that it cannot do alone raises a
+ * signal there, and the vCPU's thread, which waits meanwhile, looks at the registers in the signal frame.
+ *
+ * Isolation. A system call from anywhere but the window's code is trapped by seccomp. From there, memory can be mapped only with a secret that is in
+ * the cell while its own code runs and never while the guest's does; there is one thread, so never both. All that is read from the window is the
+ * guest's word: registers, which may hold anything, and nothing else is believed.
+ *
+ * Threading: a cell belongs to its vCPU's thread; bt_cell_interrupt from any.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "base/types.h"
+
+#include <sys/types.h>
+
+#define CELL_CALLS 200
+#define CELL_STATE_PAGES 3
+#define CELL_STACK_PAGES 8
+#define CELL_WINDOW ((1 + CELL_STATE_PAGES + CELL_STACK_PAGES) * PAGE_SIZE)
+
+enum { CELL_RUNS, CELL_WAITS, CELL_FAILED };
+
+struct cell_call {
+	u64 nr, arg[6];
+};
+
+/* The window's second page and on. Offsets are known to cell_code.c. */
+struct cell_shared {
+	u32 state; /* a futex: CELL_RUNS is written by the vCPU, the others by the cell */
+	u32 ncalls;
+	u32 stay; /* wait again after the calls */
+	u32 signal;
+	u64 frame; /* the struct ucontext, as an address in the cell */
+	u64 fs_base, gs_base;
+	u16 sel[4];	  /* ds, es, fs, gs when the signal came */
+	i64 error;	  /* of the call that failed */
+	u64 call_address; /* SIGSYS: behind the instruction, or that of a vsyscall */
+	u32 call_number, pad;
+	struct cell_call call[CELL_CALLS];
+};
+_Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");
+
+struct bt_cell {
+	pid_t pid;
+	u64 window; /* where, in the cell */
+	u64 secret;
+	struct cell_shared *shared;
+	u8 *stack;
+	u32 frame, fp, fp_size; /* offsets into the stack: ucontext and vector state of every signal */
+	struct cell_call queue[CELL_CALLS];
+	u32 nqueue;
+	bool broken;
+	int cpu; /* where it may run */
+};
+
+/* NULL: e says why cells are not to be had here. ram: the descriptor of guest RAM. */
+struct bt_cell *bt_cell_new(int ram, struct err *e);
+void bt_cell_free(struct bt_cell *c);
+
+/* To be carried out before the cell runs again. prot: PROT_ bits; offset into guest RAM. */
+void bt_cell_map(struct bt_cell *c, u64 at, u64 len, u64 offset, int prot);
+void bt_cell_unmap(struct bt_cell *c, u64 at, u64 len);
+
+/* Run until the next signal. False: the cell is broken, what ran there is lost. */
+bool bt_cell_run(struct bt_cell *c);
+void bt_cell_interrupt(pid_t pid);
+void bt_cell_pin(struct bt_cell *c, int cpu);
+
+/* ---- cell_code.c */
+extern const u8 cell_code_begin[], cell_code_end[], cell_code_start[], cell_code_signal[], cell_code_return[];
+/* Fill in a seccomp filter; returns its length, at most CELL_FILTER. */
+struct sock_filter;
+#define CELL_FILTER 64
+u32 bt_cell_filter(struct sock_filter *f, u64 window, u64 secret);

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Direct execution: user code that computes for long runs as it is, in a cell (cell.h); what calls the guest's kernel often stays translated, because a
+ * way out of a cell costs some ten microseconds.
+ *
+ * direct.c decides who runs where and carries the CPU's state over and back; direct_hooks.c is what light code sees of it; direct_map.c keeps a cell's address space a subset of what the guest's
+ * page tables allow; direct_scan.c finds instructions that would tell user code about the host.
+ *
+ * Threading: all of it belongs to its vCPU, as shadow tables do; direct_kick is for any thread.
+ */
+#pragma once
+
+#include "engine/bt/bt.h"
+#include "engine/bt/cell.h"
+
+#include <sched.h>
+
+#define DIRECT_PROCESSES 16 /* whose behaviour is remembered */
+#define DIRECT_CELLS 4
+#define DIRECT_FORGET 64
+#define USER_CS 0x33 /* the selectors that a host gives its programs and Linux gives its own */
+#define USER_SS 0x2b
+#define REGION_PAGES 512
+#define REGION_HASH 256
+
+enum { HOW_READ = 1, HOW_WRITE = 2, HOW_EXEC = 4 };
+
+/* 2 MiB of a cell. */
+struct direct_region {
+	struct direct_region *next;
+	u64 number; /* gva >> 21 */
+	u32 npages;
+	bool large; /* some came from a large page, and go together */
+	u32 frame[REGION_PAGES];
+	u8 how[REGION_PAGES]; /* HOW_ bits, 0 = not mapped */
+};
+
+/* What a cell has mapped. */
+struct direct_map {
+	struct bt_cell *cell;
+	struct direct_region *hash[REGION_HASH];
+	u32 nregions;
+	u64 npages;
+	bool stale; /* the guest has flushed: look at every page before the next use */
+	u32 nforget;
+	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
+	struct {
+		u64 gva, len, offset;
+		u8 how;
+	} run; /* pages to be mapped with one call */
+};
+
+/* A guest process, known by its page table. */
+struct direct_process {
+	u64 cr3;
+	u64 stamp;
+	bool on;
+	u32 good; /* samples in a row that speak for direct execution */
+	u64 sampled_at, crossings;
+	u64 not_before; /* ns */
+	u64 holdoff;	/* ns */
+	u64 exits, native_ns;
+	struct direct_map *map;
+	u16 pcid;
+};
+
+/* What the host's CPU makes of instructions that tell about it. */
+struct direct_host {
+	bool umip;     /* it refuses them, as the guest's CPU does with CR4.UMIP */
+	bool sysenter; /* works in 64-bit code */
+	u64 xcr0;
+};
+
+struct bt_direct {
+	struct direct_host host;
+	struct direct_process process[DIRECT_PROCESSES];
+	struct direct_process *now; /* NULL: not known */
+	u32 ncells;
+	u64 stamp;
+	bool refused; /* this host does not let us */
+	bool pinned;
+	u64 pinned_at; /* ns */
+	int cpu;
+	cpu_set_t allowed; /* where the vCPU's thread may run otherwise */
+	bool tsc;     /* pages with RDTSC are or were mapped: the guest's clock was the host's */
+};
+
+/* The guest's TSC is the host's. */
+static inline bool direct_tsc(const struct bt_vcpu *v)
+{
+	return v->tsc_offset + v->cpu.tsc_offset == 0;
+}
+
+static inline u64 direct_table(const struct bt_vcpu *v)
+{
+	return v->cpu.cr3 & 0x000ffffffffff000ull;
+}
+
+/* ---- direct_map.c */
+struct direct_map *direct_map_new(struct bt_cell *c);
+void direct_map_free(struct direct_map *m);
+/* Map the page of gva, and neighbours, as far as guest page tables with their accessed and dirty bits allow. False: not this access. */
+bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc);
+void direct_map_unexecute_all(struct direct_map *m);
+void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these rights to the frame away */
+void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */
+
+/* ---- direct_scan.c */
+/* FRAME_: may this page be executed as it is? before, behind: the pages on both sides, NULL when they are not mapped. */
+u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind);
