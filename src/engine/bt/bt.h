@@ -164,11 +164,11 @@ struct bt_frame {
 /* The same frame in one vCPU's caches. Two writable gva pages are remembered so that write access can be taken away when the frame turns out to
  * hold code. */
 struct bt_vframe {
-	u32 blocks;   /* those that start here */
-	u32 crossing; /* those whose only instruction ends here */
-	u64 lines;    /* 64-byte lines that hold translated bytes; read by others */
-	u64 wpage[2]; /* gva pages through which the frame is writable */
-	u16 writers;  /* 0-2 known, 3: more */
+	u32 blocks;    /* those that start here */
+	u32 crossing;  /* those whose only instruction ends here */
+	u64 lines;     /* 64-byte lines that hold translated bytes; read by others */
+	u64 wpage[2];  /* gva pages through which the frame is writable */
+	u16 writers;   /* 0-2 known, 3: more */
 	bool in_cells; /* a cell of this vCPU may map it writable */
 	u8 executed;   /* FRAME_: whether cells may execute it */
 };
@@ -187,7 +187,7 @@ struct bt_vm {
 	struct bt_frame *frames;
 	u64 nframes;
 	u32 max_vcpus;
-	bool translate; /* false: interpret everything */
+	bool translate;									    /* false: interpret everything */
 	enum bt_directly { DIRECTLY_NEVER, DIRECTLY_IF_IT_PAYS, DIRECTLY_ALWAYS } directly; /* when user code runs as it is (direct.c) */
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
@@ -265,9 +265,9 @@ struct bt_vcpu {
 	bool direct_on;	       /* user code of the address space in force runs in a cell */
 	_Atomic pid_t in_cell; /* the cell that runs for this vCPU now, 0 = none */
 	u64 crossings;	       /* from supervisor to user code */
-	u64 guest_tsc_offset; /* cpu.tsc_offset as the VM loop was last told of */
-	u64 epoch;	      /* counts whatever made shadow entries go, for who keeps copies of them */
-	bool kitlb_local;     /* kitlb holds a page that is not global */
+	u64 guest_tsc_offset;  /* cpu.tsc_offset as the VM loop was last told of */
+	u64 epoch;	       /* counts whatever made shadow entries go, for who keeps copies of them */
+	bool kitlb_local;      /* kitlb holds a page that is not global */
 	void *sigstack;
 	stack_t old_stack;
 	sigset_t old_mask;
@@ -392,8 +392,8 @@ void bt_direct_run(struct bt_vcpu *v);	  /* bt_direct_fits: until something has 
 bool bt_direct_may(const struct bt_vcpu *v);
 void bt_direct_flush(struct bt_vcpu *v, int pcid /* -1: all */);
 void bt_direct_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: all */);
-void bt_direct_rest(struct bt_vcpu *v); /* the vCPU's thread leaves the engine */
-void bt_direct_unwrite(struct bt_vcpu *v, u64 gpfn);  /* no cell of this vCPU may write to the frame */
+void bt_direct_rest(struct bt_vcpu *v);		       /* the vCPU's thread leaves the engine */
+void bt_direct_unwrite(struct bt_vcpu *v, u64 gpfn);   /* no cell of this vCPU may write to the frame */
 void bt_direct_unexecute(struct bt_vcpu *v, u64 gpfn); /* nor execute it */
 static inline bool bt_direct_fits(const struct bt_vcpu *v)
 {

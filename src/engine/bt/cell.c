@@ -23,7 +23,6 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#define USER_END 0x7ffffffff000ull
 #define RAM_FD 3
 #define START_TRIES 8
 #define PATIENCE_NS 200000000 /* how long to wait before looking whether the cell lives */
@@ -173,14 +172,14 @@ static bool alive(struct bt_cell *c)
 static bool wait_for_signal(struct bt_cell *c)
 {
 	const struct timespec patience = {.tv_nsec = PATIENCE_NS};
-	u32 state;
-	while ((state = __atomic_load_n(&c->shared->state, __ATOMIC_ACQUIRE)) == CELL_RUNS) {
+	while (__atomic_load_n(&c->shared->state, __ATOMIC_ACQUIRE) == CELL_RUNS) {
 		if (futex(&c->shared->state, FUTEX_WAIT, CELL_RUNS, &patience) < 0 && errno == ETIMEDOUT && !alive(c)) {
 			c->pid = 0;
 			return false;
 		}
 	}
-	return state == CELL_WAITS && c->shared->error == 0;
+	c->lost |= c->shared->error != 0;
+	return true;
 }
 
 /* Where every signal's frame lies. The guest has not run yet, so this may be believed. */
@@ -216,7 +215,7 @@ static bool start(struct bt_cell *c, int ram, int file)
 	c->pid = fork();
 	if (c->pid == 0)
 		become_cell(&p);
-	if (c->pid > 0 && wait_for_signal(c) && learn_frame(c)) {
+	if (c->pid > 0 && wait_for_signal(c) && !c->lost && learn_frame(c)) {
 		memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
 		return true;
 	}

@@ -18,12 +18,13 @@
 
 #include <sys/types.h>
 
+#define USER_END 0x7ffffffff000ull /* of what Linux gives a program */
 #define CELL_CALLS 200
 #define CELL_STATE_PAGES 3
 #define CELL_STACK_PAGES 8
 #define CELL_WINDOW ((1 + CELL_STATE_PAGES + CELL_STACK_PAGES) * PAGE_SIZE)
 
-enum { CELL_RUNS, CELL_WAITS, CELL_FAILED };
+enum { CELL_RUNS, CELL_WAITS };
 
 struct cell_call {
 	u64 nr, arg[6];
@@ -31,7 +32,7 @@ struct cell_call {
 
 /* The window's second page and on. Offsets are known to cell_code.c. */
 struct cell_shared {
-	u32 state; /* a futex: CELL_RUNS is written by the vCPU, the others by the cell */
+	u32 state; /* a futex: CELL_RUNS is written by the vCPU, CELL_WAITS by the cell */
 	u32 ncalls;
 	u32 stay; /* wait again after the calls */
 	u32 signal;
@@ -54,6 +55,7 @@ struct bt_cell {
 	u32 frame, fp, fp_size; /* offsets into the stack: ucontext and vector state of every signal */
 	struct cell_call queue[CELL_CALLS];
 	u32 nqueue;
+	bool lost; /* a call has failed: what is mapped is not known */
 	bool broken;
 	int cpu; /* where it may run */
 };

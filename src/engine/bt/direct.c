@@ -22,12 +22,13 @@
 
 #define FL_CELL (FL_ARITH | FL_DF | FL_ID) /* flags that come and go with user code */
 #define SAMPLES 2			   /* in a row, that find a process computing */
-#define LONG_NS 60000			   /* between two ways into the kernel, in translated code */
+#define LONG_NS 40000			   /* between two ways into the kernel, in translated code */
 #define EXITS 64			   /* after so many, look whether the cell pays */
-#define SHORT_NS 20000			   /* on average between two exits: it does not */
+#define SHORT_NS 18000			   /* on average between two exits: it does not */
 #define HOLDOFF_MIN 20000000ull
 #define HOLDOFF_MAX 200000000ull
-#define IN_PAGE 400 /* instructions to interpret in a page that must not be executed directly */
+#define HOLDOFF_LOOP 1000000000ull /* for a loop in a page that must not be executed directly */
+#define IN_PAGE 400		   /* instructions to interpret in a page that must not be executed directly */
 #define PINNED_NS 20000000ull
 #define VSYSCALL 0xffffffffff600000ull
 
@@ -143,13 +144,20 @@ static void turn_on(struct bt_vcpu *v, struct direct_process *p)
 	v->direct_on = true;
 }
 
-static void turn_off(struct bt_vcpu *v, struct direct_process *p)
+static void turn_off(struct bt_vcpu *v, struct direct_process *p, u64 ns)
 {
 	p->on = v->direct_on = false;
 	p->good = 0;
 	p->sampled_at = 0;
-	p->holdoff = p->holdoff == 0 ? HOLDOFF_MIN : p->holdoff * 2 > HOLDOFF_MAX ? HOLDOFF_MAX : p->holdoff * 2;
-	p->not_before = now_ns() + p->holdoff;
+	p->exits = p->native_ns = 0;
+	p->not_before = now_ns() + ns;
+}
+
+/* Longer each time. */
+static u64 next_holdoff(struct direct_process *p, u64 max)
+{
+	p->holdoff = p->holdoff == 0 ? HOLDOFF_MIN : p->holdoff * 2 > max ? max : p->holdoff * 2;
+	return p->holdoff;
 }
 
 static u64 host_xcr0(void)
@@ -199,7 +207,7 @@ static void count_exit(struct bt_vcpu *v, struct direct_process *p, u64 native_n
 	if (++p->exits < EXITS)
 		return;
 	if (p->native_ns / p->exits < SHORT_NS && v->vm->directly != DIRECTLY_ALWAYS)
-		turn_off(v, p);
+		turn_off(v, p, next_holdoff(p, HOLDOFF_MAX));
 	else
 		p->holdoff /= 2;
 	p->exits = p->native_ns = 0;
@@ -397,20 +405,22 @@ static int translate(struct bt_vcpu *v, gva_t gva, u32 acc)
 	return x86_translate(&v->cpu, gva, x86_acc(&v->cpu, ACC_FETCH), &x) ? 1 : 0;
 }
 
-/* This page is not to be executed directly: interpret until it is behind. */
-static void interpret_page(struct bt_vcpu *v)
+/* This page is not to be executed directly: interpret until it is behind. False: that takes too long. */
+static bool interpret_page(struct bt_vcpu *v)
 {
 	gva_t page = PAGE_BASE(v->cpu.rip);
 	for (u32 i = 0; i < IN_PAGE; i++) {
 		bt_interpret_one(v);
 		if (x86_cpl(&v->cpu) != 3 || PAGE_BASE(v->cpu.rip) != page || asked_to_leave(v) || v->cpu.triple_fault || v->halted)
-			return;
+			return true;
 	}
+	return false;
 }
 
 /* A page fault that the guest's tables as they were did not explain. True: the cell may go on. */
-static bool page_fault(struct bt_vcpu *v, struct direct_map *m)
+static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 {
+	struct direct_map *m = p->map;
 	gva_t gva = (u64)frame_of(m->cell)->uc_mcontext.gregs[REG_CR2];
 	u32 acc = access_of(frame_of(m->cell));
 	int r = translate(v, gva, acc);
@@ -419,10 +429,10 @@ static bool page_fault(struct bt_vcpu *v, struct direct_map *m)
 		return true;
 	if (r == 0)
 		x86_deliver_fault(&v->cpu);
-	else if (acc & ACC_FETCH)
-		interpret_page(v);
-	else
+	else if (!(acc & ACC_FETCH))
 		bt_interpret_one(v);
+	else if (!interpret_page(v) && v->vm->directly != DIRECTLY_ALWAYS)
+		turn_off(v, p, next_holdoff(p, HOLDOFF_LOOP));
 	return false;
 }
 
@@ -478,6 +488,8 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 {
 	struct direct_map *m = p->map;
+	if (direct_map_recover(m) && is_page_fault(m->cell))
+		return true;
 	if (m->cell->shared->signal == SIGUSR1) {
 		save_frame(v, m->cell);
 		return false;
@@ -485,7 +497,7 @@ static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 	if (is_page_fault(m->cell) && map_missing(v, m))
 		return true;
 	save_frame(v, m->cell);
-	if (is_page_fault(m->cell) && page_fault(v, m))
+	if (is_page_fault(m->cell) && page_fault(v, p))
 		return true;
 	count_exit(v, p, now_ns() - since);
 	if (!is_page_fault(m->cell))
@@ -516,6 +528,7 @@ void bt_direct_run(struct bt_vcpu *v)
 	p->pcid = pcid_of(v);
 	if (v->direct->tsc && !direct_tsc(v))
 		forbid_tsc(v->direct);
+	direct_map_recover(m);
 	direct_map_settle(v, m);
 	v->cpu.rflags &= ~(u64)FL_RF;
 	v->cpu.debug_shadow = false;

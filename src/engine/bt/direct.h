@@ -20,6 +20,8 @@
 #define DIRECT_FORGET 64
 #define USER_CS 0x33 /* the selectors that a host gives its programs and Linux gives its own */
 #define USER_SS 0x2b
+#define DIRECT_REGIONS 8192   /* of one cell; when there are more, all is unmapped */
+#define DIRECT_MAPPINGS 30000 /* the same; vm.max_map_count is 65,530 */
 #define REGION_PAGES 512
 #define REGION_HASH 256
 
@@ -41,6 +43,7 @@ struct direct_map {
 	struct direct_region *hash[REGION_HASH];
 	u32 nregions;
 	u64 npages;
+	u32 ncalls; /* that mapped something, since all was unmapped */
 	bool stale; /* the guest has flushed: look at every page before the next use */
 	u32 nforget;
 	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
@@ -82,7 +85,7 @@ struct bt_direct {
 	u64 pinned_at; /* ns */
 	int cpu;
 	cpu_set_t allowed; /* where the vCPU's thread may run otherwise */
-	bool tsc;     /* pages with RDTSC are or were mapped: the guest's clock was the host's */
+	bool tsc;	   /* pages with RDTSC are or were mapped: the guest's clock was the host's */
 };
 
 /* The guest's TSC is the host's. */
@@ -101,6 +104,8 @@ struct direct_map *direct_map_new(struct bt_cell *c);
 void direct_map_free(struct direct_map *m);
 /* Map the page of gva, and neighbours, as far as guest page tables with their accessed and dirty bits allow. False: not this access. */
 bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc);
+/* A failed call or too much to keep: unmap everything, to begin anew. True when that was necessary. */
+bool direct_map_recover(struct direct_map *m);
 void direct_map_unexecute_all(struct direct_map *m);
 void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these rights to the frame away */
 void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */

@@ -140,6 +140,7 @@ static int prot_of(u8 how)
 
 static void end_run(struct direct_map *m)
 {
+	m->ncalls += m->run.len != 0;
 	if (m->run.len)
 		bt_cell_map(m->cell, m->run.gva, m->run.len, m->run.offset, prot_of(m->run.how));
 	m->run.len = 0;
@@ -192,6 +193,19 @@ static void forget(struct direct_map *m, gva_t gva)
 		drop_pages(m, r, 0, REGION_PAGES);
 	else if (r->how[i])
 		drop_pages(m, r, i, i + 1);
+}
+
+bool direct_map_recover(struct direct_map *m)
+{
+	u64 end = m->cell->window + CELL_WINDOW;
+	if (!m->cell->lost && m->ncalls < DIRECT_MAPPINGS && m->nregions < DIRECT_REGIONS)
+		return false;
+	free_regions(m);
+	bt_cell_unmap(m->cell, 0, m->cell->window);
+	bt_cell_unmap(m->cell, end, USER_END - end);
+	m->ncalls = 0;
+	m->cell->lost = false;
+	return true;
 }
 
 void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how)
@@ -266,7 +280,8 @@ static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 		if (!(entry & PTE_P))
 			return NULL;
 		if (shift < 39 && (entry & PTE_PS))
-			return v->env.ram(v, ((entry & PTE_FRAME) & ~((1ull << shift) - 1)) + (gva & ((1ull << shift) - 1) & ~(u64)4095), false);
+			return v->env.ram(v, ((entry & PTE_FRAME) & ~((1ull << shift) - 1)) + (gva & ((1ull << shift) - 1) & ~(u64)4095),
+					  false);
 		if (!next_table(v, entry, &table))
 			return NULL;
 	}
@@ -275,17 +290,22 @@ static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 }
 
 /* From now on stores to the frame are seen. */
-static bool make_executable(struct bt_vcpu *v, gva_t gva, u64 gpfn)
+static void prepare_execution(struct bt_vcpu *v, gva_t gva, u64 gpfn)
 {
 	struct bt_vframe *f = &v->frames[gpfn];
-	if (!f->executed) {
-		__atomic_store_n(&f->lines, ~0ull, __ATOMIC_RELAXED);
-		__atomic_fetch_or(&v->vm->frames[gpfn].lines, ~0ull, __ATOMIC_SEQ_CST);
-		bt_protect(v, gpfn);
-		f->executed = direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE));
-	}
+	if (f->executed)
+		return;
+	__atomic_store_n(&f->lines, ~0ull, __ATOMIC_RELAXED);
+	__atomic_fetch_or(&v->vm->frames[gpfn].lines, ~0ull, __ATOMIC_SEQ_CST);
+	bt_protect(v, gpfn);
+	f->executed = direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE));
 	v->direct->tsc |= f->executed == FRAME_TSC;
-	return f->executed == FRAME_CLEAN || (f->executed == FRAME_TSC && direct_tsc(v));
+}
+
+static bool may_execute(const struct bt_vcpu *v, u64 gpfn)
+{
+	u8 executed = v->frames[gpfn].executed;
+	return executed == FRAME_CLEAN || (executed == FRAME_TSC && direct_tsc(v));
 }
 
 static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
@@ -298,17 +318,25 @@ static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
 }
 
 /* What to map a page as, of what the guest allows. */
-static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, gva_t gva, u64 gpfn, u32 acc)
+static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc)
 {
 	u8 how = HOW_READ;
 	if (acc & ACC_FETCH)
-		return (allowed & HOW_EXEC) && make_executable(v, gva, gpfn) ? HOW_READ | HOW_EXEC : have;
+		return (allowed & HOW_EXEC) && may_execute(v, gpfn) ? HOW_READ | HOW_EXEC : have;
 	if ((allowed & HOW_WRITE) && ((acc & ACC_WRITE) || !(allowed & HOW_EXEC)) && bt_may_write(v, gpfn)) {
 		v->frames[gpfn].in_cells = true;
 		how |= HOW_WRITE;
 	} else if (have & HOW_EXEC)
 		how |= HOW_EXEC;
 	return how;
+}
+
+/* Before any of them is mapped: others may stop the world meanwhile and take rights away. */
+static void prepare_one(struct bt_vcpu *v, const struct leaf *l, gva_t gva)
+{
+	u64 gpfn;
+	if ((rights(l, gva, &gpfn) & HOW_EXEC) && gpfn < v->vm->nframes && v->env.ram(v, gpfn << 12, false))
+		prepare_execution(v, gva, gpfn);
 }
 
 static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_region *r, const struct leaf *l, gva_t gva, u32 acc)
@@ -321,7 +349,7 @@ static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_regio
 		have = 0;
 	u64 offset = ram_offset(v, gpfn);
 	bool writable = offset != ~0ull && v->env.ram(v, gpfn << 12, true);
-	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gva, gpfn, acc);
+	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc);
 	if (how)
 		set_page(m, r, gva, gpfn, offset, how);
 }
@@ -336,6 +364,8 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	bool all = l.shift > 12 && !(acc & ACC_FETCH);
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;
 	r->large |= l.shift > 12;
+	for (u32 i = first; (acc & ACC_FETCH) && i < end; i++)
+		prepare_one(v, &l, (r->number << 21) + i * PAGE_SIZE);
 	for (u32 i = first; i < end; i++)
 		map_one(v, m, r, &l, (r->number << 21) + i * PAGE_SIZE, acc);
 	end_run(m);

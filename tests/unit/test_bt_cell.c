@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Cells: code runs there as it is, each thing it cannot do alone comes back as a signal, and it gets nothing that is not mapped for it; and the search
+ * for instructions that must not run there.
+ */
+#include "engine/bt/direct.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define RAM (64 * PAGE_SIZE)
+#define CODE 0x400000ull
+#define DATA 0x7000000000ull
+
+struct fixture {
+	int fd;
+	u8 *ram;
+	struct bt_cell *cell;
+	greg_t *g;
+};
+
+static int begin(void **state)
+{
+	struct fixture *f = calloc(1, sizeof *f);
+	struct err e = {0};
+
+	f->fd = memfd_create("ram", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->fd, RAM), 0);
+	f->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	f->cell = bt_cell_new(f->fd, &e);
+	if (!f->cell)
+		print_message("%s\n", e.msg);
+	else
+		f->g = ((ucontext_t *)(f->cell->stack + f->cell->frame))->uc_mcontext.gregs;
+	*state = f;
+	return 0;
+}
+
+static int end(void **state)
+{
+	struct fixture *f = *state;
+
+	bt_cell_free(f->cell);
+	munmap(f->ram, RAM);
+	close(f->fd);
+	free(f);
+	return 0;
+}
+
+/* The code lies in the second page of RAM and is mapped at CODE. */
+static void put_code(struct fixture *f, const void *code, size_t n)
+{
+	if (!f->cell)
+		skip(); /* this host forbids what cells need; the engine then translates everything */
+	memcpy(f->ram + PAGE_SIZE, code, n);
+	bt_cell_map(f->cell, CODE, PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_EXEC);
+	f->g[REG_RIP] = CODE;
+}
+
+static void run_to(struct fixture *f, u32 signal, u64 rip)
+{
+	assert_true(bt_cell_run(f->cell));
+	assert_int_equal(f->cell->shared->signal, signal);
+	assert_int_equal(f->g[REG_RIP], rip);
+}
+
+static void faults_and_memory(void **state)
+{
+	static const u8 code[] = {0x48, 0xff, 0xc0, /* inc rax */ 0x48, 0x89, 0x03, /* mov [rbx], rax */ 0x0f, 0x0b /* ud2 */};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	f->g[REG_RAX] = 41;
+	f->g[REG_RBX] = (greg_t)DATA + 16;
+	run_to(f, SIGSEGV, CODE + 3);
+	assert_int_equal(f->g[REG_CR2], DATA + 16);
+	assert_int_equal(f->g[REG_ERR], 6);
+	bt_cell_map(f->cell, DATA, PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ);
+	run_to(f, SIGSEGV, CODE + 3);
+	assert_int_equal(f->g[REG_ERR], 7);
+	bt_cell_map(f->cell, DATA, PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE);
+	run_to(f, SIGILL, CODE + 6);
+	assert_int_equal(*(u64 *)(f->ram + 2 * PAGE_SIZE + 16), 42);
+	bt_cell_unmap(f->cell, CODE, PAGE_SIZE);
+	run_to(f, SIGSEGV, CODE + 6);
+}
+
+static void system_calls_come_back(void **state)
+{
+	static const u8 code[] = {0x0f, 0x05, 0xcd, 0x80, 0x0f, 0x05, 0x0f, 0x05};
+	static const u64 wanted[] = {SYS_getpid, SYS_mmap, SYS_rt_sigreturn, SYS_futex};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	for (u32 i = 0; i < ARRAY_SIZE(wanted); i++) {
+		f->g[REG_RAX] = (greg_t)wanted[i];
+		run_to(f, SIGSYS, CODE + 2 * i + 2);
+		assert_int_equal(f->g[REG_RAX], wanted[i]);
+	}
+}
+
+static void every_register_travels(void **state)
+{
+	static const u8 code[] = {0x0f, 0x0b};
+	static const int all[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP, REG_RSP,
+				  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	for (u32 i = 0; i < ARRAY_SIZE(all); i++)
+		f->g[all[i]] = 0x1234567890abcd00ll + i;
+	f->cell->shared->fs_base = 0x112233445566;
+	f->cell->shared->gs_base = 0xffff888000001000;
+	run_to(f, SIGILL, CODE);
+	for (u32 i = 0; i < ARRAY_SIZE(all); i++)
+		assert_int_equal(f->g[all[i]], 0x1234567890abcd00ll + i);
+	assert_int_equal(f->cell->shared->fs_base, 0x112233445566);
+	assert_int_equal(f->cell->shared->gs_base, 0xffff888000001000);
+}
+
+/* A stack pointer into the cell's own signal stack must not move the frame. */
+static void stack_pointer_anywhere(void **state)
+{
+	static const u8 code[] = {0x0f, 0x0b};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	for (u64 at = f->cell->window; at < f->cell->window + CELL_WINDOW; at += 4088) {
+		f->g[REG_RSP] = (greg_t)at;
+		run_to(f, SIGILL, CODE);
+	}
+}
+
+static void an_endless_loop_can_be_interrupted(void **state)
+{
+	static const u8 code[] = {0xeb, 0xfe};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	bt_cell_interrupt(f->cell->pid);
+	run_to(f, SIGUSR1, CODE);
+}
+
+/* The guest finds the window and calls its code: without the secret nothing can be mapped, and trying ends the cell. */
+static void the_window_does_not_help(void **state)
+{
+	static const u8 syscall_insn[] = {0x0f, 0x05};
+	static const u64 calls[] = {SYS_mmap, SYS_munmap, SYS_execve, SYS_openat};
+	struct fixture *f = *state;
+	const u8 *at = memmem(cell_code_begin, (size_t)(cell_code_end - cell_code_begin), syscall_insn, 2);
+
+	put_code(f, "\x0f\x0b", 2);
+	assert_non_null(at);
+	for (u32 i = 0; i < ARRAY_SIZE(calls); i++) {
+		f->g[REG_RIP] = (greg_t)(f->cell->window + (u64)(at - cell_code_begin));
+		f->g[REG_RAX] = (greg_t)calls[i];
+		f->g[REG_RDI] = 0;
+		f->g[REG_RSI] = PAGE_SIZE;
+		f->g[REG_RDX] = PROT_READ;
+		f->g[REG_R10] = MAP_SHARED;
+		f->g[REG_R8] = 3;
+		f->g[REG_R9] = 0;
+		assert_false(bt_cell_run(f->cell));
+		end(state);
+		begin(state);
+		f = *state;
+		put_code(f, "\x0f\x0b", 2);
+	}
+}
+
+static void the_secret_does_not_stay(void **state)
+{
+	struct fixture *f = *state;
+
+	put_code(f, "\x0f\x0b", 2);
+	for (u32 i = 0; i < 3 * CELL_CALLS; i++)
+		bt_cell_map(f->cell, DATA + i * PAGE_SIZE, PAGE_SIZE, 0, PROT_READ);
+	run_to(f, SIGILL, CODE);
+	const u8 *window = (const u8 *)f->cell->shared;
+	for (u32 half = 0; half < 2; half++)
+		assert_null(memmem(window, CELL_WINDOW - PAGE_SIZE, (const u8 *)&f->cell->secret + 4 * half, 4));
+}
+
+static void the_end_is_noticed(void **state)
+{
+	struct fixture *f = *state;
+
+	put_code(f, "\xeb\xfe", 2);
+	kill(f->cell->pid, SIGKILL);
+	assert_false(bt_cell_run(f->cell));
+}
+
+/* ---- the search */
+
+static const struct direct_host host = {.umip = true};
+
+static u8 search(const void *code, size_t n, u32 at)
+{
+	static u8 page[PAGE_SIZE];
+
+	memset(page, 0x90, sizeof page);
+	memcpy(page + at, code, n);
+	return direct_scan(&host, page, NULL, NULL);
+}
+
+static void finds_instructions(void **state)
+{
+	static const struct {
+		u8 code[6], n, kind;
+	} rows[] = {
+		{{0x0f, 0xa2}, 2, FRAME_SENSITIVE},		/* cpuid */
+		{{0x0f, 0x31}, 2, FRAME_TSC},			/* rdtsc */
+		{{0x0f, 0x01, 0xf9}, 3, FRAME_SENSITIVE},	/* rdtscp */
+		{{0xf3, 0x0f, 0xc7, 0xf8}, 4, FRAME_SENSITIVE}, /* rdpid rax */
+		{{0x0f, 0xc7, 0xf8}, 3, FRAME_CLEAN},		/* rdseed eax */
+		{{0x0f, 0x03, 0xc0}, 3, FRAME_SENSITIVE},	/* lsl eax, eax */
+		{{0x0f, 0x01, 0xd0}, 3, FRAME_CLEAN},		/* xgetbv */
+		{{0x0f, 0x01, 0xd6}, 3, FRAME_CLEAN},		/* xtest */
+		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN},	/* mov eax, 0xa20f */
+		{{0xe8, 0x00, 0x0f, 0x31, 0}, 5, FRAME_CLEAN},	/* call */
+	};
+
+	for (u32 i = 0; i < ARRAY_SIZE(rows); i++)
+		for (u32 at = 200; at < PAGE_SIZE - 8; at += 617)
+			assert_int_equal(search(rows[i].code, rows[i].n, at), rows[i].kind);
+}
+
+static void finds_what_crosses_pages(void **state)
+{
+	static u8 first[PAGE_SIZE], second[PAGE_SIZE];
+
+	memset(first, 0x90, sizeof first);
+	memset(second, 0x90, sizeof second);
+	first[PAGE_SIZE - 1] = 0x0f;
+	second[0] = 0xa2;
+	assert_int_equal(direct_scan(&host, first, NULL, second), FRAME_SENSITIVE);
+	assert_int_equal(direct_scan(&host, second, first, NULL), FRAME_SENSITIVE);
+	assert_int_equal(direct_scan(&host, first, NULL, NULL), FRAME_CLEAN); /* the second page's search will tell */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(faults_and_memory, begin, end),
+		cmocka_unit_test_setup_teardown(system_calls_come_back, begin, end),
+		cmocka_unit_test_setup_teardown(every_register_travels, begin, end),
+		cmocka_unit_test_setup_teardown(stack_pointer_anywhere, begin, end),
+		cmocka_unit_test_setup_teardown(an_endless_loop_can_be_interrupted, begin, end),
+		cmocka_unit_test_setup_teardown(the_window_does_not_help, begin, end),
+		cmocka_unit_test_setup_teardown(the_secret_does_not_stay, begin, end),
+		cmocka_unit_test_setup_teardown(the_end_is_noticed, begin, end),
+		cmocka_unit_test(finds_instructions),
+		cmocka_unit_test(finds_what_crosses_pages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
