@@ -197,11 +197,21 @@ static bool learn_frame(struct bt_cell *c)
 		u64 features;
 		u32 size;
 	} sw;
-	memcpy(&sw, c->stack + fp + 464, sizeof sw);
+	memcpy(&sw, c->stack + fp + FP_SOFTWARE, sizeof sw);
 	c->frame = (u32)frame;
 	c->fp = (u32)fp;
 	c->fp_size = sw.size;
-	return sw.magic == FP_MAGIC1 && fp + sw.size <= CELL_STACK_PAGES * PAGE_SIZE;
+	return sw.magic == FP_MAGIC1 && sw.size > FP_HEADER && fp + sw.size <= CELL_STACK_PAGES * PAGE_SIZE;
+}
+
+/* This program's registers were the child's, and may have held the secret. All components in their initial state. */
+static void forget_vectors(struct bt_cell *c)
+{
+	static const u32 mxcsr = 0x1f80;
+	u8 *fp = c->stack + c->fp;
+	memset(fp, 0, FP_SOFTWARE);
+	memset(fp + FP_HEADER, 0, c->fp_size - FP_HEADER);
+	memcpy(fp + 24, &mxcsr, sizeof mxcsr);
 }
 
 static bool start(struct bt_cell *c, int ram, int file)
@@ -217,6 +227,7 @@ static bool start(struct bt_cell *c, int ram, int file)
 		become_cell(&p);
 	if (c->pid > 0 && wait_for_signal(c) && !c->lost && learn_frame(c)) {
 		memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
+		forget_vectors(c);
 		return true;
 	}
 	if (c->pid > 0) {

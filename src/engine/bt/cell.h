@@ -24,6 +24,10 @@
 #define CELL_STACK_PAGES 8
 #define CELL_WINDOW ((1 + CELL_STATE_PAGES + CELL_STACK_PAGES) * PAGE_SIZE)
 
+/* Of the vector state in a signal frame. */
+#define FP_SOFTWARE 464 /* from here to the header the legacy area belongs to the kernel */
+#define FP_HEADER 512
+
 enum { CELL_RUNS, CELL_WAITS };
 
 struct cell_call {

@@ -221,8 +221,6 @@ static const int gregs[16] = {
 	[R_R12] = REG_R12, [R_R13] = REG_R13, [R_R14] = REG_R14, [R_R15] = REG_R15,
 };
 
-#define FP_SOFTWARE 464 /* bytes of the legacy area that belong to the kernel, to its end */
-#define FP_HEADER 512
 #define FP_STATE 576
 
 static ucontext_t *frame_of(const struct bt_cell *c)
