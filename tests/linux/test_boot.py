@@ -110,6 +110,20 @@ def boot_cpuinfo_smp(t):
     _cpus(t, 4)
 
 
+@test("boot-cpus-64-smp", timeout=60)
+def boot_cpus_64_smp(t):
+    """As many CPUs as there may be, on a host that has far fewer."""
+    output = t.run(
+        "nproc; for c in 0 21 42 63; do taskset -c $c sh -c 'seq 1 20000 | sha256sum' & done; wait\n"
+        "dmesg | grep -ciE 'stall|lockup|segfault|general protection|oops'; true",
+        cpus=64,
+    )
+    digest = hashlib.sha256("".join(f"{i}\n" for i in range(1, 20001)).encode()).hexdigest()
+    t.check(output.startswith("64\n"), output)
+    t.equal(output.count(digest), 4, "right digests")
+    t.check(output.endswith("\n0\n"), output)
+
+
 @test("boot-smp-interrupts", timeout=90)
 def boot_smp_interrupts(t):
     """Both CPUs take timer interrupts and send each other interrupts, and both compute at the same time."""

@@ -26,10 +26,15 @@ void *bt_sparse(u64 bytes, const char *what, struct err *e)
 
 static const char tables[] = "shadow page tables";
 
-static bool aspace_alloc(struct bt_aspace *as, struct err *e)
+static u64 table_bytes(const struct bt_vm *vm)
+{
+	return (bt_entry_index(vm, ~0ull) + 1) * sizeof(u64);
+}
+
+static bool aspace_alloc(const struct bt_vm *vm, struct bt_aspace *as, struct err *e)
 {
 	for (u32 t = 0; t < 6; t++)
-		if (!(as->table[t >> 1][t & 1] = bt_sparse(BT_TABLE_BYTES, tables, e)))
+		if (!(as->table[t >> 1][t & 1] = bt_sparse(table_bytes(vm), tables, e)))
 			return false;
 	as->meta = bt_sparse(BT_REGIONS, tables, e);
 	as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e);
@@ -37,11 +42,11 @@ static bool aspace_alloc(struct bt_aspace *as, struct err *e)
 	return as->meta && as->regions;
 }
 
-static void aspace_free(struct bt_aspace *as)
+static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 {
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
-			munmap(as->table[t >> 1][t & 1], BT_TABLE_BYTES);
+			munmap(as->table[t >> 1][t & 1], table_bytes(vm));
 	if (as->meta)
 		munmap(as->meta, BT_REGIONS);
 	if (as->regions)
@@ -60,7 +65,7 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 			err_sys(e, ENOMEM, tables);
 			return false;
 		}
-		if (!aspace_alloc(v->aspaces[i], e))
+		if (!aspace_alloc(v->vm, v->aspaces[i], e))
 			return false;
 	}
 	return true;
@@ -72,5 +77,5 @@ void bt_aspace_fini(struct bt_vcpu *v)
 		munmap(v->frames, v->vm->nframes * sizeof *v->frames);
 	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i])
-			aspace_free(v->aspaces[i]);
+			aspace_free(v->vm, v->aspaces[i]);
 }

@@ -39,13 +39,16 @@ static u64 frames_of(const struct guest_memory *gm)
 	return end >> PAGE_SHIFT;
 }
 
-/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address: 3 TiB. */
-static u32 aspaces_for(u32 vcpus)
+/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address, 3 TiB; with more vCPUs than
+ * that leaves room for, half of it (shadow.c). */
+#define WHOLE_TABLES 32u
+
+static void lay_out_tables(struct bt_vm *vm)
 {
-	u32 n = BT_ASPACES;
-	while (n > 1 && n * vcpus > BT_MAX_VCPUS)
-		n /= 2;
-	return n;
+	vm->page_mask = vm->max_vcpus > WHOLE_TABLES ? BT_PAGE_MASK >> 1 & ~(u64)(PAGE_SIZE - 1) : BT_PAGE_MASK;
+	vm->aspaces = BT_ASPACES;
+	while (vm->aspaces > 1 && vm->aspaces * vm->max_vcpus > WHOLE_TABLES)
+		vm->aspaces /= 2;
 }
 
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
@@ -62,7 +65,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	vm->cpuid = cpuid;
 	vm->translate = translate;
 	vm->max_vcpus = max_vcpus;
-	vm->aspaces = aspaces_for(max_vcpus);
+	lay_out_tables(vm);
 	vm->nframes = frames_of(gm);
 	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
 	if (!vm->frames) {

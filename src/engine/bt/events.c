@@ -386,7 +386,7 @@ static int fill(struct bt_vcpu *v, gva_t gva, bool write)
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, gva, x86_acc(&v->cpu, write ? ACC_WRITE : ACC_READ), &x))
 		return 0;
-	if (gva < PAGE_SIZE)
+	if (bt_entry_index(v->vm, gva) == 0)
 		return -1; /* entry 0 stays absent: where look-ups go after a kick */
 	if (bt_debug_hides_page(v, gva, write))
 		return -1;
@@ -669,14 +669,13 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 
 static u8 *reach(struct bt_vcpu *v, gva_t gva, bool write, int *why)
 {
-	u64 index = (gva >> 12) & ((1ull << BT_VPN_BITS) - 1);
-	u64 *table = v->mode & MODE_USER ? v->view[VIEW_USER][write] : v->super[write];
-	*why = 1;
-	if (!x86_canonical(gva) || table[index] == 0)
-		*why = x86_canonical(gva) ? fill(v, gva, write) : -1;
-	if (*why > 0 && table[index] == 0)
+	const u64 *entry = &(v->mode & MODE_USER ? v->view[VIEW_USER][write] : v->super[write])[bt_entry_index(v->vm, gva)];
+	*why = x86_canonical(gva) ? 1 : -1;
+	if (*why > 0 && !bt_entry_address(gva, *entry))
+		*why = fill(v, gva, write);
+	if (*why > 0 && !bt_entry_address(gva, *entry))
 		*why = -1; /* entered for another view: never take an absent delta for an address */
-	return *why > 0 ? (u8 *)(gva + table[index]) : NULL;
+	return *why > 0 ? bt_entry_address(gva, *entry) : NULL;
 }
 
 static u64 elements_in_page(gva_t gva, u32 size)

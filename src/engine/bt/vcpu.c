@@ -37,7 +37,7 @@ static u64 host_xcr0(void)
 
 static void set_constants(struct bt_vcpu *v)
 {
-	v->k_page = BT_PAGE_MASK;
+	v->k_page = v->vm->page_mask;
 	v->k_align[1] = 0xffffffff;
 	v->k_align[2] = 0xffff;
 	v->k_align[3] = 0xff;
