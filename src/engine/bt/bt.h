@@ -52,6 +52,18 @@
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
 #define BT_REGIONS (1ull << (48 - BT_REGION_SHIFT))
 
+/* ThreadSanitizer's calls change vector registers and know nothing of addresses outside its layout (aspace.c). With it vector state is saved at
+ * each event, and functions marked so have no such calls. */
+#ifdef __SANITIZE_THREAD__
+#define BT_ALL_HEAVY true
+#define BT_UNCHECKED __attribute__((no_sanitize("thread"), noipa))
+#define BT_UNCHECKED_INLINE static BT_UNCHECKED __attribute__((unused))
+#else
+#define BT_ALL_HEAVY false
+#define BT_UNCHECKED
+#define BT_UNCHECKED_INLINE static inline
+#endif
+
 /* What a block was translated for, besides its address. */
 enum bt_mode {
 	MODE_USER = 1u << 0,
@@ -371,6 +383,7 @@ static inline void bt_stores_done(struct bt_vcpu *v)
 /* ---- env.c */
 extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
 void bt_mode_changed(struct bt_vcpu *v);
+void bt_pause(struct bt_vcpu *v); /* PAUSE: now and then another thread's turn */
 
 /* ---- debug.c: what a debugger has armed */
 void bt_vcpu_debug(struct engine_vcpu *ev, struct engine_debug *d);
@@ -432,6 +445,15 @@ void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *
 static inline u64 bt_entry_index(const struct bt_vm *vm, gva_t gva)
 {
 	return (gva & vm->page_mask) >> PAGE_SHIFT;
+}
+/* An entry of a shadow table */
+BT_UNCHECKED_INLINE u64 bt_entry_get(const u64 *entry)
+{
+	return *entry;
+}
+BT_UNCHECKED_INLINE void bt_entry_put(u64 *entry, u64 delta)
+{
+	*entry = delta;
 }
 /* NULL: there is none, or it is that of the page in the other half of the addresses. gva is canonical. */
 static inline u8 *bt_entry_address(gva_t gva, u64 delta)

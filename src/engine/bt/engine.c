@@ -41,7 +41,11 @@ static u64 frames_of(const struct guest_memory *gm)
 
 /* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address, 3 TiB; with more vCPUs than
  * that leaves room for, half of it (shadow.c). */
+#ifdef __SANITIZE_THREAD__
+#define WHOLE_TABLES 0u
+#else
 #define WHOLE_TABLES 32u
+#endif
 
 static void lay_out_tables(struct bt_vm *vm)
 {
@@ -144,12 +148,14 @@ static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items
 {
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	u32 n = 0;
+	pthread_mutex_lock(&vm->lock);
 	for (; n < ARRAY_SIZE(counters) && n < max; n++) {
 		items[n] = (struct engine_stats_item){counters[n].name, vm->ended_stats[n]};
 		for (u32 i = 0; i < vm->max_vcpus; i++)
 			if (vm->vcpus[i])
 				items[n].value += counted(vm->vcpus[i], n);
 	}
+	pthread_mutex_unlock(&vm->lock);
 	return n;
 }
 

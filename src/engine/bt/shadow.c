@@ -78,7 +78,7 @@ static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 b
 static void set_entry(struct bt_vcpu *v, struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
 {
 	note_region(v, as, gva, (u8)(bits | 1u << (view * 2 + write)));
-	as->table[view][write][bt_entry_index(v->vm, gva)] = delta;
+	bt_entry_put(&as->table[view][write][bt_entry_index(v->vm, gva)], delta);
 }
 
 static void note_huge(struct bt_aspace *as, gva_t gva)
@@ -154,7 +154,7 @@ static void unwrite_page(const struct bt_vm *vm, struct bt_aspace *as, u64 page)
 	u64 region = region_of(vm, page << PAGE_SHIFT), index = bt_entry_index(vm, page << PAGE_SHIFT);
 	for (u32 view = 0; view < VIEW_COUNT; view++)
 		if (as->meta[region] & (1u << (view * 2 + 1)))
-			as->table[view][1][index] = 0;
+			bt_entry_put(&as->table[view][1][index], 0);
 }
 
 static void unwrite_all(struct bt_aspace *as)
@@ -193,9 +193,10 @@ u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc)
 	if ((acc & ACC_FETCH) || !x86_canonical(gva))
 		return NULL;
 	u64 *entry = &v->view[view][(acc & ACC_WRITE) != 0][bt_entry_index(v->vm, gva)];
-	u8 *at = bt_entry_address(gva, *entry);
-	if (!at && *entry)
-		*entry = 0; /* of the other half: the next look-up shall miss instead of raising a signal again */
+	u64 delta = bt_entry_get(entry);
+	u8 *at = bt_entry_address(gva, delta);
+	if (!at && delta)
+		bt_entry_put(entry, 0); /* of the other half: the next look-up shall miss instead of raising a signal again */
 	return at;
 }
 
@@ -278,7 +279,7 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 	}
 	for (u32 t = 0; t < 6; t++)
 		if (meta & (1u << t))
-			as->table[t >> 1][t & 1][bt_entry_index(v->vm, gva)] = 0;
+			bt_entry_put(&as->table[t >> 1][t & 1][bt_entry_index(v->vm, gva)], 0);
 	bt_itlb_drop(v, &as->itlb, gva);
 	bt_itlb_drop(v, &v->kitlb, gva);
 }
