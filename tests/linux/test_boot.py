@@ -105,6 +105,11 @@ def boot_cpuinfo(t):
     _cpus(t, 1)
 
 
+def _complaints(t):
+    """What must not be in the kernel's log. Its watchdogs count seconds, of which slowed machines need more."""
+    return "segfault|general protection|oops" + ("|stall|lockup" if t.slow <= 1 else "")
+
+
 @test("boot-cpuinfo-smp", timeout=90)
 def boot_cpuinfo_smp(t):
     _cpus(t, 4)
@@ -115,7 +120,7 @@ def boot_cpus_64_smp(t):
     """As many CPUs as there may be, on a host that has far fewer."""
     output = t.run(
         "nproc; for c in 0 21 42 63; do taskset -c $c sh -c 'seq 1 20000 | sha256sum' & done; wait\n"
-        "dmesg | grep -ciE 'stall|lockup|segfault|general protection|oops'; true",
+        f"dmesg | grep -ciE '{_complaints(t)}'; true",
         cpus=64,
     )
     digest = hashlib.sha256("".join(f"{i}\n" for i in range(1, 20001)).encode()).hexdigest()
@@ -150,7 +155,7 @@ def boot_smp_processes(t):
         "for c in 1 2 3; do echo 0 > /sys/devices/system/cpu/cpu$c/online; done; nproc\n"
         "for c in 1 2 3; do echo 1 > /sys/devices/system/cpu/cpu$c/online; done; nproc\n"
         "for c in 0 1 2 3; do taskset -c $c sh -c 'seq 1 60000 | sha256sum' & done; wait\n"
-        "dmesg | grep -ciE 'unstable|stall|lockup|segfault|general protection|oops'; true",
+        f"dmesg | grep -ciE 'unstable|{_complaints(t)}'; true",
         cpus=4,
     )
     digest = hashlib.sha256("".join(f"{i}\n" for i in range(1, 60001)).encode()).hexdigest()
@@ -168,7 +173,7 @@ def boot_smp_code(t):
         "loop & loop &\n"
         "echo function > current_tracer && [ $(head -n 500 trace | wc -l) = 500 ] && echo nop > current_tracer || exit 1\n"
         "for on in 1 0 1 0; do echo $on > events/sched/enable; echo $on > events/syscalls/enable; done\n"
-        "touch /tmp/stop; wait; dmesg | grep -iE 'stall|lockup|segfault|general protection|oops' && exit 2; true",
+        f"touch /tmp/stop; wait; dmesg | grep -iE '{_complaints(t)}' && exit 2; true",
         cpus=2,
     )
 
