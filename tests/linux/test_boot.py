@@ -107,7 +107,7 @@ def boot_cpuinfo(t):
 
 def _complaints(t):
     """What must not be in the kernel's log. Its watchdogs count seconds, of which slowed machines need more."""
-    return "segfault|general protection|oops" + ("|stall|lockup" if t.slow <= 1 else "")
+    return "segfault|general protection|oops:" + ("|stall|lockup" if t.slow <= 1 else "")
 
 
 @test("boot-cpuinfo-smp", timeout=90)

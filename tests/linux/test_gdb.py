@@ -304,7 +304,7 @@ while read word rest; do
 	esac
 done
 touch /tmp/stop; wait
-dmesg | grep -ciE 'segfault|general protection|oops'
+dmesg | grep -ciE 'segfault|general protection|oops:'
 echo finished
 """
 

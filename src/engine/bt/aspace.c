@@ -26,8 +26,8 @@ void *bt_sparse(u64 bytes, const char *what, struct err *e)
 
 static const char tables[] = "shadow page tables";
 
-/* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB that nobody uses; they
- * are handed out once. The functions that touch tables are not instrumented (BT_UNCHECKED). */
+/* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB that nobody
+ * uses; they are handed out once. The functions that touch tables are not instrumented (BT_UNCHECKED). */
 #ifdef __SANITIZE_THREAD__
 #define SPARE_FIRST 0x340000000000ull
 #define SPARE_END 0x550000000000ull
@@ -36,8 +36,9 @@ static void *map_table(u64 bytes, struct err *e)
 {
 	static _Atomic u64 used;
 	u64 at = SPARE_FIRST + atomic_fetch_add(&used, bytes);
-	long r = at + bytes > SPARE_END ? -1 : syscall(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
-						       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
+	long r = at + bytes > SPARE_END ? -1
+					: syscall(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
+						  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
 	if (r != -1)
 		return (void *)r;
 	err_set(e, ENOMEM, "%s: no addresses are left beside ThreadSanitizer's; use fewer CPUs", tables);

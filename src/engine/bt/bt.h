@@ -31,7 +31,7 @@
 #define BT_MAX_BLOCKS (1u << 19)
 #define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
-#define BT_JC_SIZE 8192u /* entries of one jump cache */
+#define BT_JC_SIZE 8192u     /* entries of one jump cache */
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_CPAGES 65536u
@@ -52,8 +52,8 @@
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
 #define BT_REGIONS (1ull << (48 - BT_REGION_SHIFT))
 
-/* ThreadSanitizer's calls change vector registers and know nothing of addresses outside its layout (aspace.c). With it vector state is saved at
- * each event, and functions marked so have no such calls. */
+/* ThreadSanitizer's calls change vector registers and know nothing of addresses outside its layout (aspace.c). With it vector state is
+ * saved at each event, and functions marked so have no such calls. */
 #ifdef __SANITIZE_THREAD__
 #define BT_ALL_HEAVY true
 #define BT_UNCHECKED __attribute__((no_sanitize("thread"), noipa))
@@ -197,7 +197,7 @@ struct bt_vm {
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
 	u32 aspaces;	/* of each vCPU */
-	u64 page_mask;	/* the bits of an address that choose the entry of a shadow table: all 36 of the page number, or 35 (shadow.c) */
+	u64 page_mask;	/* the bits of an address that choose the entry of a shadow table: 36, or 35 (shadow.c) */
 	i64 tsc_offset; /* guest's from host's, before the guest writes its own; under the lock */
 
 	/* Stopping the world (world.c) */
