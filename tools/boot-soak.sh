@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Boots the default guest N times (100), two at a time, and has every guest compute, write its disk, use the network
-# and power off. The first boot that does not end well stops the rest; its console stays in the directory that is named.
-#   CPUS="1 2 4" tools/boot-soak.sh [N] [PROGRAM]      CPUS: numbers of CPUs, taken in turn (1)
+# Boots the default guest N times (100), two at a time, and has every guest compute on each CPU, write its disk, use the
+# network and power off. The first boot that does not end well stops the rest; its console stays in the directory that is named.
+#   CPUS="1 2 4" JOBS=1 tools/boot-soak.sh [N] [PROGRAM]      CPUS: numbers of CPUs, taken in turn (1); JOBS: at a time (2)
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,8 @@ count=${1:-100}
 program=${2:-build/guise}
 cpu_counts=${CPUS:-1}
 logs=$(mktemp -d -t guise-soak.XXXXXX)
-script='seq 1 20000 | sha256sum; cat /proc/uptime; dd if=/dev/urandom of=/dev/vda bs=64k count=16 2>/dev/null; sync
+# shellcheck disable=SC2016 # the guest's own
+script='for c in $(seq $(nproc)); do seq 1 20000 | sha256sum & done; wait; echo cpus $(nproc); cat /proc/uptime; dd if=/dev/urandom of=/dev/vda bs=64k count=16 2>/dev/null; sync
 dd if=/dev/vda bs=64k count=16 2>/dev/null | sha256sum; ping -c 1 -W 5 10.0.2.2'
 wanted=$(seq 1 20000 | sha256sum | cut -d' ' -f1)
 encoded=$(base64 -w0 <<<"$script")
@@ -22,12 +23,14 @@ encoded=$(base64 -w0 <<<"$script")
 }
 
 boot() {
-	local i=$1 log=$logs/$1.log disk=$logs/$1.disk status=0
+	local i=$1 log=$logs/$1.log disk=$logs/$1.disk status=0 counts cpus
+	read -ra counts <<<"$cpu_counts"
+	cpus=${counts[i % ${#counts[@]}]}
 	truncate -s 4M "$disk"
 	"$program" run --kernel guest/out/vmlinuz --initrd guest/out/initrd.img --append "console=ttyS0 quiet guise.exec=$encoded" \
-		--memory 256M --disk "$disk" --net user --timeout 120 </dev/null >"$log" 2>&1 || status=$?
-	if [ $status -ne 0 ] || ! grep -q "$wanted" "$log" || ! grep -q 'guise: exec status 0' "$log"; then
-		echo "boot $i: exit status $status; console: $log"
+		--memory 256M --cpus "$cpus" --disk "$disk" --net user --timeout 120 </dev/null >"$log" 2>&1 || status=$?
+	if [ $status -ne 0 ] || [ "$(grep -c "$wanted" "$log")" -ne "$cpus" ] || ! grep -q "^cpus $cpus" "$log" || ! grep -q 'guise: exec status 0' "$log"; then
+		echo "boot $i with $cpus CPUs: exit status $status; console: $log"
 		tail -n 30 "$log"
 		return 1
 	fi
@@ -44,7 +47,7 @@ one() {
 }
 export -f boot one
 export logs program encoded wanted cpu_counts
-if ! seq 1 "$count" | xargs -P 2 -I{} bash -c 'one {}'; then
+if ! seq 1 "$count" | xargs -P "${JOBS:-2}" -I{} bash -c 'one {}'; then
 	echo "soak: failed"
 	exit 1
 fi

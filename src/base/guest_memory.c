@@ -39,6 +39,19 @@ static int check_size(u64 size, struct err *e)
 	return 0;
 }
 
+/* What guests' CPUs and devices do to RAM at the same time is the guest's affair, and as it is on hardware. */
+#ifdef __SANITIZE_THREAD__
+void AnnotateBenignRaceSized(const char *file, int line, const volatile void *p, size_t size, const char *what);
+static void races_are_the_guests(const struct guest_memory *gm)
+{
+	AnnotateBenignRaceSized(__FILE__, __LINE__, gm->map, gm->size, "guest memory");
+}
+#else
+static void races_are_the_guests(const struct guest_memory *gm)
+{
+}
+#endif
+
 static int map_ram(struct guest_memory *gm, struct err *e)
 {
 	void *map;
@@ -61,6 +74,7 @@ static int map_ram(struct guest_memory *gm, struct err *e)
 			(unsigned long long)(gm->size / MiB));
 	gm->map = map;
 	madvise(map, gm->size, MADV_DONTDUMP);
+	races_are_the_guests(gm);
 	return 0;
 }
 

@@ -78,7 +78,8 @@ struct engine_ops {
 	void (*vcpu_irq)(struct engine_vcpu *v);  /* irq_pending may have become true: look, without leaving run; async-safe, any thread */
 	void (*vcpu_nmi)(struct engine_vcpu *v);  /* queue an NMI; any thread */
 
-	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it. */
+	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it, but for
+	 * `halted`, which a run may find cleared. */
 	struct x86_cpu *(*vcpu_state)(struct engine_vcpu *v);
 	void (*vcpu_sync_in)(struct engine_vcpu *v);
 

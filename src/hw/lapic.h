@@ -45,6 +45,9 @@ bool lapic_page(struct lapic_set *s, u32 cpu, gpa_t *gpa);
 /* The guest wrote its TSC or TSC_ADJUST: a TSC deadline may be nearer or farther now. */
 void lapic_tsc_changed(struct lapic_set *s, u32 cpu);
 
+/* An interrupt to one CPU, with vector and delivery mode as in the ICR. False: its APIC is disabled. */
+bool lapic_send_to(struct lapic_set *s, u32 cpu, u32 icr);
+
 /* A message as MSIs and the IOAPIC send it. */
 void lapic_msi(struct lapic_set *s, u64 address, u32 data);
 /* Told of each EOI that must reach the IOAPIC (level-triggered, broadcast not suppressed). */

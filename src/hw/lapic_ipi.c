@@ -180,6 +180,16 @@ void lapic_send_icr(struct lapic *l, u64 icr)
 	send(l->set, &m, shorthand == SHORT_OTHERS ? l : NULL);
 }
 
+bool lapic_send_to(struct lapic_set *s, u32 cpu, u32 icr)
+{
+	const struct message m = {.dest = cpu, .vector = (u8)icr, .mode = icr >> 8 & 7};
+
+	if (!is_target(&s->cpu[cpu], &m))
+		return false;
+	deliver(&s->cpu[cpu], &m);
+	return true;
+}
+
 void lapic_msi(struct lapic_set *s, u64 address, u32 data)
 {
 	struct message m = {

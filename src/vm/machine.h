@@ -24,7 +24,7 @@ enum vcpu_event {
 	EV_INIT = 1 << 0,
 	EV_SIPI = 1 << 1,
 	EV_NMI = 1 << 2,    /* the engine has it; only to end a HLT */
-	EV_UNHALT = 1 << 3, /* KVM_HC_KICK_CPU: go on behind the HLT */
+	EV_UNHALT = 1 << 3, /* KVM_HC_KICK_CPU: go on behind the HLT, or the next one */
 	EV_SYNC = 1 << 4,   /* the state was changed from outside */
 };
 
@@ -39,6 +39,7 @@ struct vcpu {
 	u8 sipi_vector; /* valid with EV_SIPI */
 	bool held;	/* a debugger lets only others run; changes while parked */
 	bool debug_hit; /* the engine has left for the debugger, who has not been told; atomic */
+	bool kicked;	/* EV_UNHALT came, and no HLT since */
 	bool hopeless;	/* went to sleep in a way that only INIT, SIPI or NMI can end; the main thread reads it while parked */
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
 	u64 exits[EXIT_ERROR + 1];

@@ -124,14 +124,25 @@ static void handle_events(struct vcpu *v)
 	struct x86_cpu *c = v->state;
 
 	v->hopeless = false;
-	if (events & EV_INIT)
+	if (events & EV_UNHALT)
+		v->kicked = true;
+	if (events & EV_INIT) {
+		v->kicked = false;
 		x86_reset(c, v->id == 0, true);
+	}
 	if (events & EV_SIPI && c->wait_for_sipi)
 		start_at_vector(c, __atomic_load_n(&v->sipi_vector, __ATOMIC_RELAXED));
-	if (events & EV_UNHALT)
-		c->halted = false;
-	if (events & (EV_INIT | EV_SIPI | EV_UNHALT | EV_SYNC))
+	if (events & (EV_INIT | EV_SIPI | EV_SYNC))
 		v->vm->ops->vcpu_sync_in(v->engine);
+}
+
+/* A kick that comes between the guest's last look and its HLT must not be lost, so it waits for the HLT. */
+static void end_halt_when_kicked(struct vcpu *v)
+{
+	if (!v->kicked || !v->state->halted)
+		return;
+	v->kicked = false;
+	v->state->halted = false;
 }
 
 /* ---- the loop ---- */
@@ -162,7 +173,8 @@ static void run_guest(struct vcpu *v)
 		debug_hit(v);
 		break;
 	case EXIT_HALTED:
-		sleep_until_event(v);
+		if (!v->kicked)
+			sleep_until_event(v);
 		break;
 	case EXIT_SHUTDOWN:
 		lifecycle_request(v->vm, PEND_TRIPLE_FAULT, 0);
@@ -192,6 +204,7 @@ static void vcpu_loop(struct vcpu *v)
 			return;
 		if (__atomic_load_n(&v->events, __ATOMIC_ACQUIRE))
 			handle_events(v);
+		end_halt_when_kicked(v);
 		follow_tsc_offset(v);
 		if (v->held)
 			sleep_held(v);

@@ -14,6 +14,8 @@
 #define KVM_BASE 0x40000000u
 #define KVM_NOP_IO_DELAY (1u << 1)
 #define KVM_CLOCKSOURCE2 (1u << 3)
+#define KVM_PV_UNHALT (1u << 7)
+#define KVM_PV_SEND_IPI (1u << 11)
 #define KVM_CLOCKSOURCE_STABLE (1u << 24)
 #define APIC_BUS_KHZ 1000000u /* of the LAPIC's timer, and the "crystal" of leaf 0x15 */
 #define XCR0_OFFERED 0xe7ull  /* x87, SSE, AVX, three of AVX-512 */
@@ -241,10 +243,12 @@ static void add_frequencies(struct build *b)
 
 /* ---- hypervisor leaves ---- */
 
+#define KVM_FEATURES (KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_PV_UNHALT | KVM_PV_SEND_IPI | KVM_CLOCKSOURCE_STABLE)
+
 static void add_hypervisor(struct build *b)
 {
 	add4(b, KVM_BASE, 0, KVM_BASE + 0x10, 0x4b4d564b, 0x564b4d56, 0x0000004d); /* "KVMKVMKVM\0\0\0" */
-	add4(b, KVM_BASE + 1, 0, KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE, 0, 0, 0);
+	add4(b, KVM_BASE + 1, 0, KVM_FEATURES, 0, 0, 0);
 	add4(b, KVM_BASE + 0x10, 0, (u32)(b->cfg->tsc_hz / 1000), APIC_BUS_KHZ, 0, 0);
 }
 

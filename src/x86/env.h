@@ -51,6 +51,8 @@ struct x86_env {
 	/* KVM hypercall: nr in rax, arguments in rbx, rcx, rdx, rsi; returns the value for rax. */
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 
+	void (*pause)(void *opaque); /* PAUSE: this CPU waits for another. May be NULL. */
+
 	/* Translations to be forgotten; any of these may be NULL. pcid_only: entries of this PCID that are not global; all: everything, global too. */
 	void (*tlb_flush_page)(void *opaque, gva_t gva);		/* INVLPG: this PCID and global */
 	void (*tlb_flush_page_pcid)(void *opaque, gva_t gva, u16 pcid); /* INVPCID type 0 */

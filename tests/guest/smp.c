@@ -5,7 +5,7 @@
  */
 #include "lib.h"
 
-#define MAX_CPUS 32
+#define MAX_CPUS 64
 #define TRAMPOLINE 0x8000u
 #define VEC_COUNT 0x60
 #define VEC_FLUSH 0x61
@@ -495,7 +495,7 @@ void guest_main(void)
 {
 	ncpus = count_cpus();
 	if (ncpus < 2 || ncpus > MAX_CPUS)
-		guest_skip("needs 2 to 32 processors");
+		guest_skip("needs 2 to 64 processors");
 	apic_enable();
 	put_trampoline();
 	trap_set_handler(VEC_COUNT, on_ipi);

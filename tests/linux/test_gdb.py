@@ -289,3 +289,98 @@ def gdb_poweroff(t):
     t.equal(m.wait(), 0, "exit status")
     t.check(re.search(r"exited normally|Remote connection closed", gdb.finish()), "the end was not told")
     gdb.quit(t)
+
+
+# Each CPU calls sethostname so often, in a process of its own for each call, while other processes keep them busy.
+SMP_SCRIPT = r"""
+grep -E ' (__x64_sys_sethostname|init_uts_ns)$' /proc/kallsyms | while read a t n; do echo "symbol $n 0x$a"; done
+for c in 0 1 2 3; do taskset -c $c sh -c 'while [ ! -e /tmp/stop ]; do :; done' & done
+echo ready
+while read word rest; do
+	case $word in
+	on) taskset -c ${rest% *} hostname ${rest#* }; echo "name is $(hostname)" ;;
+	storm) for c in 0 1 2 3; do taskset -c $c sh -c 'for i in 1 2 3 4 5 6 7 8 9 10; do hostname n$i; done' & all="$all $!"; done; wait $all; echo calmed ;;
+	end) break ;;
+	esac
+done
+touch /tmp/stop; wait
+dmesg | grep -ciE 'segfault|general protection|oops:'
+echo finished
+"""
+
+
+@test("gdb-smp-breakpoint", timeout=120)
+def gdb_smp_breakpoint(t):
+    """The CPU that runs into a breakpoint is the one that is told of, stepping moves it alone, and none of many calls on all CPUs is missed."""
+    m, where = debugged(t, script=SMP_SCRIPT, cpus=4)
+    entry = symbols(m)["__x64_sys_sethostname"]
+    gdb = Gdb(t, where)
+    gdb.connect()
+    t.equal(len(re.findall(r"Thread ", gdb.run("info threads"))), 4, "threads")
+    gdb.run(f"break *{entry:#x}")
+    for cpu in (2, 0, 3):
+        gdb.start("continue")
+        m.send(f"on {cpu} cpu{cpu}\n")
+        t.check("Breakpoint 1," in gdb.finish(), "the breakpoint was not met")
+        t.equal(gdb.value("$_thread"), cpu + 1, "the thread that met it")
+        gdb.run("set scheduler-locking step")
+        for _ in range(3):
+            before = gdb.value("$rip")
+            gdb.run("stepi")
+            t.check(gdb.value("$rip") != before, "a step did not move")
+            t.equal(gdb.value("$_thread"), cpu + 1, "the thread that stepped")
+        gdb.run("set scheduler-locking off")
+    gdb.run("delete")
+    gdb.run(f"break *{entry:#x}")
+    gdb.run("ignore 2 100000")
+    gdb.start("continue")
+    m.expect("name is cpu3\n")
+    m.send("storm\n")
+    m.expect("calmed\n")
+    gdb.interrupt()
+    t.check("SIGINT" in gdb.finish(), "no interrupt")
+    t.check("already hit 40 times" in gdb.run("info breakpoints"), "not every call was met once:\n" + gdb.run("info breakpoints"))
+    gdb.run("delete")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("end\n")
+    m.expect(r"\n0\nfinished\n")
+    t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-smp-watchpoint", timeout=120, on=GUISE)
+def gdb_smp_watchpoint(t):
+    """Whichever CPU writes a watched byte is met, also one that had written there before anything was watched; breakpoints come and go meanwhile."""
+    m, where = debugged(t, script=SMP_SCRIPT, cpus=4)
+    address = symbols(m)
+    place = f"*(char *){address['init_uts_ns'] + NODENAME:#x}"
+    for cpu in range(4):
+        m.send(f"on {cpu} warm{cpu}\n")
+        m.expect(f"name is warm{cpu}\n")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    gdb.run(f"watch {place}")
+    for cpu, name in ((1, "alpha"), (3, "beta"), (0, "gamma")):
+        gdb.start("continue")
+        m.send(f"on {cpu} {name}\n")
+        t.check(f"'{name[0]}'" in gdb.finish(), f"the write of {name} was not met")
+        t.equal(gdb.value("$_thread"), cpu + 1, "the thread that wrote")
+    gdb.run("delete")
+    for turn in range(5):
+        gdb.run(f"break *{address['__x64_sys_sethostname']:#x}")
+        gdb.start("continue")
+        if turn == 0:
+            m.expect("name is gamma\n")
+        m.send(f"on {turn % 4} turn{turn}\n")
+        t.check("Breakpoint" in gdb.finish(), "the breakpoint was not met")
+        t.equal(gdb.value("$_thread"), turn % 4 + 1, "the thread that met it")
+        gdb.run("delete")
+        gdb.start("continue")
+        m.expect(f"name is turn{turn}\n")
+        gdb.interrupt()
+        gdb.finish()
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("end\n")
+    m.expect(r"\n0\nfinished\n")
+    t.equal(m.wait(), 0, "exit status")

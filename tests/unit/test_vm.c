@@ -477,6 +477,113 @@ static void hypercalls(void **state)
 	assert_int_equal(r.exit_value, 7);
 }
 
+static atomic_uint kicks, waits;
+
+static void start_all_others(struct fake_vcpu *v)
+{
+	lapic_set(v, LAPIC_SVR, 0x1ff);
+	lapic_set(v, LAPIC_ICR, 0xc4500);
+	lapic_set(v, LAPIC_ICR, 0xc469a);
+}
+
+/* Some seconds, should what the test waits for never come. */
+static enum exit_kind wait_more(void)
+{
+	nap();
+	return ++waits < 20000 ? EXIT_KICKED : EXIT_ERROR;
+}
+
+/* CPU 1 halts with interrupts off, after CPU 0 has kicked it: as a waiter for a spin lock that has just become free. */
+static enum exit_kind kick_before_halt(struct fake_vcpu *v)
+{
+	struct x86_cpu *c = &v->base.cpu;
+
+	if (v->id == 0 && v->runs == 1)
+		start_all_others(v);
+	if (v->id == 0 && v->vm->vcpus == 1 && kicks == 0) {
+		c->gpr[R_RAX] = 5;
+		c->gpr[R_RCX] = 1;
+		kicks = v->m.hypercall(v->m.opaque, c) == 0;
+	}
+	if (v->id == 0)
+		return wait_more();
+	v->vm->vcpus = 1;
+	if (kicks == 0)
+		return wait_more();
+	if (v->runs < 1000) { /* the kick is long over */
+		v->runs = 1000;
+		return EXIT_KICKED;
+	}
+	if (v->runs == 1001) {
+		c->halted = true;
+		return EXIT_HALTED;
+	}
+	return c->halted ? EXIT_ERROR : exit_with(v, 7);
+}
+
+static void a_kick_waits_for_the_halt(void **state)
+{
+	struct vm_config c = config(2);
+	struct vm_result r;
+
+	add_exit_port(&c);
+	kicks = waits = 0;
+	r = run_config(&c, kick_before_halt);
+	assert_int_equal(r.end, VM_END_EXIT_PORT);
+	assert_int_equal(r.exit_value, 7);
+}
+
+static u64 send_ipi_call(struct fake_vcpu *v, u64 low, u64 high, u64 first, u64 icr)
+{
+	struct x86_cpu *c = &v->base.cpu;
+
+	c->gpr[R_RAX] = 10;
+	c->gpr[R_RBX] = low;
+	c->gpr[R_RCX] = high;
+	c->gpr[R_RDX] = first;
+	c->gpr[R_RSI] = icr;
+	return v->m.hypercall(v->m.opaque, c);
+}
+
+/* CPU 0 interrupts CPUs 1 and 3 of 4, who count. */
+static enum exit_kind interrupt_two(struct fake_vcpu *v)
+{
+	struct x86_cpu *c = &v->base.cpu;
+
+	if (v->id != 0) {
+		lapic_set(v, LAPIC_SVR, 0x1ff);
+		v->vm->vcpus += !(c->rflags & FL_IF);
+		c->rflags |= FL_IF;
+		if (v->m.irq_pending(v->m.opaque))
+			kicks += (u32)v->m.irq_accept(v->m.opaque) << (8 * v->id - 8);
+		return EXIT_HALTED;
+	}
+	if (v->runs == 1)
+		start_all_others(v);
+	if (v->vm->vcpus == 3) {
+		v->vm->vcpus++;
+		if (send_ipi_call(v, 1, 0, 4, 0x51) != 0 || send_ipi_call(v, ~0ull, ~0ull, ~0ull, 0x51) != 0)
+			return EXIT_ERROR; /* no such CPUs */
+		if (send_ipi_call(v, 2, 0, 0, 0x851) != (u64)-22 || send_ipi_call(v, 2, 0, 0, 0x80051) != (u64)-22)
+			return EXIT_ERROR; /* logical, shorthand */
+		if (send_ipi_call(v, 0x15, ~0ull, 1, 0x52) != 2)
+			return EXIT_ERROR;
+	}
+	return kicks == 0x520052 ? exit_with(v, 9) : wait_more();
+}
+
+static void one_call_interrupts_many(void **state)
+{
+	struct vm_config c = config(4);
+	struct vm_result r;
+
+	add_exit_port(&c);
+	kicks = waits = 0;
+	r = run_config(&c, interrupt_two);
+	assert_int_equal(r.end, VM_END_EXIT_PORT);
+	assert_int_equal(r.exit_value, 9);
+}
+
 /* ---- time ---- */
 
 static enum exit_kind watch_tsc(struct fake_vcpu *v)
@@ -619,6 +726,8 @@ int main(void)
 		cmocka_unit_test(the_timer_ends_a_halt),
 		cmocka_unit_test(init_and_sipi_start_the_others),
 		cmocka_unit_test(hypercalls),
+		cmocka_unit_test(a_kick_waits_for_the_halt),
+		cmocka_unit_test(one_call_interrupts_many),
 		cmocka_unit_test(tsc_is_the_hosts_until_a_pause),
 		cmocka_unit_test(failures_unwind),
 		cmocka_unit_test(destroys_without_running),

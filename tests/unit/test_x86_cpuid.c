@@ -180,7 +180,7 @@ static void test_frequencies_and_hypervisor(void **state)
 	leaf(&m, 0x40000010, 0, r);
 	assert_int_equal(r[0], 2596148);
 	leaf(&m, 0x40000001, 0, r);
-	assert_int_equal(r[0], 1u << 24 | 1u << 3 | 1u << 1);
+	assert_int_equal(r[0], 1u << 24 | 1u << 11 | 1u << 7 | 1u << 3 | 1u << 1);
 	leaf(&m, 0xa, 0, r);
 	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
 	leaf(&m, 0x7fffffff, 0, r);

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 void *bt_sparse(u64 bytes, const char *what, struct err *e)
 {
@@ -22,14 +24,54 @@ void *bt_sparse(u64 bytes, const char *what, struct err *e)
 	return NULL;
 }
 
-#define REGION_LIST 65536u
-
 static const char tables[] = "shadow page tables";
 
-static bool aspace_alloc(struct bt_aspace *as, struct err *e)
+/* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB that nobody
+ * uses; they are handed out once. The functions that touch tables are not instrumented (BT_UNCHECKED). */
+#ifdef __SANITIZE_THREAD__
+#define SPARE_FIRST 0x340000000000ull
+#define SPARE_END 0x550000000000ull
+
+static void *map_table(u64 bytes, struct err *e)
+{
+	static _Atomic u64 used;
+	u64 at = SPARE_FIRST + atomic_fetch_add(&used, bytes);
+	long r = at + bytes > SPARE_END ? -1
+					: syscall(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
+						  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
+	if (r != -1)
+		return (void *)r;
+	err_set(e, ENOMEM, "%s: no addresses are left beside ThreadSanitizer's; use fewer CPUs", tables);
+	return NULL;
+}
+
+static void unmap_table(void *table, u64 bytes)
+{
+	syscall(SYS_mmap, table, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
+}
+#else
+static void *map_table(u64 bytes, struct err *e)
+{
+	return bt_sparse(bytes, tables, e);
+}
+
+static void unmap_table(void *table, u64 bytes)
+{
+	munmap(table, bytes);
+}
+#endif
+
+#define REGION_LIST 65536u
+
+static u64 table_bytes(const struct bt_vm *vm)
+{
+	return (bt_entry_index(vm, ~0ull) + 1) * sizeof(u64);
+}
+
+static bool aspace_alloc(const struct bt_vm *vm, struct bt_aspace *as, struct err *e)
 {
 	for (u32 t = 0; t < 6; t++)
-		if (!(as->table[t >> 1][t & 1] = bt_sparse(BT_TABLE_BYTES, tables, e)))
+		if (!(as->table[t >> 1][t & 1] = map_table(table_bytes(vm), e)))
 			return false;
 	as->meta = bt_sparse(BT_REGIONS, tables, e);
 	as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e);
@@ -37,11 +79,11 @@ static bool aspace_alloc(struct bt_aspace *as, struct err *e)
 	return as->meta && as->regions;
 }
 
-static void aspace_free(struct bt_aspace *as)
+static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 {
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
-			munmap(as->table[t >> 1][t & 1], BT_TABLE_BYTES);
+			unmap_table(as->table[t >> 1][t & 1], table_bytes(vm));
 	if (as->meta)
 		munmap(as->meta, BT_REGIONS);
 	if (as->regions)
@@ -60,7 +102,7 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 			err_sys(e, ENOMEM, tables);
 			return false;
 		}
-		if (!aspace_alloc(v->aspaces[i], e))
+		if (!aspace_alloc(v->vm, v->aspaces[i], e))
 			return false;
 	}
 	return true;
@@ -72,5 +114,5 @@ void bt_aspace_fini(struct bt_vcpu *v)
 		munmap(v->frames, v->vm->nframes * sizeof *v->frames);
 	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i])
-			aspace_free(v->aspaces[i]);
+			aspace_free(v->vm, v->aspaces[i]);
 }

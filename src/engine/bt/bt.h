@@ -32,14 +32,13 @@
 #define BT_MAX_BLOCKS (1u << 19)
 #define BT_HASH_SIZE (1u << 18)
 #define BT_MAX_INSNS 96
-#define BT_JC_SIZE 8192u /* entries of one jump cache */
-#define BT_PAGE_MASK 0x0000fffffffff000ull
+#define BT_JC_SIZE 8192u     /* entries of one jump cache */
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
 #define BT_ITLB_SIZE 2048u
 #define BT_CPAGES 65536u
 #define BT_CPAGE_HASH 4096u
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
-#define BT_MAX_VCPUS 32
+#define BT_MAX_VCPUS 64
 #define BT_INVAL_MAX 64
 #define BT_PENDING 32	 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	 /* look-ups that one block may share */
@@ -50,9 +49,21 @@
 #define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
 #define BT_KILLS 64   /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
-#define BT_TABLE_BYTES (8ull << BT_VPN_BITS)
+#define BT_PAGE_MASK ((1ull << (BT_VPN_BITS + 12)) - PAGE_SIZE)
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
 #define BT_REGIONS (1ull << (48 - BT_REGION_SHIFT))
+
+/* ThreadSanitizer's calls change vector registers and know nothing of addresses outside its layout (aspace.c). With it vector state is
+ * saved at each event, and functions marked so have no such calls. */
+#ifdef __SANITIZE_THREAD__
+#define BT_ALL_HEAVY true
+#define BT_UNCHECKED __attribute__((no_sanitize("thread"), noipa))
+#define BT_UNCHECKED_INLINE static BT_UNCHECKED __attribute__((unused))
+#else
+#define BT_ALL_HEAVY false
+#define BT_UNCHECKED
+#define BT_UNCHECKED_INLINE static inline
+#endif
 
 /* What a block was translated for, besides its address. */
 enum bt_mode {
@@ -192,6 +203,7 @@ struct bt_vm {
 	struct bt_vcpu *vcpus[64];
 	u64 ended_stats[32];
 	u32 aspaces;	/* of each vCPU */
+	u64 page_mask;	/* the bits of an address that choose the entry of a shadow table: 36, or 35 (shadow.c) */
 	i64 tsc_offset; /* guest's from host's, before the guest writes its own; under the lock */
 
 	/* Stopping the world (world.c) */
@@ -382,6 +394,7 @@ static inline void bt_stores_done(struct bt_vcpu *v)
 /* ---- env.c */
 extern const struct x86_env bt_env; /* opaque is the bt_vcpu, to be filled in */
 void bt_mode_changed(struct bt_vcpu *v);
+void bt_pause(struct bt_vcpu *v); /* PAUSE: now and then another thread's turn */
 
 /* ---- direct.c: user code that runs as it is */
 void bt_direct_init(struct bt_vcpu *v); /* without memory for it there is no direct execution */
@@ -459,6 +472,24 @@ void bt_update_mode(struct bt_vcpu *v);
 
 void bt_shadow_note_fetch(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x);
 void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *hva_page, bool write_ok);
+static inline u64 bt_entry_index(const struct bt_vm *vm, gva_t gva)
+{
+	return (gva & vm->page_mask) >> PAGE_SHIFT;
+}
+/* An entry of a shadow table */
+BT_UNCHECKED_INLINE u64 bt_entry_get(const u64 *entry)
+{
+	return *entry;
+}
+BT_UNCHECKED_INLINE void bt_entry_put(u64 *entry, u64 delta)
+{
+	*entry = delta;
+}
+/* NULL: there is none, or it is that of the page in the other half of the addresses. gva is canonical. */
+static inline u8 *bt_entry_address(gva_t gva, u64 delta)
+{
+	return delta && (gva + delta) >> 47 == 0 ? (u8 *)(gva + delta) : NULL;
+}
 u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc); /* x86_env's cached */
 void bt_shadow_switch(struct bt_vcpu *v);		/* CR3/PCID changed */
 void bt_shadow_views(struct bt_vcpu *v);		/* AC, CR4.SMAP changed */

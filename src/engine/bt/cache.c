@@ -130,6 +130,15 @@ static const handler_fn handlers[EV_COUNT] = {
 	[EV_GOTO] = bt_event_goto,	     [EV_RET] = bt_event_ret,
 };
 
+static BT_UNCHECKED void *run_heavy(struct bt_vcpu *v, u32 site, u32 ev)
+{
+	bt_heavy(v);
+	void *to = handlers[ev](v, site);
+	if (to)
+		bt_light(v);
+	return to;
+}
+
 static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
 {
 	u32 at = k->e.pos;
@@ -139,7 +148,9 @@ static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
 	e_load_fs(&k->e, H_RDI, 0);
 	e_lea(&k->e, true, H_RDI, H_RDI, H_RSP, 0, k->fs);
 	e_load32_fs(&k->e, H_RSI, TFS(t2));
-	e_mov_imm(&k->e, H_RAX, (u64)handlers[ev]);
+	if (BT_ALL_HEAVY)
+		e_mov_imm(&k->e, H_RDX, ev);
+	e_mov_imm(&k->e, H_RAX, BT_ALL_HEAVY ? (u64)run_heavy : (u64)handlers[ev]);
 	e8(&k->e, 0xff); /* call rax */
 	e8(&k->e, 0xd0);
 	e_store_fs(&k->e, TFS(jump_to), H_RAX);

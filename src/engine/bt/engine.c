@@ -39,13 +39,20 @@ static u64 frames_of(const struct guest_memory *gm)
 	return end >> PAGE_SHIFT;
 }
 
-/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address: 3 TiB. */
-static u32 aspaces_for(u32 vcpus)
+/* Host addresses are 47 bits wide, and the tables of one address space span six times what a guest can address, 3 TiB; with more vCPUs than
+ * that leaves room for, half of it (shadow.c). */
+#ifdef __SANITIZE_THREAD__
+#define WHOLE_TABLES 0u
+#else
+#define WHOLE_TABLES 32u
+#endif
+
+static void lay_out_tables(struct bt_vm *vm)
 {
-	u32 n = BT_ASPACES;
-	while (n > 1 && n * vcpus > BT_MAX_VCPUS)
-		n /= 2;
-	return n;
+	vm->page_mask = vm->max_vcpus > WHOLE_TABLES ? BT_PAGE_MASK >> 1 & ~(u64)(PAGE_SIZE - 1) : BT_PAGE_MASK;
+	vm->aspaces = BT_ASPACES;
+	while (vm->aspaces > 1 && vm->aspaces * vm->max_vcpus > WHOLE_TABLES)
+		vm->aspaces /= 2;
 }
 
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
@@ -63,7 +70,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	vm->translate = translate;
 	vm->directly = directly;
 	vm->max_vcpus = max_vcpus;
-	vm->aspaces = aspaces_for(max_vcpus);
+	lay_out_tables(vm);
 	vm->nframes = frames_of(gm);
 	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
 	if (!vm->frames) {
@@ -153,12 +160,14 @@ static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items
 {
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	u32 n = 0;
+	pthread_mutex_lock(&vm->lock);
 	for (; n < ARRAY_SIZE(counters) && n < max; n++) {
 		items[n] = (struct engine_stats_item){counters[n].name, vm->ended_stats[n]};
 		for (u32 i = 0; i < vm->max_vcpus; i++)
 			if (vm->vcpus[i])
 				items[n].value += counted(vm->vcpus[i], n);
 	}
+	pthread_mutex_unlock(&vm->lock);
 	return n;
 }
 

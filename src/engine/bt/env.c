@@ -8,9 +8,11 @@
  */
 #include "engine/bt/bt.h"
 
+#include <sys/syscall.h>
+
 /* ---- guest vector state */
 
-void bt_heavy(struct bt_vcpu *v)
+BT_UNCHECKED void bt_heavy(struct bt_vcpu *v)
 {
 	if (v->fpu_saved)
 		return;
@@ -22,7 +24,7 @@ void bt_heavy(struct bt_vcpu *v)
 	v->fpu_saved = true;
 }
 
-void bt_light(struct bt_vcpu *v)
+BT_UNCHECKED void bt_light(struct bt_vcpu *v)
 {
 	__asm__ volatile("xrstor64 %0" : : "m"(v->cpu.fpu), "a"((u32)v->xsave_mask), "d"((u32)(v->xsave_mask >> 32)) : "memory");
 	v->fpu_saved = false;
@@ -136,6 +138,24 @@ static u64 env_hypercall(void *opaque, struct x86_cpu *c)
 	return out.m->hypercall(out.m->opaque, c);
 }
 
+/* By instruction: the C library might touch vector state on the way to its function. */
+static void yield(void)
+{
+	long r = SYS_sched_yield;
+	__asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+}
+
+void bt_pause(struct bt_vcpu *v)
+{
+	if (v->vm->max_vcpus > 1 && ++v->pauses % BT_PAUSES == 0)
+		yield();
+}
+
+static void env_pause(void *opaque)
+{
+	bt_pause(opaque);
+}
+
 static u64 env_tsc(void *opaque)
 {
 	const struct bt_vcpu *v = opaque;
@@ -219,6 +239,7 @@ const struct x86_env bt_env = {
 	.cr8_write = env_cr8_write,
 	.tsc = env_tsc,
 	.hypercall = env_hypercall,
+	.pause = env_pause,
 	.tlb_flush_page = env_flush_page,
 	.tlb_flush_page_pcid = env_flush_page_pcid,
 	.tlb_flush_pcid = env_flush_pcid,

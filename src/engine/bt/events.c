@@ -9,8 +9,6 @@
 #include "engine/bt/bt.h"
 #include "engine/bt/table.h"
 
-#include <sys/syscall.h>
-
 struct place {
 	struct bt_block *b;
 	const struct bt_insn_map *m;
@@ -47,7 +45,7 @@ static void *middle(struct bt_vcpu *v, const struct bt_block *b, const struct bt
 
 static void *finish(struct bt_vcpu *v, void *to)
 {
-	if (to && v->fpu_saved)
+	if (to && v->fpu_saved && !BT_ALL_HEAVY)
 		bt_light(v);
 	return to;
 }
@@ -386,7 +384,7 @@ int bt_fill(struct bt_vcpu *v, gva_t gva, bool write)
 	struct x86_xlat x;
 	if (!x86_translate(&v->cpu, gva, x86_acc(&v->cpu, write ? ACC_WRITE : ACC_READ), &x))
 		return 0;
-	if (gva < PAGE_SIZE)
+	if (bt_entry_index(v->vm, gva) == 0)
 		return -1; /* entry 0 stays absent: where look-ups go after a kick */
 	if (bt_debug_hides_page(v, gva, write))
 		return -1;
@@ -592,13 +590,6 @@ static bool light_fsgsbase(struct x86_cpu *c, u32 op, u32 arg)
 	return true;
 }
 
-/* By instruction: the C library might touch vector state on the way to its function. */
-static void yield(void)
-{
-	long r = SYS_sched_yield;
-	__asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
-}
-
 /* Returns false with a fault pending. rip is the instruction's on entry; *jumped tells that the operation set it. */
 static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 {
@@ -656,8 +647,7 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 	case LIGHT_MOV_TO_CR:
 		return x86_write_cr(c, arg & 15, c->gpr[arg >> 4]);
 	case LIGHT_PAUSE:
-		if (++v->pauses % BT_PAUSES == 0)
-			yield();
+		bt_pause(v);
 		return true;
 	case LIGHT_STRING:
 		break;
@@ -669,14 +659,13 @@ static bool light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumpe
 
 static u8 *reach(struct bt_vcpu *v, gva_t gva, bool write, int *why)
 {
-	u64 index = (gva >> 12) & ((1ull << BT_VPN_BITS) - 1);
-	u64 *table = v->mode & MODE_USER ? v->view[VIEW_USER][write] : v->super[write];
-	*why = 1;
-	if (!x86_canonical(gva) || table[index] == 0)
-		*why = x86_canonical(gva) ? bt_fill(v, gva, write) : -1;
-	if (*why > 0 && table[index] == 0)
+	const u64 *entry = &(v->mode & MODE_USER ? v->view[VIEW_USER][write] : v->super[write])[bt_entry_index(v->vm, gva)];
+	*why = x86_canonical(gva) ? 1 : -1;
+	if (*why > 0 && !bt_entry_address(gva, bt_entry_get(entry)))
+		*why = bt_fill(v, gva, write);
+	if (*why > 0 && !bt_entry_address(gva, bt_entry_get(entry)))
 		*why = -1; /* entered for another view: never take an absent delta for an address */
-	return *why > 0 ? (u8 *)(gva + table[index]) : NULL;
+	return *why > 0 ? bt_entry_address(gva, bt_entry_get(entry)) : NULL;
 }
 
 static u64 elements_in_page(gva_t gva, u32 size)

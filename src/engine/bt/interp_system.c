@@ -394,6 +394,13 @@ static bool op_hypercall(struct interp *in, struct x86_cpu *c, const struct inte
 	return true;
 }
 
+static bool op_pause(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
+{
+	if (c->env->pause)
+		c->env->pause(c->env->opaque);
+	return true;
+}
+
 static bool op_undefined(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	return x86_raise(c, VEC_UD);
@@ -407,7 +414,7 @@ static const struct interp_row rows[] = {
 	{.mnemonic = M(STAC), .run = op_stac, .arg = 1},
 	{.mnemonic = M(HLT), .run = op_hlt, .attrs = ROW_PRIV},
 	{.mnemonic = M(NOP), .run = op_nop},
-	{.mnemonic = M(PAUSE), .run = op_nop},
+	{.mnemonic = M(PAUSE), .run = op_pause},
 	{.mnemonic = M(ENDBR32), .run = op_nop},
 	{.mnemonic = M(ENDBR64), .run = op_nop},
 	{.mnemonic = M(PREFETCH), .run = op_nop},

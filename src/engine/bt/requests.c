@@ -79,7 +79,7 @@ void bt_take_requests(struct bt_vcpu *v)
 {
 	__atomic_store_n(&v->jc_mask[0], BT_JC_MASK, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->jc_mask[1], BT_JC_MASK, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&v->k_page, BT_PAGE_MASK, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->k_page, v->vm->page_mask, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->go, 1, __ATOMIC_SEQ_CST);
 	bt_drop_asked(v);
 	if (atomic_exchange(&v->nmi_req, 0))

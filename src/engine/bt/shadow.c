@@ -6,17 +6,17 @@
  * A page of a table maps 2 MiB of guest addresses. One byte a region tells which tables are touched there, whether an entry came from a large page
  * (INVLPG must then drop the region) and whether one is not global; a list of touched regions makes dropping proportional to use.
  *
+ * With very many vCPUs the tables are half as long, and each entry serves two pages whose addresses differ in bit 47 (and what it is extended
+ * to): the last one entered. The other one's address plus that delta is no address of a host program, so the access raises a signal and is
+ * interpreted. Guests have one half for themselves and give the other to users, and seldom use the same page number in both.
+ *
  * Light code: general registers only, no libc. Threading: the vCPU's thread; bt_shadow_unwrite also by who has stopped the world.
  */
 #include "engine/bt/bt.h"
 
-static u64 region_of(gva_t gva)
+static u64 region_of(const struct bt_vm *vm, gva_t gva)
 {
-	return (gva & ((1ull << 48) - 1)) >> BT_REGION_SHIFT;
-}
-static u64 index_of(gva_t gva)
-{
-	return (gva >> 12) & ((1ull << BT_VPN_BITS) - 1);
+	return (gva & vm->page_mask) >> BT_REGION_SHIFT;
 }
 
 static void clear_words(u64 *p, u64 n)
@@ -66,7 +66,7 @@ static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 
 static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 bits)
 {
-	u64 region = region_of(gva);
+	u64 region = region_of(v->vm, gva);
 	if (as->meta[region] == 0) {
 		if (as->nregions == as->cap_regions)
 			clear_aspace(v, as, true); /* the list is full: start over, as any TLB may */
@@ -78,7 +78,7 @@ static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 b
 static void set_entry(struct bt_vcpu *v, struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
 {
 	note_region(v, as, gva, (u8)(bits | 1u << (view * 2 + write)));
-	as->table[view][write][index_of(gva)] = delta;
+	bt_entry_put(&as->table[view][write][bt_entry_index(v->vm, gva)], delta);
 }
 
 static void note_huge(struct bt_aspace *as, gva_t gva)
@@ -149,12 +149,12 @@ void bt_shadow_fill(struct bt_vcpu *v, gva_t gva, const struct x86_xlat *x, u8 *
 	}
 }
 
-static void unwrite_page(struct bt_aspace *as, u64 page)
+static void unwrite_page(const struct bt_vm *vm, struct bt_aspace *as, u64 page)
 {
-	u64 region = page >> 9 & (BT_REGIONS - 1);
+	u64 region = region_of(vm, page << PAGE_SHIFT), index = bt_entry_index(vm, page << PAGE_SHIFT);
 	for (u32 view = 0; view < VIEW_COUNT; view++)
 		if (as->meta[region] & (1u << (view * 2 + 1)))
-			as->table[view][1][page & ((1ull << BT_VPN_BITS) - 1)] = 0;
+			bt_entry_put(&as->table[view][1][index], 0);
 }
 
 static void unwrite_all(struct bt_aspace *as)
@@ -183,7 +183,7 @@ void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn)
 			continue;
 		}
 		for (u32 i = 0; i < f->writers; i++)
-			unwrite_page(as, f->wpage[i]);
+			unwrite_page(v->vm, as, f->wpage[i]);
 	}
 	f->writers = 0;
 }
@@ -194,8 +194,12 @@ u8 *bt_shadow_cached(void *opaque, gva_t gva, u32 acc)
 	enum bt_view view = acc & ACC_USER ? VIEW_USER : (v->cpu.rflags & FL_AC) && !(acc & ACC_IMPLICIT) ? VIEW_SUPER_AC : VIEW_SUPER;
 	if ((acc & ACC_FETCH) || !x86_canonical(gva))
 		return NULL;
-	u64 delta = v->view[view][(acc & ACC_WRITE) != 0][index_of(gva)];
-	return delta ? (u8 *)(gva + delta) : NULL;
+	u64 *entry = &v->view[view][(acc & ACC_WRITE) != 0][bt_entry_index(v->vm, gva)];
+	u64 delta = bt_entry_get(entry);
+	u8 *at = bt_entry_address(gva, delta);
+	if (!at && delta)
+		bt_entry_put(entry, 0); /* of the other half: the next look-up shall miss instead of raising a signal again */
+	return at;
 }
 
 /* ---- address spaces */
@@ -263,7 +267,7 @@ void bt_shadow_switch(struct bt_vcpu *v)
 
 static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 {
-	u64 region = region_of(gva);
+	u64 region = region_of(v->vm, gva);
 	u8 meta = as->meta[region];
 	if (is_huge(as, gva)) {
 		clear_aspace(v, as, true);
@@ -278,7 +282,7 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 	}
 	for (u32 t = 0; t < 6; t++)
 		if (meta & (1u << t))
-			as->table[t >> 1][t & 1][index_of(gva)] = 0;
+			bt_entry_put(&as->table[t >> 1][t & 1][bt_entry_index(v->vm, gva)], 0);
 	bt_itlb_drop(v, &as->itlb, gva);
 	bt_itlb_drop(v, &v->kitlb, gva);
 }

@@ -37,7 +37,7 @@ static u64 host_xcr0(void)
 
 static void set_constants(struct bt_vcpu *v)
 {
-	v->k_page = BT_PAGE_MASK;
+	v->k_page = v->vm->page_mask;
 	v->k_align[1] = 0xffffffff;
 	v->k_align[2] = 0xffff;
 	v->k_align[3] = 0xff;
@@ -82,10 +82,15 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 	set_constants(v);
 }
 
+/* Nobody looks at it with the world stopped, nor under the lock. */
 static void enlist(struct bt_vcpu *v, struct bt_vcpu *as)
 {
 	struct bt_world w = bt_world_stop(v->vm);
+	pthread_mutex_lock(&v->vm->lock);
+	if (!as)
+		bt_stats_keep(v);
 	v->vm->vcpus[v->id] = as;
+	pthread_mutex_unlock(&v->vm->lock);
 	bt_world_start(&w);
 }
 
@@ -115,7 +120,6 @@ void bt_vcpu_destroy(struct engine_vcpu *ev)
 	if (!v)
 		return;
 	bt_flush_code(v);
-	bt_stats_keep(v);
 	bt_direct_fini(v);
 	enlist(v, NULL);
 	bt_thread_fini(v);
@@ -176,9 +180,11 @@ void bt_interpret_one(struct bt_vcpu *v)
 	}
 }
 
-static void run_translated(struct bt_vcpu *v)
+static BT_UNCHECKED void run_translated(struct bt_vcpu *v)
 {
 	v->jump_to = (u64)bt_dispatch(v);
+	if (v->jump_to && BT_ALL_HEAVY)
+		bt_light(v);
 	if (v->jump_to)
 		((void (*)(void))(v->cache_rx + v->enter_off))();
 	bt_heavy(v);
