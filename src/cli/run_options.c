@@ -362,12 +362,12 @@ static int parse_own(struct run_options *o, struct args *a, u32 row, struct err 
 		return err_set(e, EINVAL, "--%s needs a value: --%s %s", a->name, a->name, opt->value);
 	if (!opt->value && a->attached)
 		return err_set(e, EINVAL, "--%s takes no value", a->name);
-	if (opt->choices && strcmp(value, "help") == 0) {
+	if (opt->choices && value && strcmp(value, "help") == 0) {
 		print_option_choices(stdout, opt);
 		o->help_shown = true;
 		return 0;
 	}
-	if (opt->choices && check_choice(opt->choices, value, e) < 0)
+	if (opt->choices && value && check_choice(opt->choices, value, e) < 0)
 		return err_prefix(e, "--%s", a->name);
 	if (opt->set(o, value, e) < 0)
 		return err_prefix(e, "--%s", a->name);
