@@ -113,12 +113,13 @@ static void decode_all(struct tr *t)
 	}
 }
 
-/* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. Only
- * the interpreter knows. */
+/* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. AMD's CPUs
+ * refuse an offset that is not canonical before FS's or GS's base is added. Only the interpreter knows. */
 static bool has_own_faults(const struct tr *t)
 {
+	const ZydisInstructionAttributes based = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
 	u32 needs = bt_native_needs(t->in);
-	return (needs != 0 && needs != ~0u) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	return (needs != 0 && needs != ~0u) || (t->in->attributes & based) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static bool is_flow(const struct bt_row *row)
