@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "base/trace.h"
 #include "base/types.h"
 
 struct x86_cpu;
@@ -50,6 +51,9 @@ struct x86_env {
 
 	/* KVM hypercall: nr in rax, arguments in rbx, rcx, rdx, rsi; returns the value for rax. */
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
+
+	/* Something for the trace. Called only while struct x86_cpu says `traced`. */
+	void (*trace)(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c);
 
 	/* Translations to be forgotten; any of these may be NULL. pcid_only: entries of this PCID that are not global; all: everything, global too. */
 	void (*tlb_flush_page)(void *opaque, gva_t gva);		/* INVLPG: this PCID and global */

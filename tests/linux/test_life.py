@@ -323,3 +323,25 @@ def life_option_help(t):
         t.equal(m.errors, "", "messages")
         for choice in choices:
             t.check(choice in m.text, f"--{option} help does not list {choice}")
+
+
+@test("life-trace", on=GUISE)
+def life_trace(t):
+    """One line an event, in order of time, of each category and of no other; the file is whole at the end."""
+    path = t.path("trace")
+    m = t.start_exec("true", extra=["--trace", "all:" + path])
+    t.equal(m.wait(), 0, "exit status")
+    seen, last = set(), 0.0
+    with open(path, encoding="ascii") as f:
+        for line in f:
+            found = re.fullmatch(r"(\d+\.\d{9}) cpu0 [0-9a-f]{16} (exits|interrupts|faults|mmio|pio|msr|blocks) \S.*\n", line)
+            t.check(found, f"a line reads {line!r}")
+            t.check(float(found[1]) >= last, f"time runs backwards at {line!r}")
+            last = float(found[1])
+            seen.add(found[2])
+    expected = {"exits", "interrupts", "faults", "mmio", "pio", "msr"} | ({"blocks"} if t.options.engine != "interp" else set())
+    t.equal(seen, expected, "categories")
+    m = t.start_exec("true", extra=["--trace", "msr"])
+    t.equal(m.wait(), 0, "exit status")
+    t.check(re.search(r"cpu0 [0-9a-f]{16} msr write 0xc0000080 value 0x", m.errors), "no write of EFER on standard error")
+    t.check(" faults " not in m.errors, "a category that was not asked for")

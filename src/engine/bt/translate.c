@@ -430,6 +430,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		mark_lines(v, &span);
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
+			if (unlikely(v->cpu.traced))
+				v->env.trace(v, TRACE_BLOCK, gva, gpfn << 12 | start, b->bytes, b->end - b->checked);
 			return b;
 		}
 		v->cache_used = used;
