@@ -60,9 +60,21 @@ test-rootdisk: all ## a whole Debian in the guest: systemd, apt, gcc, python, op
 	[ -s guest/out/debian.img ] || tools/make-rootdisk.sh
 	tests/linux/run.py --guise $(BUILD)/guise --rootdisk guest/out/debian.img $(ARGS)
 
+STRESS_DISK = guest/out/debian-stress.img
+.PHONY: stress
+stress: all ## stress-ng --verify in a Debian of its own, with 1 and with 4 CPUs
+	tools/deps.sh test rootdisk
+	[ -s $(STRESS_DISK) ] || tools/make-rootdisk.sh --packages stress-ng --output $(STRESS_DISK)
+	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(STRESS_DISK) --cpus $$cpus \
+		--only debian-login,debian-stress-ng,debian-poweroff $(ARGS); done
+
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 	tools/boot-soak.sh $(or $(N),100)
+
+.PHONY: embed
+embed: all ## a program starts and stops a thousand machines, two at a time, and has lost nothing (N=1000)
+	$(BUILD)/tests/embed/many-vms $(or $(N),1000) $(BUILD)/tests/guest/stack_register.elf
 
 .PHONY: bench bench-quick
 bench: bench-deps ## the table of the README: native, Guise and QEMU TCG in one run

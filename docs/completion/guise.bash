@@ -49,6 +49,15 @@ _guise_value() {
 			_guise_words "$2" "$3" tcp: unix:
 		fi
 		;;
+	--trace)
+		if [[ $2 == *:* ]]; then
+			_guise_files "${2#*:}" "$3${2%%:*}:"
+		elif [[ $2 == *,* ]]; then
+			_guise_words "${2##*,}" "$3$keys" exits interrupts faults mmio pio msr blocks
+		else
+			_guise_words "$2" "$3" exits interrupts faults mmio pio msr blocks all help
+		fi
+		;;
 	--memory) _guise_words "$2" "$3" 512M 1G 2G 4G ;;
 	--cpus) _guise_words "$2" "$3" 1 2 4 8 ;;
 	--exit-port) _guise_words "$2" "$3" 0xf4 help ;;
@@ -58,7 +67,7 @@ _guise_value() {
 _guise() {
 	# The line is split anew: bash splits words at = and :, too.
 	local line=${COMP_LINE:0:COMP_POINT} words cur prev
-	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --stats --help"
+	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --trace --stats --help"
 
 	read -ra words <<<"$line"
 	[[ $line != *[[:space:]] ]] || words+=("")

@@ -43,6 +43,19 @@ function __guise_gdb
     end
 end
 
+function __guise_trace
+    set -l value (string replace -r '^--[a-z-]+=' '' -- (commandline -ct))
+    set -l categories exits interrupts faults mmio pio msr blocks
+    if string match -q '*:*' -- $value
+        set -l what (string replace -r ':.*' ':' -- $value)
+        string join \n -- $what(__fish_complete_path (string replace -r '^[^:]*:' '' -- $value))
+    else if string match -q '*,*' -- $value
+        __guise_keys $categories
+    else
+        string join \n -- $categories all help
+    end
+end
+
 set -l run '__fish_seen_subcommand_from run'
 complete -c guise -f
 complete -c guise -n __fish_use_subcommand -a run -d 'Run a guest on this terminal'
@@ -66,4 +79,5 @@ complete -c guise -n $run -l timeout -x -d 'End after this many seconds'
 complete -c guise -n $run -l exit-port -x -a '0xf4 help' -d 'Port that ends the machine'
 complete -c guise -n $run -l gdb -x -a '(__guise_gdb)' -d 'Let GDB connect'
 complete -c guise -n $run -l paused -d 'With --gdb: wait for the debugger'
+complete -c guise -n $run -l trace -x -a '(__guise_trace)' -d 'Record what the guest does'
 complete -c guise -n $run -l stats -d 'Print counters at the end'

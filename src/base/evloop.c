@@ -55,6 +55,9 @@ struct evloop {
 	pthread_mutex_t lock;
 	struct evtimer **heap; /* from 1 */
 	u32 nheap, heap_room;
+	u64 late_ns; /* for late_fn, NULL: nobody wants to know */
+	void (*late_fn)(void *opaque);
+	void *late_opaque;
 	u64 timer_set_to;	       /* what the timerfd holds, NEVER when idle */
 	struct work *posted, *running; /* two arrays that change places; `running` is the loop's own */
 	u32 nposted, posted_room, running_room;
@@ -325,6 +328,13 @@ static void set_for_first(struct evloop *l)
 		set_timerfd(l, l->heap[1]->deadline_ns);
 }
 
+void evloop_watch_late(struct evloop *l, u64 ns, void (*fn)(void *opaque), void *opaque)
+{
+	l->late_ns = ns;
+	l->late_fn = fn;
+	l->late_opaque = opaque;
+}
+
 void timer_init(struct evtimer *t, struct evloop *l, void (*fn)(void *opaque), void *opaque)
 {
 	*t = (struct evtimer){.loop = l, .fn = fn, .opaque = opaque};
@@ -382,8 +392,8 @@ static bool take_due(struct evloop *l, u64 now, struct evtimer *copy)
 	return due;
 }
 
-/* The timerfd has fired, or holds what it held. Returns how many timers wait, 0 when none is due. */
-static u32 note_expiry(struct evloop *l, u64 now)
+/* The timerfd has fired, or holds what it held. Returns how many timers wait, 0 when none is due; *late is how late the first is. */
+static u32 note_expiry(struct evloop *l, u64 now, u64 *late)
 {
 	u32 waiting;
 
@@ -391,6 +401,7 @@ static u32 note_expiry(struct evloop *l, u64 now)
 	if (l->timer_set_to <= now)
 		l->timer_set_to = NEVER;
 	waiting = l->nheap && l->heap[1]->deadline_ns <= now ? l->nheap : 0;
+	*late = waiting ? now - l->heap[1]->deadline_ns : 0;
 	pthread_mutex_unlock(&l->lock);
 	return waiting;
 }
@@ -398,9 +409,12 @@ static u32 note_expiry(struct evloop *l, u64 now)
 /* No more callbacks than timers waited at the start: one that arms its timer in the past must not keep the loop from its descriptors. */
 static void run_timers(struct evloop *l)
 {
-	u64 now = host_now_ns();
-	u32 budget = note_expiry(l, now);
+	u64 now = host_now_ns(), late;
+	u32 budget = note_expiry(l, now, &late);
 	struct evtimer t;
+
+	if (unlikely(late >= l->late_ns) && l->late_fn)
+		l->late_fn(l->late_opaque);
 
 	for (; budget && !l->stop && take_due(l, now, &t); budget--)
 		t.fn(t.opaque);

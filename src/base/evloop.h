@@ -39,6 +39,10 @@ struct evtimer {
 	u64 deadline_ns;
 	u32 heap_index; /* 0 = not armed */
 };
+/* fn is called before the timers that are due when the first of them is `ns` or more late: the process was stopped, or the host stood still.
+ * NULL: nobody is. On the loop's thread, before it runs. */
+void evloop_watch_late(struct evloop *l, u64 ns, void (*fn)(void *opaque), void *opaque);
+
 void timer_init(struct evtimer *t, struct evloop *l, void (*fn)(void *opaque), void *opaque);
 void timer_arm(struct evtimer *t, u64 deadline_ns);
 void timer_disarm(struct evtimer *t);

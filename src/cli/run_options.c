@@ -7,6 +7,7 @@
 #include "cli/run_options.h"
 
 #include "base/opts.h"
+#include "base/trace.h"
 #include "hw/device.h"
 
 #include <errno.h>
@@ -130,6 +131,15 @@ static int set_paused(struct run_options *o, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_trace(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.trace = value;
+	o->help_shown = strcmp(value, "help") == 0;
+	if (o->help_shown)
+		trace_help(stdout);
+	return o->help_shown ? 0 : trace_check(value, e);
+}
+
 static int set_stats(struct run_options *o, const char *value, struct err *e)
 {
 	o->stats = true;
@@ -176,6 +186,7 @@ static const struct option {
 	{"timeout", "SECONDS", set_timeout, "end after this time, with status 124", NULL},
 	{"gdb", "[WHERE]", set_gdb, "let GDB connect: tcp:[ADDR:]PORT or unix:PATH (default " DEFAULT_GDB ")", NULL},
 	{"paused", NULL, set_paused, "with --gdb: wait for the debugger before the first instruction", NULL},
+	{"trace", "WHAT[:FILE]", set_trace, "record exits, interrupts, faults, mmio, pio, msr, blocks or all", NULL},
 	{"stats", NULL, set_stats, "print counters on standard error at the end", NULL},
 };
 
@@ -364,12 +375,12 @@ static int parse_own(struct run_options *o, struct args *a, u32 row, struct err 
 		return err_set(e, EINVAL, "--%s needs a value: --%s %s", a->name, a->name, opt->value);
 	if (!opt->value && a->attached)
 		return err_set(e, EINVAL, "--%s takes no value", a->name);
-	if (opt->choices && strcmp(value, "help") == 0) {
+	if (opt->choices && value && strcmp(value, "help") == 0) {
 		print_option_choices(stdout, opt);
 		o->help_shown = true;
 		return 0;
 	}
-	if (opt->choices && check_choice(opt->choices, value, e) < 0)
+	if (opt->choices && value && check_choice(opt->choices, value, e) < 0)
 		return err_prefix(e, "--%s", a->name);
 	if (opt->set(o, value, e) < 0)
 		return err_prefix(e, "--%s", a->name);

@@ -34,6 +34,8 @@ struct engine_machine {
 	/* The interrupt controller's line to this CPU: is there something to accept; accept it (returns the vector, or -1 if it is gone). */
 	bool (*irq_pending)(void *opaque);
 	int (*irq_accept)(void *opaque);
+	/* What the engine and the rules tell the trace; NULL: nobody reads it. */
+	void (*trace)(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c);
 };
 
 enum exit_kind {

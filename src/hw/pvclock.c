@@ -18,7 +18,8 @@
 #define MSR_SYSTEM_TIME 0x4b564d01
 #define SYSTEM_TIME_ENABLE 1u
 
-#define FLAG_TSC_STABLE 1u /* all vCPUs' structures give the same time */
+#define FLAG_TSC_STABLE 1u    /* all vCPUs' structures give the same time */
+#define FLAG_GUEST_STOPPED 2u /* the guest clears it when it has seen it */
 
 /* system time = system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul / 2^32 */
 struct time_info {
@@ -42,6 +43,7 @@ struct vcpu {
 	u64 msr; /* SYSTEM_TIME as written */
 	u64 tsc_offset;
 	u32 version;
+	bool stood_still; /* not published yet */
 };
 
 struct pvclock {
@@ -96,6 +98,9 @@ static void publish(struct pvclock *p, u32 cpu)
 
 	if (!(v->msr & SYSTEM_TIME_ENABLE))
 		return;
+	if (v->stood_still)
+		t.flags |= FLAG_GUEST_STOPPED;
+	v->stood_still = false;
 	scale(p->dev.env->tsc_hz, &t.tsc_to_system_mul, &t.tsc_shift);
 	v->version = (v->version | 1) + 2; /* odd */
 	t.version = v->version;
@@ -125,6 +130,15 @@ void pvclock_update(struct pvclock *p, u32 cpu, u64 tsc_offset)
 		else
 			publish(p, cpu);
 	}
+	pthread_mutex_unlock(&p->lock);
+}
+
+void pvclock_stood_still(struct pvclock *p)
+{
+	pthread_mutex_lock(&p->lock);
+	for (u32 i = 0; i < p->dev.env->ncpus; i++)
+		p->cpu[i].stood_still = true;
+	publish_all(p);
 	pthread_mutex_unlock(&p->lock);
 }
 

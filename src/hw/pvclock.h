@@ -18,5 +18,8 @@ struct pvclock;
 bool pvclock_msr_read(struct pvclock *p, u32 cpu, u32 msr, u64 *value);
 bool pvclock_msr_write(struct pvclock *p, u32 cpu, u32 msr, u64 value);
 
+/* The guest stood still while its time went on: tell it, so that its watchdogs forgive what they did not see. Any thread. */
+void pvclock_stood_still(struct pvclock *p);
+
 /* This vCPU's TSC offset (x86_cpu.tsc_offset) is now so: the structure in guest RAM is written again if it changed. */
 void pvclock_update(struct pvclock *p, u32 cpu, u64 tsc_offset);

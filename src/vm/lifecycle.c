@@ -10,6 +10,7 @@
 #include "hw/acpi_pm.h"
 #include "hw/layout.h"
 #include "hw/pci.h"
+#include "hw/pvclock.h"
 #include "hw/vtime.h"
 #include "vm/machine.h"
 
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #define PRESS_AGAIN_NS (2 * NS_PER_SEC)
+#define STOOD_STILL_NS (4 * NS_PER_SEC)
 
 static void finish(struct vm *vm, enum vm_end end, u32 value)
 {
@@ -242,8 +244,18 @@ static void start_timeout(struct vm *vm)
 
 /* ---- running ---- */
 
+/* A kernel's watchdogs wait some twenty seconds. */
+static void stood_still(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vm->pvclock)
+		pvclock_stood_still(vm->pvclock);
+}
+
 int lifecycle_watch(struct vm *vm, struct err *e)
 {
+	evloop_watch_late(vm->loop, STOOD_STILL_NS, stood_still, vm);
 	timer_init(&vm->timeout_timer, vm->loop, on_timeout, vm);
 	timer_init(&vm->gone_timer, vm->loop, press_again, vm);
 	vm->ask_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

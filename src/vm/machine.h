@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/evloop.h"
 #include "base/guest_memory.h"
+#include "base/trace.h"
 #include "boot/boot.h"
 #include "hw/bus.h"
 #include "hw/device.h"
@@ -121,6 +122,7 @@ struct vm {
 	struct vm_result result;
 	bool ended; /* result is final: no guest instruction runs any more once the gate has closed */
 	u64 resets;
+	struct trace *trace;	   /* NULL: off */
 	struct debugger *debugger; /* NULL: none may connect */
 };
 

@@ -158,6 +158,15 @@ static void on_error(struct vcpu *v, const struct err *e)
 	lifecycle_request(vm, PEND_ERROR, 0);
 }
 
+/* A guest that waits has time to let its last lines be read. */
+static void trace_exit(struct vcpu *v, enum exit_kind kind)
+{
+	_Static_assert(TRACE_EXIT_ERROR - TRACE_EXIT == EXIT_ERROR, "an event for each kind");
+	trace_write(v->vm->trace, TRACE_EXIT + kind, v->id, v->state->rip, 0, 0, 0);
+	if (kind == EXIT_HALTED)
+		trace_flush(v->vm->trace);
+}
+
 static void run_guest(struct vcpu *v)
 {
 	struct err e = {0};
@@ -166,6 +175,8 @@ static void run_guest(struct vcpu *v)
 	v->hopeless = false;
 	kind = v->vm->ops->vcpu_run(v->engine, &e);
 	v->exits[kind]++;
+	if (unlikely(v->vm->trace != NULL))
+		trace_exit(v, kind);
 	switch (kind) {
 	case EXIT_KICKED:
 		break;

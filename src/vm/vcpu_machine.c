@@ -29,14 +29,24 @@ static bool in_apic_page(const struct vcpu *v, gpa_t gpa, u32 *off)
 	return true;
 }
 
+static void trace(const struct vcpu *v, enum trace_event ev, u64 where, u32 size, u64 value)
+{
+	if (unlikely(v->vm->trace != NULL))
+		trace_write(v->vm->trace, ev, v->id, v->state->rip, where, size, value);
+}
+
 static u64 mmio_read(void *opaque, gpa_t gpa, u32 size)
 {
 	struct vcpu *v = opaque;
 	u32 off;
+	u64 value;
 
 	if (in_apic_page(v, gpa, &off))
-		return lapic_mmio_read(v->vm->lapic, v->id, off, size);
-	return bus_read(v->vm->mmio, gpa, size);
+		value = lapic_mmio_read(v->vm->lapic, v->id, off, size);
+	else
+		value = bus_read(v->vm->mmio, gpa, size);
+	trace(v, TRACE_MMIO_READ, gpa, size, value);
+	return value;
 }
 
 static void mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
@@ -44,6 +54,7 @@ static void mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
 	struct vcpu *v = opaque;
 	u32 off;
 
+	trace(v, TRACE_MMIO_WRITE, gpa, size, value);
 	if (in_apic_page(v, gpa, &off))
 		lapic_mmio_write(v->vm->lapic, v->id, off, size, value);
 	else
@@ -53,14 +64,17 @@ static void mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
 static u32 pio_read(void *opaque, u16 port, u32 size)
 {
 	struct vcpu *v = opaque;
+	u32 value = (u32)bus_read(v->vm->pio, port, size);
 
-	return (u32)bus_read(v->vm->pio, port, size);
+	trace(v, TRACE_PIO_READ, port, size, value);
+	return value;
 }
 
 static void pio_write(void *opaque, u16 port, u32 size, u32 value)
 {
 	struct vcpu *v = opaque;
 
+	trace(v, TRACE_PIO_WRITE, port, size, value);
 	bus_write(v->vm->pio, port, size, value);
 }
 
@@ -109,6 +123,13 @@ static u64 on_hypercall(void *opaque, struct x86_cpu *c)
 	return hypercall(opaque, c);
 }
 
+static void on_trace(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c)
+{
+	struct vcpu *v = opaque;
+
+	trace_write(v->vm->trace, ev, v->id, rip, a, b, c);
+}
+
 static bool irq_pending(void *opaque)
 {
 	struct vcpu *v = opaque;
@@ -139,6 +160,7 @@ void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m)
 		.hypercall = on_hypercall,
 		.irq_pending = irq_pending,
 		.irq_accept = irq_accept,
+		.trace = v->vm->trace ? on_trace : NULL,
 	};
 }
 

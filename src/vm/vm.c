@@ -140,6 +140,11 @@ static int create(struct vm *vm, const struct vm_config *c, struct err *e)
 	vclock_init(&vm->clock);
 	vclock_pause(&vm->clock);
 	tsc_start_paused(vm);
+	if (c->trace) {
+		r = trace_open(&vm->trace, c->trace, &vm->clock, e);
+		if (r < 0)
+			return err_prefix(e, "--trace");
+	}
 	vm->tsc_hz = tsc_host_hz();
 	build_cpuid(vm);
 	r = create_basics(vm, c, e);
@@ -203,6 +208,7 @@ void vm_destroy(struct vm *vm)
 	lifecycle_unwatch(vm);
 	evloop_free(vm->loop);
 	gm_destroy(&vm->mem);
+	trace_close(vm->trace);
 	gate_destroy(&vm->gate);
 	pthread_mutex_destroy(&vm->request_lock);
 	free(vm->name);

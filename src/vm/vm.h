@@ -29,6 +29,7 @@ struct vm_config {
 	u64 timeout_ns;	     /* 0: none */
 	const char *gdb;     /* where a debugger may connect, as in vm_gdb_check; NULL: nowhere */
 	bool paused;	     /* with gdb: no guest instruction runs before a debugger says so */
+	const char *trace;   /* what to record, and where: "CATEGORY,...[:FILE]", as in trace_check; NULL: nothing */
 	/* Device options as given: option name without dashes ("disk") and its text, "" when it has none. Copied, like all strings here. */
 	u32 nopts;
 	struct {

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "base/trace.h"
 #include "base/types.h"
 
 struct x86_cpu;
@@ -52,6 +53,9 @@ struct x86_env {
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 
 	void (*pause)(void *opaque); /* PAUSE: this CPU waits for another. May be NULL. */
+
+	/* Something for the trace. Called only while struct x86_cpu says `traced`. */
+	void (*trace)(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c);
 
 	/* Translations to be forgotten; any of these may be NULL. pcid_only: entries of this PCID that are not global; all: everything, global too. */
 	void (*tlb_flush_page)(void *opaque, gva_t gva);		/* INVLPG: this PCID and global */

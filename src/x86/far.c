@@ -264,32 +264,44 @@ bool x86_check_return_ss(struct x86_cpu *c, u16 sel, u32 new_cpl, bool to64, u64
 	return x86_desc_set_type_bit(c, sel, d, TYPE_ACCESSED);
 }
 
-static bool far_ret_real(struct x86_cpu *c, struct x86_stack *s, u64 rip, u64 cs, u16 pop_bytes)
+static bool far_ret_real(struct x86_cpu *c, const struct x86_stack *s, u64 rip, u64 cs)
 {
 	if (rip > c->seg[SEG_CS].limit)
 		return x86_raise_err(c, VEC_GP, 0);
-	x86_stack_skip(s, pop_bytes);
 	c->gpr[R_RSP] = s->sp;
 	set_real_cs(c, (u16)cs, rip);
 	return true;
 }
 
-static bool far_ret_outer(struct x86_cpu *c, struct x86_stack *s, u64 rip, u16 cs, u64 cs_desc, u16 pop_bytes)
-{
-	u32 new_cpl = cs & SEL_RPL;
-	u64 sp, ss, d;
+struct ret_frame {
+	u64 code[2];  /* RIP, CS */
+	u64 stack[2]; /* RSP, SS, behind the bytes to pop */
+};
 
+/* All of the frame that this return uses. *s is advanced behind it and the bytes to pop; *outer tells whether it includes the stack. */
+static bool pop_ret_frame(struct x86_cpu *c, struct x86_stack *s, struct ret_frame *f, u16 pop_bytes, bool *outer)
+{
+	if (!x86_pop_frame(s, f->code, 2))
+		return false;
+	*outer = !x86_real_or_v86(c) && x86_pops_stack(c, f->code[1]);
 	x86_stack_skip(s, pop_bytes);
-	if (!x86_pop(s, &sp) || !x86_pop(s, &ss))
+	return !*outer || x86_pop_frame(s, f->stack, 2);
+}
+
+static bool far_ret_outer(struct x86_cpu *c, struct x86_stack *s, const struct ret_frame *f, u64 cs_desc, u16 pop_bytes)
+{
+	u16 cs = (u16)f->code[1], ss = (u16)f->stack[1];
+	u32 new_cpl = cs & SEL_RPL;
+	u64 d;
+
+	if (!x86_check_return_ss(c, ss, new_cpl, x86_long_mode(c) && desc_is_code64(cs_desc), &d) ||
+	    !set_cs(c, cs, cs_desc, new_cpl, f->code[0]))
 		return false;
-	if (!x86_check_return_ss(c, (u16)ss, new_cpl, x86_long_mode(c) && desc_is_code64(cs_desc), &d) ||
-	    !set_cs(c, cs, cs_desc, new_cpl, rip))
-		return false;
-	if (sel_null((u16)ss))
-		x86_seg_null(&c->seg[SEG_SS], (u16)ss, new_cpl);
+	if (sel_null(ss))
+		x86_seg_null(&c->seg[SEG_SS], ss, new_cpl);
 	else
-		x86_seg_from_desc(&c->seg[SEG_SS], (u16)ss, d);
-	x86_set_return_sp(c, sp);
+		x86_seg_from_desc(&c->seg[SEG_SS], ss, d);
+	x86_set_return_sp(c, f->stack[0]);
 	x86_stack_current(s, c, s->size);
 	x86_stack_skip(s, pop_bytes);
 	c->gpr[R_RSP] = s->sp;
@@ -300,20 +312,21 @@ static bool far_ret_outer(struct x86_cpu *c, struct x86_stack *s, u64 rip, u16 c
 
 bool x86_far_ret(struct x86_cpu *c, u32 size, u16 pop_bytes)
 {
+	struct ret_frame f;
 	struct x86_stack s;
-	u64 rip, cs, d;
+	bool outer;
+	u64 d;
 
 	x86_stack_current(&s, c, size);
-	if (!x86_pop(&s, &rip) || !x86_pop(&s, &cs))
+	if (!pop_ret_frame(c, &s, &f, pop_bytes, &outer))
 		return false;
 	if (x86_real_or_v86(c))
-		return far_ret_real(c, &s, rip, cs, pop_bytes);
-	if (!x86_check_return_cs(c, (u16)cs, rip, &d))
+		return far_ret_real(c, &s, f.code[0], f.code[1]);
+	if (!x86_check_return_cs(c, (u16)f.code[1], f.code[0], &d))
 		return false;
-	if ((cs & SEL_RPL) != x86_cpl(c))
-		return far_ret_outer(c, &s, rip, (u16)cs, d, pop_bytes);
-	x86_stack_skip(&s, pop_bytes);
-	if (!set_cs(c, (u16)cs, d, x86_cpl(c), rip))
+	if (outer)
+		return far_ret_outer(c, &s, &f, d, pop_bytes);
+	if (!set_cs(c, (u16)f.code[1], d, x86_cpl(c), f.code[0]))
 		return false;
 	c->gpr[R_RSP] = s.sp;
 	return true;

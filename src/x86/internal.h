@@ -282,6 +282,11 @@ void x86_stack_other(struct x86_stack *s, struct x86_cpu *c, const struct x86_se
 bool x86_push(struct x86_stack *s, u64 val);
 bool x86_pop(struct x86_stack *s, u64 *val);
 void x86_stack_skip(struct x86_stack *s, u64 bytes);
+/* `n` slots from the top into to[0..n-1]; *s moves behind them. The order, which shows when one of them faults, is the vendor's: AMD's CPUs read
+ * a frame of a far return from the higher slot down. */
+bool x86_pop_frame(struct x86_stack *s, u64 *to, u32 n);
+/* Does a far return to `cs` look at the outer stack pointer? AMD's CPUs do that before they check the selector, on any other level. */
+bool x86_pops_stack(const struct x86_cpu *c, u64 cs);
 /* RSP after a return that popped `sp`, in the width of the new code and stack segments. */
 void x86_set_return_sp(struct x86_cpu *c, u64 sp);
 

@@ -273,6 +273,27 @@ static enum fault_class class_of(u32 vector, enum x86_int_kind kind)
 	}
 }
 
+static void tell_event(struct x86_cpu *c, const struct event *ev)
+{
+	const struct x86_env *env = c->env;
+
+	if (ev->kind == INT_SOFTWARE)
+		env->trace(env->opaque, TRACE_SOFT_INTERRUPT, c->rip, ev->vector, 0, 0);
+	else if (ev->kind == INT_HARDWARE)
+		env->trace(env->opaque, ev->vector == VEC_NMI ? TRACE_NMI : TRACE_INTERRUPT, c->rip, ev->vector, 0, 0);
+	else if (ev->vector == VEC_PF)
+		env->trace(env->opaque, TRACE_PAGE_FAULT, c->rip, ev->error, c->cr2, 0);
+	else
+		env->trace(env->opaque, ev->has_error ? TRACE_FAULT_ERROR : TRACE_FAULT, c->rip, ev->vector, ev->error, 0);
+}
+
+static bool traced_deliver(struct x86_cpu *c, const struct event *ev)
+{
+	if (unlikely(c->traced))
+		tell_event(c, ev);
+	return deliver(c, ev);
+}
+
 static void set_event(struct event *ev, u32 vector, enum x86_int_kind kind, bool has_error, u32 error)
 {
 	ev->vector = vector;
@@ -309,7 +330,7 @@ void x86_interrupt(struct x86_cpu *c, u8 vector, enum x86_int_kind kind, bool ha
 	if (vector == VEC_NMI && kind == INT_HARDWARE)
 		c->nmi_blocked = true;
 	set_event(&ev, vector, kind, has_error, error);
-	while (unlikely(!deliver(c, &ev))) {
+	while (unlikely(!traced_deliver(c, &ev))) {
 		if (!combine(c, &ev)) {
 			c->triple_fault = true;
 			return;
@@ -327,7 +348,7 @@ bool x86_soft_interrupt(struct x86_cpu *c, u8 vector, u64 next_rip)
 		return x86_raise_err(c, VEC_GP, 0);
 	set_event(&ev, vector, INT_SOFTWARE, false, 0);
 	c->rip = next_rip;
-	if (deliver(c, &ev))
+	if (traced_deliver(c, &ev))
 		return true;
 	c->rip = rip;
 	return false;

@@ -33,9 +33,8 @@ bool x86_set_flags(struct x86_cpu *c, u64 val, u32 size)
 	return true;
 }
 
-struct iret_frame {
-	u64 rip, cs, flags, sp, ss;
-};
+/* The slots of a frame. */
+enum { F_RIP, F_CS, F_FLAGS, F_SP, F_SS, F_SLOTS };
 
 static void iret_flags(struct x86_cpu *c, u64 flags, u32 size, u32 mask)
 {
@@ -47,82 +46,91 @@ static void iret_flags(struct x86_cpu *c, u64 flags, u32 size, u32 mask)
 static bool iret_real(struct x86_cpu *c, u32 size)
 {
 	struct x86_stack s;
-	struct iret_frame f;
+	u64 f[F_SLOTS];
 
 	if (x86_v86(c) && (c->rflags & FL_IOPL) != FL_IOPL)
 		return x86_raise_err(c, VEC_GP, 0);
 	x86_stack_current(&s, c, size);
-	if (!x86_pop(&s, &f.rip) || !x86_pop(&s, &f.cs) || !x86_pop(&s, &f.flags))
+	if (!x86_pop_frame(&s, f, F_SP))
 		return false;
-	if (f.rip > c->seg[SEG_CS].limit)
+	if (f[F_RIP] > c->seg[SEG_CS].limit)
 		return x86_raise_err(c, VEC_GP, 0);
-	iret_flags(c, f.flags, size, changeable(c));
+	iret_flags(c, f[F_FLAGS], size, changeable(c));
 	c->gpr[R_RSP] = s.sp;
-	c->rip = f.rip;
-	c->seg[SEG_CS].sel = (u16)f.cs;
-	c->seg[SEG_CS].base = (f.cs & 0xffff) << 4;
+	c->rip = f[F_RIP];
+	c->seg[SEG_CS].sel = (u16)f[F_CS];
+	c->seg[SEG_CS].base = (f[F_CS] & 0xffff) << 4;
 	return true;
 }
 
-static bool iret_to_v86(struct x86_cpu *c, struct x86_stack *s, const struct iret_frame *f)
+static bool iret_to_v86(struct x86_cpu *c, struct x86_stack *s, const u64 *f)
 {
 	static const u8 order[] = {SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS};
 	u64 sp, sel[ARRAY_SIZE(order)];
 
-	if (f->rip > 0xffff)
+	if (f[F_RIP] > 0xffff)
 		return x86_raise_err(c, VEC_GP, 0);
 	if (!x86_pop(s, &sp))
 		return false;
 	for (u32 i = 0; i < ARRAY_SIZE(order); i++)
 		if (!x86_pop(s, &sel[i]))
 			return false;
-	iret_flags(c, f->flags, 4, FLAGS_USER | FL_IF | FL_IOPL | FL_VM);
+	iret_flags(c, f[F_FLAGS], 4, FLAGS_USER | FL_IF | FL_IOPL | FL_VM);
 	for (u32 i = 0; i < ARRAY_SIZE(order); i++)
 		x86_seg_v86(&c->seg[order[i]], (u16)sel[i]);
-	x86_seg_v86(&c->seg[SEG_CS], (u16)f->cs);
+	x86_seg_v86(&c->seg[SEG_CS], (u16)f[F_CS]);
 	c->gpr[R_RSP] = (u32)sp;
-	c->rip = f->rip;
+	c->rip = f[F_RIP];
 	x86_notify_mode(c);
 	return true;
 }
 
 /* ---- protected and long mode ---- */
 
-/* All of the frame that this return uses. `stack` tells whether it includes SS:RSP; *s is advanced behind it. */
-static bool pop_frame(struct x86_cpu *c, struct x86_stack *s, struct iret_frame *f, bool *stack)
+/* The frame of 64-bit code at once. */
+static bool read_whole_frame(struct x86_cpu *c, const struct x86_stack *s, u64 *f)
 {
-	if (s->flat && s->size == 8) {
-		*stack = true;
-		if (!x86_canonical(s->sp) || !x86_canonical(s->sp + sizeof(*f) - 1))
-			return x86_raise_err(c, VEC_SS, 0);
-		return x86_read(c, s->sp, f, sizeof(*f), s->acc);
-	}
-	if (!x86_pop(s, &f->rip) || !x86_pop(s, &f->cs) || !x86_pop(s, &f->flags))
-		return false;
-	if (!x86_long_mode(c) && s->size == 4 && f->flags & FL_VM && x86_cpl(c) == 0) {
-		*stack = false;
+	const u32 size = F_SLOTS * sizeof(*f);
+
+	if (x86_canonical(s->sp) && x86_canonical(s->sp + size - 1) && x86_read(c, s->sp, f, size, s->acc))
 		return true;
-	}
-	*stack = s->flat || (f->cs & SEL_RPL) > x86_cpl(c);
-	return !*stack || (x86_pop(s, &f->sp) && x86_pop(s, &f->ss));
+	c->fault.pending = false; /* whoever goes slot by slot raises what is due first */
+	return false;
 }
 
-static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const struct iret_frame *f, bool stack)
+static bool returns_to_v86(const struct x86_cpu *c, u32 size, const u64 *f)
 {
-	u16 cs = (u16)f->cs, ss = (u16)f->ss;
+	return !x86_long_mode(c) && size == 4 && f[F_FLAGS] & FL_VM && x86_cpl(c) == 0;
+}
+
+/* All of the frame that this return uses. `stack` tells whether it includes SS:RSP; *s is advanced behind it, unless it was read at once. */
+static bool pop_iret_frame(struct x86_cpu *c, struct x86_stack *s, u64 *f, bool *stack)
+{
+	*stack = true;
+	if (s->flat && s->size == 8 && read_whole_frame(c, s, f))
+		return true;
+	if (!x86_pop_frame(s, f, F_SP))
+		return false;
+	*stack = s->flat || (!returns_to_v86(c, s->size, f) && x86_pops_stack(c, f[F_CS]));
+	return !*stack || x86_pop_frame(s, f + F_SP, 2);
+}
+
+static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const u64 *f, bool stack)
+{
+	u16 cs = (u16)f[F_CS], ss = (u16)f[F_SS];
 	u32 cpl = x86_cpl(c), new_cpl = cs & SEL_RPL, mask = changeable(c);
 	u32 old_cs = c->seg[SEG_CS].attr, old_ss = c->seg[SEG_SS].attr;
 	u64 cs_desc, ss_desc = 0;
 
-	if (!x86_check_return_cs(c, cs, f->rip, &cs_desc))
+	if (!x86_check_return_cs(c, cs, f[F_RIP], &cs_desc))
 		return false;
 	if (stack && !x86_check_return_ss(c, ss, new_cpl, x86_long_mode(c) && desc_is_code64(cs_desc), &ss_desc))
 		return false;
 	if (!x86_desc_set_type_bit(c, cs, &cs_desc, TYPE_ACCESSED))
 		return false;
 	x86_seg_from_desc(&c->seg[SEG_CS], cs, cs_desc);
-	c->rip = f->rip;
-	iret_flags(c, f->flags, s->size, mask);
+	c->rip = f[F_RIP];
+	iret_flags(c, f[F_FLAGS], s->size, mask);
 	if (!stack) {
 		c->gpr[R_RSP] = s->sp;
 	} else {
@@ -130,7 +138,7 @@ static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const stru
 			x86_seg_null(&c->seg[SEG_SS], ss, new_cpl);
 		else
 			x86_seg_from_desc(&c->seg[SEG_SS], ss, ss_desc);
-		x86_set_return_sp(c, f->sp);
+		x86_set_return_sp(c, f[F_SP]);
 	}
 	if (new_cpl != cpl)
 		x86_drop_data_segs(c);
@@ -142,17 +150,17 @@ static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const stru
 static bool iret_protected(struct x86_cpu *c, u32 size)
 {
 	struct x86_stack s;
-	struct iret_frame f;
+	u64 f[F_SLOTS];
 	bool stack;
 
 	if (c->rflags & FL_NT)
 		return x86_raise_err(c, VEC_GP, 0);
 	x86_stack_current(&s, c, size);
-	if (!pop_frame(c, &s, &f, &stack))
+	if (!pop_iret_frame(c, &s, f, &stack))
 		return false;
-	if (!x86_long_mode(c) && size == 4 && f.flags & FL_VM && x86_cpl(c) == 0)
-		return iret_to_v86(c, &s, &f);
-	return iret_return(c, &s, &f, stack);
+	if (returns_to_v86(c, size, f))
+		return iret_to_v86(c, &s, f);
+	return iret_return(c, &s, f, stack);
 }
 
 bool x86_iret(struct x86_cpu *c, u32 size)

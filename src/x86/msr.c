@@ -282,10 +282,18 @@ static bool msr_write(struct x86_cpu *c, u32 msr, u64 val)
 
 bool x86_rdmsr(struct x86_cpu *c, u32 msr, u64 *val)
 {
-	return (x86_cpl(c) == 0 && msr_read(c, msr, val)) || x86_raise_err(c, VEC_GP, 0);
+	bool ok = x86_cpl(c) == 0 && msr_read(c, msr, val);
+
+	if (unlikely(c->traced))
+		c->env->trace(c->env->opaque, ok ? TRACE_RDMSR : TRACE_RDMSR_REFUSED, c->rip, msr, ok ? *val : 0, 0);
+	return ok || x86_raise_err(c, VEC_GP, 0);
 }
 
 bool x86_wrmsr(struct x86_cpu *c, u32 msr, u64 val)
 {
-	return (x86_cpl(c) == 0 && msr_write(c, msr, val)) || x86_raise_err(c, VEC_GP, 0);
+	bool ok = x86_cpl(c) == 0 && msr_write(c, msr, val);
+
+	if (unlikely(c->traced))
+		c->env->trace(c->env->opaque, ok ? TRACE_WRMSR : TRACE_WRMSR_REFUSED, c->rip, msr, val, 0);
+	return ok || x86_raise_err(c, VEC_GP, 0);
 }

@@ -73,6 +73,36 @@ bool x86_pop(struct x86_stack *s, u64 *val)
 	return true;
 }
 
+/* The slot `at` slots above the top. */
+static bool peek(const struct x86_stack *s, u32 at, u64 *val)
+{
+	struct x86_stack there = *s;
+
+	x86_stack_skip(&there, (u64)at * s->size);
+	return x86_pop(&there, val);
+}
+
+bool x86_pop_frame(struct x86_stack *s, u64 *to, u32 n)
+{
+	bool down = x86_is_amd(s->c);
+
+	for (u32 i = 0; i < n; i++) {
+		u32 at = down ? n - 1 - i : i;
+
+		if (!peek(s, at, &to[at]))
+			return false;
+	}
+	x86_stack_skip(s, (u64)n * s->size);
+	return true;
+}
+
+bool x86_pops_stack(const struct x86_cpu *c, u64 cs)
+{
+	u32 rpl = cs & SEL_RPL, cpl = x86_cpl(c);
+
+	return x86_is_amd(c) ? rpl != cpl : rpl > cpl;
+}
+
 void x86_set_return_sp(struct x86_cpu *c, u64 sp)
 {
 	if (!x86_code64(c))

@@ -203,6 +203,7 @@ struct x86_cpu {
 	struct x86_env *env;	       /* how the rules reach memory and the machine; not state */
 	const struct x86_cpuid *cpuid; /* what this CPU announces; not state */
 	struct x86_watch *watch;       /* NULL: no debugger watches data; not state */
+	bool traced;		       /* env->trace wants to know; set when it is created, not state */
 	u32 apic_id;		       /* which CPU this is: CPUID's initial APIC id; set when it is created, not state */
 };
 

@@ -2,7 +2,7 @@
 /*
  * The list of directed cases, as machine code. Pointers at the start: rbx and rsi data+0x400, rdi data+0x1400, rbp data+0x2400, rsp
  * data+0x3000, r12 the last 3 bytes of the first page, r13 4 bytes before the read-only page, r14 unmapped, r15 the read-only page. rcx is
- * small.
+ * small. In 32-bit code only eax is fixed: unmapped.
  */
 #include "directed.h"
 
@@ -11,11 +11,12 @@
 struct directed {
 	const char *name;
 	const char *hex; /* instructions separated by spaces */
-	u64 rflags_set;
+	u64 set;	 /* bits of RFLAGS, and CODE32 */
 };
 
 #define AC 0x40000u
 #define DF 0x400u
+#define CODE32 (1ull << 63)
 
 static const struct directed cases[] = {
 	{"flags live across a load", "4801c8 488b03 4811ca 9c 58", 0},
@@ -166,6 +167,22 @@ static const struct directed cases[] = {
 	{"maskmovdqu where the addresses wrap", "660f76c9 48bff8ffffffffffffff 660ff7c1", 0},
 	{"maskmovdqu into the last page, misaligned", "660f76c9 48bff9efffffff7f0000 660ff7c1", 0},
 	{"maskmovq across the canonical boundary", "0f76c9 48bffcffffffff7f0000 0ff7c1", 0},
+	{"far return from unmapped memory", "4c89f4 48cb", 0},
+	{"far return, selector in unmapped memory", "498da7fc0f0000 cb", 0},
+	{"far return to another level, stack in unmapped memory", "498da7f80f0000 cb", 0},
+	{"far return, popping up to unmapped memory", "498da7e00f0000 ca1000", 0},
+	{"iretq from unmapped memory", "4c89f4 48cf", 0},
+	{"iret of 32 bits from unmapped memory", "4c89f4 cf", 0},
+	{"iret of 16 bits from unmapped memory", "4c89f4 66cf", 0},
+	{"iretq, selector and flags in unmapped memory", "498da7f80f0000 48cf", 0},
+	{"iretq, stack in unmapped memory", "498da7e80f0000 48cf", 0},
+	{"iretq, flags across the end of memory", "498da7ec0f0000 48cf", 0},
+	{"fs offset not canonical, nothing at the sum", "41b800100000 f3490faed0 49b80000000000 80ffff 64410398 91f0ffff", 0},
+	{"gs offset not canonical, nothing at the sum", "41b800100000 f3490faed8 49b80000000000 80ffff 65418998 91f0ffff", 0},
+	{"kmov with VEX.W moves 64 bits", "c4e1fb93cc c4e1fb92e1", CODE32},
+	{"kmov with VEX.W from and to esp", "c4e1fb93e4 c4e1fb92ec c5fb93c5", CODE32},
+	{"far return from unmapped memory, 32-bit code", "89c4 cb", CODE32},
+	{"iret from unmapped memory, 32-bit code", "89c4 cf", CODE32},
 };
 
 u32 directed_count(void)
@@ -175,6 +192,10 @@ u32 directed_count(void)
 const char *directed_name(u32 i)
 {
 	return cases[i].name;
+}
+u8 directed_bits(u32 i)
+{
+	return cases[i].set & CODE32 ? 32 : 64;
 }
 
 static int nibble(char ch)
@@ -186,6 +207,10 @@ static int nibble(char ch)
 
 static void fixed_registers(struct cpu_case *c)
 {
+	if (c->bits == 32) { /* eax is r14's deputy */
+		c->gpr[0] = 0x30000000;
+		return;
+	}
 	c->gpr[1] &= 0x3f;
 	c->gpr[3] = c->gpr[6] = CASE_DATA + 0x400;
 	c->gpr[7] = CASE_DATA + 0x1400;
@@ -209,11 +234,11 @@ bool directed_case(const struct gen_options *o, u32 i, u64 seed, struct cpu_case
 	memset(c, 0, sizeof(*c));
 	c->seed = seed + i;
 	c->ring = o->ring;
-	c->bits = 64;
+	c->bits = directed_bits(i);
 	prng_seed(&g.rnd, seed + i);
 	gen_state(&g);
 	fixed_registers(c);
-	c->rflags |= cases[i].rflags_set;
+	c->rflags |= cases[i].set & ~CODE32;
 	memcpy(c->xsave.bytes + 24, &mxcsr, 4);
 	memset(c->xsave.bytes + 2, 0, 2);
 	for (const char *h = cases[i].hex; *h; h++) {

@@ -193,6 +193,8 @@ static void run_directed(struct run *r)
 	const struct gen_options go = {.forms = &r->forms, .has = r->o.subject->has, .ring = 3};
 
 	for (u32 i = 0; i < directed_count() && r->failures < r->o.max_failures; i++) {
+		if (directed_bits(i) != r->o.bits)
+			continue;
 		if (!directed_case(&go, i, r->o.seed, &r->batch[0])) {
 			fprintf(stderr, "cpu-fuzz: directed case %u (%s) is not well-formed\n", i, directed_name(i));
 			r->failures++;
@@ -360,7 +362,7 @@ static void run_all(struct run *r)
 	if (r->o.replay) {
 		replay(r);
 	} else {
-		if (r->o.only_class < 0 && r->o.ring && r->o.bits == 64)
+		if (r->o.only_class < 0 && r->o.ring)
 			run_directed(r);
 		if (!r->o.directed_only)
 			run_random(r);

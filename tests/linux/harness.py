@@ -62,6 +62,7 @@ class Test:
         leftovers.add(self.directory)
         self.processes = []
         self.cleanups = []
+        self.notes = []
 
     # Running things
 
@@ -107,6 +108,10 @@ class Test:
     def guise(self, *arguments, **kw):
         """Runs guise with these arguments."""
         return self.spawn([self.options.guise, *arguments], **kw)
+
+    def note(self, text):
+        """Something measured, shown with the result."""
+        self.notes.append(text)
 
     # Checks
 
@@ -166,6 +171,7 @@ def _run_one(name, options):
     try:
         function(test_)
         outcome = "passed"
+        detail = "\n".join("    " + note for note in test_.notes)
     except Skip as reason:
         outcome, detail = "skipped", f"    {reason}"
     except Exception as error:  # pylint: disable=broad-except

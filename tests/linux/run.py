@@ -49,6 +49,7 @@ def main():
         import test_gdb  # noqa: F401
         import test_life  # noqa: F401
         import test_net  # noqa: F401
+        import test_time  # noqa: F401
     names = harness.select(options.only.split(",") if options.only else [], options.vmm)
     if options.list:
         print("\n".join(names))

@@ -141,6 +141,9 @@ row("console", USAGE, ("--console: ", '"television" is not one of', "stdio, file
 row("console-file-empty", USAGE, ("--console: ", '"file=" is not one of', 'did you mean "file=PATH"'), run("--console", "file="))
 NAME_A_FILE = "name a file that this user can make and write"
 row("console-directory", FAILED, ("--console file=\\S+:", "Is a directory", NAME_A_FILE), lambda t: run("--console", "file=" + t.directory))
+row("trace-category", USAGE, ("--trace: ", 'no category "mmoi"', 'did you mean "mmio"'), run("--trace", "exits,mmoi:f"))
+row("trace-file-empty", USAGE, ("--trace: ", "the file name behind ':' is empty", HELP_RUN), run("--trace", "exits:"))
+row("trace-unwritable", FAILED, ("--trace: .*absent/log", "No such file", NAME_A_FILE), lambda t: run("--trace", "all:" + t.path("absent/log")))
 row("console-unwritable", FAILED, ("--console file=.*absent/log", "No such file", NAME_A_FILE), lambda t: run("--console", "file=" + t.path("absent/log")))
 for _name, _value, _reason, _advice in (
     ("zero", "0", "0 is no time", "more than 0 seconds"),

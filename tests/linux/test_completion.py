@@ -28,6 +28,9 @@ LINES = (
     ("guise run --net user,", ("hostfwd", "mac", "mtu")),
     ("guise run --gdb ", ("tcp:", "unix:")),
     ("guise run --gdb=unix:im", ("image",)),
+    ("guise run --trace ", ("exits", "blocks", "all", "help")),
+    ("guise run --trace mmio,f", ("faults",)),
+    ("guise run --trace=mmio,faults:im", ("image",)),
     ("guise run --paused --gd", ("--gdb",)),
     ("guise run --stats --net none --mem", ("--memory",)),
 )

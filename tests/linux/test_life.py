@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import struct
 import time
 
 import vmm
-from harness import ALL, GUISE, test
+from harness import ALL, GUISE, free_port, test
 
 
 @test("life-poweroff")
@@ -308,6 +309,48 @@ def life_no_leftovers(t):
     t.check(str(m.process.pid) not in children, "the process is still there")
 
 
+def _guise_files():
+    """What machines might leave where programs leave things."""
+    places = ("/dev/shm", "/tmp", "/run", "/var/lock", os.path.expanduser("~"))
+    return {os.path.join(p, name) for p in places if os.path.isdir(p) for name in os.listdir(p) if "guise" in name and not name.startswith("guise-life-")}
+
+
+@test("life-killed", timeout=90, on=GUISE)
+def life_killed(t):
+    """SIGKILL in the middle of work leaves no process and nothing that hinders the next run with the same disk, port and socket."""
+    port = free_port()
+    disk, sock, log = t.file("disk", bytes(1 << 20)), t.path("gdb"), t.path("log")
+    devices = {
+        "disks": [(disk, False)],
+        "net": "user",
+        "hostfwd": [(port, 7)],
+        "extra": ["--gdb", "unix:" + sock, "--trace", "exits:" + log],
+    }
+    before = _guise_files()
+    for _ in range(2):
+        m = t.start_exec("nc -lk -p 7 -e cat & echo running; while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null; done", **devices)
+        m.expect(r"running\n")
+        time.sleep(1)
+        m.signal(signal.SIGKILL)
+        t.equal(m.wait(), -signal.SIGKILL, "exit status")
+        try:
+            os.killpg(m.process.pid, 0)
+            t.check(False, "a process of its group is left")
+        except ProcessLookupError:
+            pass
+        t.equal(_guise_files() - before, set(), "files left")
+        left = {name for name in os.listdir(t.directory) if not name.startswith("initrd-")}
+        t.equal(left, {"disk", "gdb", "log"}, "files in its directory")
+    m = t.start_exec("nc -lk -p 7 -e cat & echo running; sleep 3", **devices)
+    m.expect(r"running\n")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sock)
+    with socket.create_connection(("127.0.0.1", port), 5):
+        pass
+    t.equal(m.wait(), 0, "exit status")
+    t.check(not os.path.exists(sock), "the socket is still there after a good end")
+
+
 @test("life-option-help", timeout=20, on=GUISE)
 def life_option_help(t):
     """`--OPTION help` lists the choices on standard output, whatever else is on the command line, and nothing is started."""
@@ -323,3 +366,25 @@ def life_option_help(t):
         t.equal(m.errors, "", "messages")
         for choice in choices:
             t.check(choice in m.text, f"--{option} help does not list {choice}")
+
+
+@test("life-trace", on=GUISE)
+def life_trace(t):
+    """One line an event, in order of time, of each category and of no other; the file is whole at the end."""
+    path = t.path("trace")
+    m = t.start_exec("true", extra=["--trace", "all:" + path])
+    t.equal(m.wait(), 0, "exit status")
+    seen, last = set(), 0.0
+    with open(path, encoding="ascii") as f:
+        for line in f:
+            found = re.fullmatch(r"(\d+\.\d{9}) cpu0 [0-9a-f]{16} (exits|interrupts|faults|mmio|pio|msr|blocks) \S.*\n", line)
+            t.check(found, f"a line reads {line!r}")
+            t.check(float(found[1]) >= last, f"time runs backwards at {line!r}")
+            last = float(found[1])
+            seen.add(found[2])
+    expected = {"exits", "interrupts", "faults", "mmio", "pio", "msr"} | ({"blocks"} if t.options.engine != "interp" else set())
+    t.equal(seen, expected, "categories")
+    m = t.start_exec("true", extra=["--trace", "msr"])
+    t.equal(m.wait(), 0, "exit status")
+    t.check(re.search(r"cpu0 [0-9a-f]{16} msr write 0xc0000080 value 0x", m.errors), "no write of EFER on standard error")
+    t.check(" faults " not in m.errors, "a category that was not asked for")

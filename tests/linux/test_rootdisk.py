@@ -211,6 +211,26 @@ def jit(t):
     t.equal(output.split(), ["196418", str(s), str(s)], "results")
 
 
+STRESSORS = (
+    "cpu memcpy atomic futex fork mmap mprotect context sigq sigfpe sigsegv sigtrap timer timerfd itimer fp fp-error vecmath vecwide vecfp vecshuf "
+    "x86cpuid rdrand tsc nop icache lockbus regs far-branch funccall misaligned prefetch branch stackmmap"
+)
+
+
+@shared("stress-ng", 1800)
+def stress_ng(t):
+    """What checks its own results, a few seconds each and one process a CPU: arithmetic, vectors, atomics, signals, timers, page tables, code
+    that is written while it runs. For images with the package (make-rootdisk.sh --packages stress-ng)."""
+    s = session(t)
+    if "missing" in s.run(t, "command -v stress-ng || echo missing", 30):
+        raise Skip("stress-ng is not in the image")
+    for name in STRESSORS.split():
+        output = s.run(t, f"cd /tmp; stress-ng --verify --{name} {t.options.cpus} -t 4 2>&1", 200)
+        t.check("successful run completed" in output or "No stress workers invoked" in output, output)
+        t.check(not re.search(r"\bfail:|verification failed", output), output)
+    t.equal(s.run(t, "dmesg -l emerg,alert,crit,err", 30), "", "messages of level error and above")
+
+
 @shared("poweroff", 180)
 def poweroff(t):
     """systemd powers the machine off; the file system is clean."""

@@ -336,6 +336,44 @@ static void prepare_limits_the_wait(void **state)
 	evloop_free(a.l);
 }
 
+struct lateness {
+	struct evloop *l;
+	u32 told, fired;
+};
+
+static void on_late(void *opaque)
+{
+	struct lateness *s = opaque;
+
+	assert_int_equal(s->fired, s->told ? 2 : 0); /* before any timer of this turn */
+	s->told++;
+}
+
+static void on_fired(void *opaque)
+{
+	struct lateness *s = opaque;
+
+	if (++s->fired == 3)
+		evloop_stop(s->l);
+}
+
+static void a_standstill_is_told_before_timers(void **state)
+{
+	struct lateness s = {.l = make()};
+	struct evtimer t[3];
+	u64 now = host_now_ns();
+
+	evloop_watch_late(s.l, NS_PER_SEC, on_late, &s);
+	for (u32 i = 0; i < 3; i++)
+		timer_init(&t[i], s.l, on_fired, &s);
+	timer_arm(&t[0], now - 2 * NS_PER_SEC);
+	timer_arm(&t[1], now - NS_PER_SEC);
+	timer_arm(&t[2], now + 10000000);
+	evloop_run(s.l);
+	assert_int_equal(s.told, 1); /* not for the third, which is in time */
+	evloop_free(s.l);
+}
+
 static void bad_descriptors_are_refused(void **state)
 {
 	struct evloop *l = make();
@@ -361,6 +399,7 @@ int main(void)
 		cmocka_unit_test(no_wake_up_is_lost),
 		cmocka_unit_test(a_timer_armed_elsewhere_wakes_the_loop),
 		cmocka_unit_test(prepare_limits_the_wait),
+		cmocka_unit_test(a_standstill_is_told_before_timers),
 		cmocka_unit_test(bad_descriptors_are_refused),
 	};
 

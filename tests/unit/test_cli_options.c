@@ -35,7 +35,7 @@ static void takes_every_option(void **state)
 	struct err e;
 	int r = parse(&o,
 		      "--kernel=k --initrd i --append a=b --memory 512M --cpus 0x4 --engine bt --name box --console file=c "
-		      "--no-reboot --timeout 1.5 --stats",
+		      "--no-reboot --timeout 1.5 --trace exits,msr:f --stats",
 		      &e);
 
 	if (r < 0)
@@ -48,6 +48,7 @@ static void takes_every_option(void **state)
 	assert_string_equal(o.config.engine, "bt");
 	assert_string_equal(o.config.name, "box");
 	assert_string_equal(o.config.console, "file=c");
+	assert_string_equal(o.config.trace, "exits,msr:f");
 	assert_true(o.config.no_reboot && o.stats);
 	assert_int_equal(o.config.timeout_ns, 1500000000);
 }

@@ -214,6 +214,10 @@ static void paravirtual_clock(void **state)
 	v = guest_time(m, 0x2000, now / 10 * 25, &t);
 	assert_in_range(v, now - 1000000, now + 1000000);
 	assert_int_equal(t.flags, 1);
+	/* The program was stopped: told once, and the clock goes on as it was. */
+	pvclock_stood_still(p);
+	assert_true(guest_time(m, 0x2000, now / 10 * 25, &t) == v);
+	assert_int_equal(t.flags, 3);
 	v = t.version;
 	/* One CPU's TSC is moved: its parameters follow, and nobody's clock is stable any more. */
 	assert_true(pvclock_msr_write(p, 0, 0x12, 0x3001));

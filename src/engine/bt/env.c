@@ -156,6 +156,13 @@ static void env_pause(void *opaque)
 	bt_pause(opaque);
 }
 
+static void env_trace(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c)
+{
+	struct bt_vcpu *v = opaque;
+	bt_heavy(v);
+	v->machine.trace(v->machine.opaque, ev, rip, a, b, c);
+}
+
 static u64 env_tsc(void *opaque)
 {
 	const struct bt_vcpu *v = opaque;
@@ -240,6 +247,7 @@ const struct x86_env bt_env = {
 	.tsc = env_tsc,
 	.hypercall = env_hypercall,
 	.pause = env_pause,
+	.trace = env_trace,
 	.tlb_flush_page = env_flush_page,
 	.tlb_flush_page_pcid = env_flush_page_pcid,
 	.tlb_flush_pcid = env_flush_pcid,

@@ -12,7 +12,7 @@ struct encoder {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *o;
 	const u8 *bytes;
-	bool mem, code64, drop_w;
+	bool mem, code64, drop_w, wide_kmov;
 	u8 base, alias; /* host registers: memory operand, stand-in for RSP */
 	u8 out[24];
 	u32 n;
@@ -174,17 +174,24 @@ static void encode(struct encoder *e)
 	fix_is4(e);
 }
 
+static bool same_register(const struct encoder *e, const ZydisDecodedOperand *a, const ZydisDecodedOperand *b)
+{
+	if (!is_gpr(a))
+		return a->reg.value == b->reg.value;
+	if (gpr_number(a->reg.value) == R_RSP)
+		return gpr_number(b->reg.value) == e->alias;
+	return e->wide_kmov ? gpr_number(a->reg.value) == gpr_number(b->reg.value) : a->reg.value == b->reg.value;
+}
+
 static bool same_operand(const struct encoder *e, const ZydisDecodedOperand *a, const ZydisDecodedOperand *b)
 {
-	if (a->type != b->type || a->size != b->size)
+	if (a->type != b->type || (a->size != b->size && !e->wide_kmov))
 		return false;
 	if (a->type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return gpr_number(b->mem.base) == e->base && b->mem.index == ZYDIS_REGISTER_NONE;
 	if (a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return a->imm.value.u == b->imm.value.u;
-	if (is_gpr(a) && gpr_number(a->reg.value) == R_RSP)
-		return gpr_number(b->reg.value) == e->alias;
-	return a->reg.value == b->reg.value;
+	return same_register(e, a, b);
 }
 
 static bool same_operation(const struct encoder *e, const ZydisDecoder *d64)
@@ -194,7 +201,8 @@ static bool same_operation(const struct encoder *e, const ZydisDecoder *d64)
 
 	if (e->n > 15 || !ZYAN_SUCCESS(ZydisDecoderDecodeFull(d64, e->out, e->n, &z, o)))
 		return false;
-	if (z.mnemonic != e->z->mnemonic || z.length != e->n || z.operand_count_visible != e->z->operand_count_visible)
+	if (z.mnemonic != (e->wide_kmov ? ZYDIS_MNEMONIC_KMOVQ : e->z->mnemonic) || z.length != e->n ||
+	    z.operand_count_visible != e->z->operand_count_visible)
 		return false;
 	for (u32 k = 0; k < z.operand_count_visible; k++)
 		if (!same_operand(e, &e->o[k], &o[k]))
@@ -216,12 +224,20 @@ static bool has_wide_lengths(ZydisMnemonic m)
 	return m == ZYDIS_MNEMONIC_VPCMPESTRI || m == ZYDIS_MNEMONIC_VPCMPESTRM;
 }
 
+/* KMOVD between a mask and a general register, with W: AMD's CPUs move 64 bits in 32-bit code, too, as the next such KMOVD shows. */
+static bool is_wide_kmov(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
+{
+	return z->mnemonic == ZYDIS_MNEMONIC_KMOVD && z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && z->raw.vex.W &&
+	       (is_gpr(&o[0]) || is_gpr(&o[1]));
+}
+
 bool interp_encode(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
-		   const ZydisDecoder *d64)
+		   const ZydisDecoder *d64, bool amd)
 {
 	struct encoder e = {.z = z, .o = o, .bytes = bytes, .code64 = z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64};
 
 	e.mem = i->mem != 0xff;
+	e.wide_kmov = amd && is_wide_kmov(z, o);
 	e.drop_w = !e.code64 && has_wide_lengths(z->mnemonic);
 	choose_registers(&e);
 	encode(&e);

@@ -119,7 +119,7 @@ u64 interp_unit_components(const struct interp *in, enum interp_unit unit);
 
 /* Fill i->tbytes: the instruction for the host's unit in 64-bit mode. False: it has no such form. */
 bool interp_encode(struct interp_insn *i, const u8 *bytes, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
-		   const ZydisDecoder *d64);
+		   const ZydisDecoder *d64, bool amd);
 
 /* Run i->tbytes on the host's unit with in->thunk->bounce as its memory operand. False: a fault is recorded. */
 bool interp_thunk_run(struct interp *in, struct x86_cpu *c, const struct interp_insn *i);

@@ -144,7 +144,7 @@ void interp_fill_vector(struct interp_insn *i, const u8 *bytes, const ZydisDecod
 		i->align = amd && IN_LIST(sha, z->mnemonic) ? 0 : alignment(i, z);
 		fill_masking(i, z);
 	}
-	if (i->row == &interp_row_vector && !interp_encode(i, bytes, z, o, d64)) {
+	if (i->row == &interp_row_vector && !interp_encode(i, bytes, z, o, d64, amd)) {
 		i->row = &interp_row_ud;
 		i->unit = UNIT_INT;
 		i->unknown = true;

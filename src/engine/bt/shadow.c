@@ -217,24 +217,27 @@ static struct bt_aspace *find_aspace(struct bt_vcpu *v, u16 pcid)
 	return NULL;
 }
 
+/* A free one, else the one that was left longest ago. There is always at least one. */
+static struct bt_aspace *free_or_oldest(struct bt_vcpu *v)
+{
+	struct bt_aspace *best = v->aspaces[0];
+
+	for (u32 i = 1; i < v->vm->aspaces && best->used; i++)
+		if (!v->aspaces[i]->used || v->aspaces[i]->stamp < best->stamp)
+			best = v->aspaces[i];
+	return best;
+}
+
 static struct bt_aspace *take_aspace(struct bt_vcpu *v, u16 pcid)
 {
-	struct bt_aspace *oldest = NULL;
-	for (u32 i = 0; i < v->vm->aspaces; i++) {
-		struct bt_aspace *as = v->aspaces[i];
-		if (!as->used) {
-			oldest = as;
-			break;
-		}
-		if (!oldest || as->stamp < oldest->stamp)
-			oldest = as;
-	}
-	if (oldest->used)
+	struct bt_aspace *as = free_or_oldest(v);
+
+	if (as->used)
 		v->st.aspace_evictions++;
-	clear_aspace(v, oldest, true);
-	oldest->used = true;
-	oldest->pcid = pcid;
-	return oldest;
+	clear_aspace(v, as, true);
+	as->used = true;
+	as->pcid = pcid;
+	return as;
 }
 
 void bt_shadow_views(struct bt_vcpu *v)

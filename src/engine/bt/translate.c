@@ -113,12 +113,13 @@ static void decode_all(struct tr *t)
 	}
 }
 
-/* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. Only
- * the interpreter knows. */
+/* Vector accesses know other faults than #PF: elements that a mask turns off must not fault, #GP for alignment and a pending #MF come first. AMD's CPUs
+ * refuse an offset that is not canonical before FS's or GS's base is added. Only the interpreter knows. */
 static bool has_own_faults(const struct tr *t)
 {
+	const ZydisInstructionAttributes based = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
 	u32 needs = bt_native_needs(t->in);
-	return (needs != 0 && needs != ~0u) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	return (needs != 0 && needs != ~0u) || (t->in->attributes & based) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static bool is_flow(const struct bt_row *row)
@@ -429,6 +430,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		mark_lines(v, &span);
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
+			if (unlikely(v->cpu.traced))
+				v->env.trace(v, TRACE_BLOCK, gva, gpfn << 12 | start, b->bytes, b->end - b->checked);
 			return b;
 		}
 		v->cache_used = used;

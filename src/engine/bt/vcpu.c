@@ -77,6 +77,7 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 	v->cpu.env = &v->env;
 	v->cpu.cpuid = vm->cpuid;
 	v->cpu.apic_id = id;
+	v->cpu.traced = m->trace != NULL;
 	v->xsave_mask = host_xcr0() & 0xe7;
 	v->fpu_saved = true;
 	set_constants(v);
