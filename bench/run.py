@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Native, Guise and QEMU TCG in one run: the same programs, kernel and initramfs, medians of interleaved rounds.
 
-Programs (bench/programs) are compiled statically; natively they run as they are, in a machine from an initramfs appended to the default
-guest's. With a Debian root disk (make rootdisk) whole programs from it are measured too, natively in a chroot of a copy.
+Programs (bench/programs) are compiled here; natively they run as they are, in a machine, with this host's C library, from an initramfs appended to
+the default guest's. With a Debian root disk (make rootdisk) whole programs from it are measured too, natively in a chroot of a copy.
 The guest's own clock times each part, and every machine's clock is checked against this host's; results are compared between all three.
 The table goes to standard output; figures and a chart to bench/results.
 """
@@ -27,7 +27,8 @@ import chart  # noqa: E402
 import vmm  # noqa: E402
 
 PROGRAMS = ("integer", "float", "memory", "calls", "system")
-CFLAGS = ("-O2", "-ftree-vectorize", "-static", "-std=gnu17")
+CFLAGS = ("-O2", "-ftree-vectorize", "-std=gnu17")
+STATIC = ("system",)  # what it forks and starts is itself
 OUT = os.path.join(HERE, "out")
 RESULTS = os.path.join(HERE, "results")
 # A guest's clock and ours may differ by console latency, and no more.
@@ -61,9 +62,20 @@ def compile_programs():
     for name in PROGRAMS:
         source = os.path.join(HERE, "programs", name + ".c")
         binary = os.path.join(OUT, name)
-        subprocess.run([os.environ.get("CC", "gcc"), *CFLAGS, "-o", binary, source, "-lm"], check=True)
+        link = ["-static"] if name in STATIC else []
+        subprocess.run([os.environ.get("CC", "gcc"), *CFLAGS, *link, "-o", binary, source, "-lm"], check=True)
         binaries[name] = binary
     return binaries
+
+
+def libraries(binaries):
+    """Paths of the shared libraries that the programs need, the loader among them."""
+    found = set()
+    for name in PROGRAMS:
+        if name not in STATIC:
+            text = subprocess.run(["ldd", binaries[name]], capture_output=True, text=True, check=True).stdout
+            found.update(re.findall(r"(/\S+) \(0x", text))
+    return sorted(found)
 
 
 def parse(text, who):
@@ -110,6 +122,9 @@ def machine_round(which, options, binaries, percent):
     for name in PROGRAMS:
         with open(binaries[name], "rb") as f:
             files[f"bench/{name}"] = (0o755, f.read())
+    for path in libraries(binaries):
+        with open(path, "rb") as f:
+            files[path.lstrip("/")] = (0o755, f.read())
     script = "echo mark begin $(cut -d' ' -f1 /proc/uptime)\n"
     script += "".join(f"/bench/{name} {percent} || exit 1\n" for name in PROGRAMS)
     script += "echo mark end $(cut -d' ' -f1 /proc/uptime)\n"
