@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #define PRESS_AGAIN_NS (2 * NS_PER_SEC)
-#define STOOD_STILL_NS (4 * NS_PER_SEC)
 
 static void finish(struct vm *vm, enum vm_end end, u32 value)
 {
@@ -244,7 +243,7 @@ static void start_timeout(struct vm *vm)
 
 /* ---- running ---- */
 
-/* A kernel's watchdogs wait some twenty seconds. */
+/* A timer is that late: the process was stopped, or the host stood still. What happens to an interrupt that was on its way is vcpu.c's. */
 static void stood_still(void *opaque)
 {
 	struct vm *vm = opaque;

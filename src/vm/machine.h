@@ -42,6 +42,8 @@ struct vcpu {
 	bool debug_hit; /* the engine has left for the debugger, who has not been told; atomic */
 	bool kicked;	/* EV_UNHALT came, and no HLT since */
 	bool hopeless;	/* went to sleep in a way that only INIT, SIPI or NMI can end; the main thread reads it while parked */
+	u64 hinted_at;	/* host time since when an interrupt is on its way, 0: none is; atomic */
+	bool stood_still;
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
 	u64 exits[EXIT_ERROR + 1];
 	u64 sleeps;
@@ -152,7 +154,8 @@ void vcpu_wake(struct vcpu *v);		    /* out of HLT or out of guest code, to look
 void vcpu_post(struct vcpu *v, u32 events); /* any thread */
 void vcpu_post_init(struct vcpu *v);
 void vcpu_nmi(struct vcpu *v);
-void vcpu_irq_hint(struct vcpu *v); /* its local APIC may have something */
+void vcpu_irq_hint(struct vcpu *v);    /* its local APIC may have something */
+bool vcpu_stood_still(struct vcpu *v); /* vCPU thread, before it takes an interrupt. True: not now, leave the engine first */
 
 /* vcpu_machine.c: the callbacks that an engine gets */
 void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m);
@@ -176,6 +179,9 @@ bool debug_is_stopped(const struct vm *vm); /* then the gate stays closed */
 void debug_hit(struct vcpu *v);		    /* vCPU thread: EXIT_DEBUG */
 void debug_look(void *opaque);		    /* posted: a vCPU has hit something */
 void debug_ended(struct vm *vm);
+
+/* A kernel's watchdogs wait some twenty seconds. */
+#define STOOD_STILL_NS (4 * NS_PER_SEC)
 
 /* lifecycle.c */
 void lifecycle_start_clocks(struct vm *vm);

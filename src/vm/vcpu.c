@@ -58,8 +58,22 @@ void vcpu_post_init(struct vcpu *v)
 
 void vcpu_irq_hint(struct vcpu *v)
 {
+	if (!__atomic_load_n(&v->hinted_at, __ATOMIC_RELAXED))
+		__atomic_store_n(&v->hinted_at, host_now_ns(), __ATOMIC_RELAXED);
 	v->vm->ops->vcpu_irq(v->engine);
 	end_sleep(v);
+}
+
+/* An interrupt that was on its way when the process was stopped must not be taken before the guest has been told of the pause. */
+bool vcpu_stood_still(struct vcpu *v)
+{
+	u64 hinted = __atomic_exchange_n(&v->hinted_at, 0, __ATOMIC_RELAXED);
+
+	if (likely(!hinted || host_now_ns() < hinted + STOOD_STILL_NS))
+		return false;
+	v->stood_still = true;
+	v->vm->ops->vcpu_kick(v->engine);
+	return true;
 }
 
 void vcpu_nmi(struct vcpu *v)
@@ -208,6 +222,14 @@ static void follow_tsc_offset(struct vcpu *v)
 	lapic_tsc_changed(v->vm->lapic, v->id);
 }
 
+static void tell_standstill(struct vcpu *v)
+{
+	if (likely(!v->stood_still))
+		return;
+	v->stood_still = false;
+	pvclock_stood_still(v->vm->pvclock);
+}
+
 static void vcpu_loop(struct vcpu *v)
 {
 	for (;;) {
@@ -217,6 +239,7 @@ static void vcpu_loop(struct vcpu *v)
 			handle_events(v);
 		end_halt_when_kicked(v);
 		follow_tsc_offset(v);
+		tell_standstill(v);
 		if (v->held)
 			sleep_held(v);
 		else if (v->state->wait_for_sipi)

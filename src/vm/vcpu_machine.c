@@ -141,7 +141,7 @@ static int irq_accept(void *opaque)
 {
 	struct vcpu *v = opaque;
 
-	return lapic_irq_accept(v->vm->lapic, v->id);
+	return vcpu_stood_still(v) ? -1 : lapic_irq_accept(v->vm->lapic, v->id);
 }
 
 void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m)
