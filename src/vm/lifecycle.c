@@ -136,7 +136,7 @@ void lifecycle_request(struct vm *vm, enum pending what, u32 arg)
 
 	pthread_mutex_lock(&vm->request_lock);
 	first = vm->pending == PEND_NONE;
-	if (first) {
+	if (first || vm->pending == PEND_HALTED) { /* who asks for anything is not halted for ever */
 		vm->pending = what;
 		vm->pending_arg = arg;
 	}

@@ -110,7 +110,7 @@ struct vm {
 	struct gate gate;
 	u32 hopeless; /* vCPUs asleep that way; atomic */
 
-	/* What the guest asked for; the first request wins until it is carried out. */
+	/* What the guest asked for; the first request wins until it is carried out, but for PEND_HALTED, which may be a false alarm. */
 	pthread_mutex_t request_lock;
 	enum pending pending;
 	u32 pending_arg;

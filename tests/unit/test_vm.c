@@ -533,6 +533,46 @@ static void a_kick_waits_for_the_halt(void **state)
 	assert_int_equal(r.exit_value, 7);
 }
 
+/* All CPUs are in HLT with interrupts off for a moment, but one was kicked and asks for the end, once. */
+static enum exit_kind end_behind_a_false_alarm(struct fake_vcpu *v)
+{
+	struct x86_cpu *c = &v->base.cpu;
+
+	if (v->id == 1) {
+		if (v->vm->vcpus == 0 || c->halted) {
+			v->vm->vcpus = 1;
+			c->halted = true;
+			return EXIT_HALTED;
+		}
+		return atomic_fetch_add(&kicks, 1) ? wait_more() : exit_with(v, 11);
+	}
+	if (v->runs == 1)
+		start_all_others(v);
+	if (v->vm->vcpus == 0)
+		return wait_more();
+	if (!c->halted) {
+		c->gpr[R_RAX] = 5;
+		c->gpr[R_RCX] = 1;
+		v->m.hypercall(v->m.opaque, c);
+	}
+	c->halted = true;
+	return EXIT_HALTED;
+}
+
+static void a_false_alarm_hides_no_request(void **state)
+{
+	for (u32 i = 0; i < 200; i++) {
+		struct vm_config c = config(2);
+		struct vm_result r;
+
+		add_exit_port(&c);
+		kicks = waits = 0;
+		r = run_config(&c, end_behind_a_false_alarm);
+		assert_int_equal(r.end, VM_END_EXIT_PORT);
+		assert_int_equal(r.exit_value, 11);
+	}
+}
+
 static u64 send_ipi_call(struct fake_vcpu *v, u64 low, u64 high, u64 first, u64 icr)
 {
 	struct x86_cpu *c = &v->base.cpu;
@@ -728,6 +768,7 @@ int main(void)
 		cmocka_unit_test(hypercalls),
 		cmocka_unit_test(a_kick_waits_for_the_halt),
 		cmocka_unit_test(one_call_interrupts_many),
+		cmocka_unit_test(a_false_alarm_hides_no_request),
 		cmocka_unit_test(tsc_is_the_hosts_until_a_pause),
 		cmocka_unit_test(failures_unwind),
 		cmocka_unit_test(destroys_without_running),
