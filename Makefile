@@ -146,7 +146,7 @@ lint: format-check all ## format-check, clang-tidy, shellcheck and mandoc, chang
 	git ls-files -z 'src/*.c' | xargs -0 -n 1 -P $(JOBS) clang-tidy --quiet -p $(BUILD) 2> >(grep -v ' warnings\? generated\.$$' >&2)
 	shellcheck $(SHELL_FILES)
 	mandoc -T lint -W warning docs/guise.1
-	PYTHONPYCACHEPREFIX=$(BUILD)/pycache python3 -m compileall -q bench tests tools
+	git ls-files -z '*.py' | PYTHONPYCACHEPREFIX=$(BUILD)/pycache xargs -0 python3 -m py_compile
 	@echo "lint: nothing found"
 
 # Debian's zsh looks for what packages bring in a directory of its own.
