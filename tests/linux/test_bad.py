@@ -134,7 +134,6 @@ for _name, _value, _reason in (
 ):
     row("cpus-" + _name, USAGE, ("--cpus: ", _reason, "from 1 to 64"), run("--cpus", _value))
 
-row("cpus-beyond-engine", FAILED, ("engine bt: 33 vCPUs", "at most 32", "use --cpus 32"), run("--engine", "bt", "--cpus", "33"))
 row("engine", USAGE, ("--engine: ", '"btt" is not one of auto, bt, kvm', 'did you mean "bt"'), run("--engine", "btt"))
 row("engine-empty", USAGE, ("--engine: ", '"" is not one of', "auto, bt, kvm"), run("--engine", ""))
 row("console", USAGE, ("--console: ", '"television" is not one of', "stdio, file=PATH, null"), run("--console", "television"))
