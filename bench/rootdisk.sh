@@ -17,6 +17,36 @@ with open("/tmp/text", "w") as f:
         size += f.write(line + "\n")
 END
 
+python3 - >/tmp/large.c <<'END'
+import random
+r = random.Random(11)
+print("struct node { struct node *next, *prev; long key; unsigned char tag; double w; int v[4]; };")
+def expr(d):
+    if d == 0:
+        return r.choice(["a", "b", "c", "n->key", "n->v[a & 3]", "(long)n->tag", "t[b & 15]", str(r.randint(1, 999))])
+    return "(%s %s %s)" % (expr(d - 1), r.choice("+-*^&|"), expr(r.randint(0, d - 1)))
+for k in range(150):
+    print("static long g%d;\nlong f%d(struct node *n, long a, long b)\n{\n\tlong t[16] = {0}, c = a - b;\n\tc += %s;" % (k, k, expr(2)))
+    for i in range(r.randint(3, 7)):
+        w = r.randint(0, 4)
+        if w == 0:
+            print("\tfor (long i = 0; i < (a & 63); i++)\n\t\tt[i & 15] += %s;" % expr(2))
+        elif w == 1:
+            print("\tif (%s > %s)\n\t\tc += %s;\n\telse\n\t\tb = %s;" % (expr(1), expr(1), expr(2), expr(1)))
+        elif w == 2:
+            print("\tswitch (%s & 7) {" % expr(1))
+            for j in range(6):
+                print("\tcase %d:\n\t\ta ^= %s;\n\t\tbreak;" % (j, expr(1)))
+            print("\t}")
+        elif w == 3:
+            print("\twhile (n->next && n->key != %s) {\n\t\tn = n->next;\n\t\tc += n->v[%d];\n\t}" % (expr(1), r.randint(0, 3)))
+        else:
+            print("\tg%d += %s;\n\tn->w = n->w * %d + (double)c;" % (k, expr(2), r.randint(2, 9)))
+    if k:
+        print("\tif (c & 1)\n\t\tc += f%d(n, b, c);" % r.randint(0, k - 1))
+    print("\treturn c + t[a & 15];\n}\n")
+END
+
 # part NAME COMMAND: the digest of its output is the result.
 part() {
 	begin=$(date +%s%N)
@@ -34,6 +64,7 @@ part zstd 'zstd -q -T1 --single-thread -9 -c text'
 part 7z '7zz a -mmt1 -mx3 -si -so -txz x <text'
 part gzip 'gzip -n -6 -c text'
 part gcc 'for i in 1 2 3; do gcc -O2 -S -o - /root/hello32.c -D_N=$i; done'
+part gcc-large 'gcc -O2 -S -o - large.c'
 part python3 'python3 -c "
 d = {}
 s = 0
