@@ -15,8 +15,10 @@
 void *bt_sparse(u64 bytes, const char *what, struct err *e)
 {
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p != MAP_FAILED)
+	if (p != MAP_FAILED) {
+		madvise(p, bytes, MADV_DONTFORK); /* cells need none of it */
 		return p;
+	}
 	err_sys(e, errno,
 		"%s: cannot reserve %llu MiB of address space (no memory is used yet); check `ulimit -v` and vm.overcommit_memory "
 		"(2 forbids it)",

@@ -486,8 +486,13 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 {
 	struct direct_map *m = p->map;
-	if (direct_map_recover(m) && is_page_fault(m->cell))
-		return true;
+	bool lost = m->cell->lost;
+	direct_map_recover(m);
+	if (lost && is_page_fault(m->cell)) { /* perhaps of what could not be mapped: not again at once */
+		save_frame(v, m->cell);
+		turn_off(v, p, HOLDOFF_LOOP);
+		return false;
+	}
 	if (m->cell->shared->signal == SIGUSR1) {
 		save_frame(v, m->cell);
 		return false;

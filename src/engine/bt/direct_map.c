@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#define MAPPABLE_START 65536
 #define AROUND 32 /* pages that are looked at when one is missing */
 
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 32, PTE_D = 64, PTE_PS = 128 };
@@ -339,11 +340,17 @@ static void prepare_one(struct bt_vcpu *v, const struct leaf *l, gva_t gva)
 		prepare_execution(v, gva, gpfn);
 }
 
+/* Linux maps nothing below vm.mmap_min_addr for most users, nor above what a program gets. */
+static bool is_mappable(const struct direct_map *m, gva_t gva)
+{
+	return gva >= MAPPABLE_START && gva < USER_END && gva - m->cell->window >= CELL_WINDOW;
+}
+
 static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_region *r, const struct leaf *l, gva_t gva, u32 acc)
 {
 	u64 gpfn;
 	u8 allowed = rights(l, gva, &gpfn), have = r->how[gva >> 12 & (REGION_PAGES - 1)];
-	if (!allowed || gpfn >= v->vm->nframes || gva - m->cell->window < CELL_WINDOW)
+	if (!allowed || gpfn >= v->vm->nframes || !is_mappable(m, gva))
 		return;
 	if (have && r->frame[gva >> 12 & (REGION_PAGES - 1)] != gpfn)
 		have = 0;
@@ -359,7 +366,7 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	struct leaf l;
 	struct direct_region *r;
 	u32 here = gva >> 12 & (REGION_PAGES - 1), wanted = acc & ACC_WRITE ? HOW_WRITE : acc & ACC_FETCH ? HOW_EXEC : HOW_READ;
-	if (gva >= 1ull << 47 || !find_leaf(v, gva, &l) || !(r = take_region(m, gva >> 21)))
+	if (gva >= USER_END || !find_leaf(v, gva, &l) || !(r = take_region(m, gva >> 21)))
 		return false;
 	bool all = l.shift > 12 && !(acc & ACC_FETCH);
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;
