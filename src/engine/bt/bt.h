@@ -441,6 +441,13 @@ static inline u64 bt_host_tsc(void)
 	return (u64)hi << 32 | lo;
 }
 
+static inline u64 bt_host_xcr0(void)
+{
+	u32 lo, hi;
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (u64)hi << 32 | lo;
+}
+
 /* The 64-byte lines of a page that [start, end) touches, one bit each. */
 static inline u64 bt_lines(u32 start, u32 end)
 {

@@ -27,6 +27,7 @@
 /* Of the vector state in a signal frame. */
 #define FP_SOFTWARE 464 /* from here to the header the legacy area belongs to the kernel */
 #define FP_HEADER 512
+#define FP_STATE 576
 
 enum { CELL_RUNS, CELL_WAITS };
 

@@ -160,13 +160,6 @@ static u64 next_holdoff(struct direct_process *p, u64 max)
 	return p->holdoff;
 }
 
-static u64 host_xcr0(void)
-{
-	u32 lo, hi;
-	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (u64)hi << 32 | lo;
-}
-
 void bt_direct_init(struct bt_vcpu *v)
 {
 	struct bt_direct *d = v->vm->directly == DIRECTLY_NEVER ? NULL : calloc(1, sizeof *d);
@@ -177,7 +170,7 @@ void bt_direct_init(struct bt_vcpu *v)
 		d->host.umip = c >> 2 & 1;
 	__cpuid(0, a, b, c, dx);
 	d->host.sysenter = b != signature_AMD_ebx;
-	d->host.xcr0 = host_xcr0();
+	d->host.xcr0 = bt_host_xcr0();
 	v->direct = d;
 }
 
@@ -220,8 +213,6 @@ static const int gregs[16] = {
 	[R_RSI] = REG_RSI, [R_RDI] = REG_RDI, [R_R8] = REG_R8,	 [R_R9] = REG_R9,   [R_R10] = REG_R10, [R_R11] = REG_R11,
 	[R_R12] = REG_R12, [R_R13] = REG_R13, [R_R14] = REG_R14, [R_R15] = REG_R15,
 };
-
-#define FP_STATE 576
 
 static ucontext_t *frame_of(const struct bt_cell *c)
 {
@@ -513,7 +504,7 @@ static void forbid_tsc(struct bt_direct *d)
 {
 	for (u32 i = 0; i < DIRECT_PROCESSES; i++)
 		if (d->process[i].map)
-			direct_map_unexecute_all(d->process[i].map);
+			direct_map_unframe(d->process[i].map, ANY_FRAME, HOW_EXEC);
 	d->tsc = false;
 }
 

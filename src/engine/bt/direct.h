@@ -3,10 +3,10 @@
  * Direct execution: user code that computes for long runs as it is, in a cell (cell.h); what calls the guest's kernel often stays translated, because a
  * way out of a cell costs some ten microseconds.
  *
- * direct.c decides who runs where and carries the CPU's state over and back; direct_hooks.c is what light code sees of it; direct_map.c keeps a cell's address space a subset of what the guest's
- * page tables allow; direct_scan.c finds instructions that would tell user code about the host.
+ * direct.c decides who runs where and carries the CPU's state over and back; direct_hooks.c is what light code sees of it; direct_map.c keeps a
+ * cell's address space a subset of what the guest's page tables allow; direct_scan.c finds instructions that would tell user code about the host.
  *
- * Threading: all of it belongs to its vCPU, as shadow tables do; direct_kick is for any thread.
+ * Threading: all of it belongs to its vCPU, as shadow tables do.
  */
 #pragma once
 
@@ -106,7 +106,7 @@ void direct_map_free(struct direct_map *m);
 bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc);
 /* A failed call or too much to keep: unmap everything, to begin anew. True when that was necessary. */
 bool direct_map_recover(struct direct_map *m);
-void direct_map_unexecute_all(struct direct_map *m);
+#define ANY_FRAME (~0ull)
 void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these rights to the frame away */
 void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */
 

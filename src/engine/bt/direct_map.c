@@ -36,12 +36,10 @@ static bool next_table(struct bt_vcpu *v, u64 entry, const u64 **table)
 	return *table != NULL;
 }
 
-static bool usable(u64 entry)
-{
-	return (entry & (PTE_P | PTE_U | PTE_A)) == (PTE_P | PTE_U | PTE_A);
-}
+#define USABLE (PTE_P | PTE_U | PTE_A) /* by user code, as it is */
 
-static bool find_leaf(struct bt_vcpu *v, gva_t gva, struct leaf *l)
+/* Each entry on the way must have these bits. */
+static bool find_leaf(struct bt_vcpu *v, gva_t gva, u64 need, struct leaf *l)
 {
 	const u64 *table;
 	*l = (struct leaf){.write = true, .exec = true};
@@ -49,7 +47,7 @@ static bool find_leaf(struct bt_vcpu *v, gva_t gva, struct leaf *l)
 		return false;
 	for (u32 shift = 39; shift > 12; shift -= 9) {
 		u64 entry = __atomic_load_n(&table[gva >> shift & 511], __ATOMIC_RELAXED);
-		if (!usable(entry))
+		if ((entry & need) != need)
 			return false;
 		l->write &= (entry & PTE_W) != 0;
 		l->exec &= !(entry & PTE_NX);
@@ -67,13 +65,23 @@ static bool find_leaf(struct bt_vcpu *v, gva_t gva, struct leaf *l)
 	return true;
 }
 
+static u64 entry_of(const struct leaf *l, gva_t gva)
+{
+	return l->table ? __atomic_load_n(&l->table[gva >> 12 & 511], __ATOMIC_RELAXED) : l->entry;
+}
+
+static gpa_t page_of(const struct leaf *l, gva_t gva, u64 entry)
+{
+	return l->table ? entry & PTE_FRAME : l->gpa + (gva & ((1ull << l->shift) - 1) & ~(u64)4095);
+}
+
 /* The frame of one page and what may be done there now. 0: nothing. */
 static u8 rights(const struct leaf *l, gva_t gva, u64 *gpfn)
 {
-	u64 entry = l->table ? __atomic_load_n(&l->table[gva >> 12 & 511], __ATOMIC_RELAXED) : l->entry;
-	if (!usable(entry))
+	u64 entry = entry_of(l, gva);
+	if ((entry & USABLE) != USABLE)
 		return 0;
-	*gpfn = (l->table ? entry & PTE_FRAME : l->gpa + (gva & ((1ull << l->shift) - 1) & ~(u64)4095)) >> 12;
+	*gpfn = page_of(l, gva, entry) >> 12;
 	return (u8)(HOW_READ | (l->write && (entry & PTE_W) && (entry & PTE_D) ? HOW_WRITE : 0) |
 		    (l->exec && !(entry & PTE_NX) ? HOW_EXEC : 0));
 }
@@ -214,16 +222,7 @@ void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how)
 	for (u32 h = 0; h < REGION_HASH; h++)
 		for (struct direct_region *r = m->hash[h]; r; r = r->next)
 			for (u32 i = 0; r->npages && i < REGION_PAGES; i++)
-				if (r->frame[i] == gpfn && (r->how[i] & how))
-					drop_pages(m, r, i, i + 1);
-}
-
-void direct_map_unexecute_all(struct direct_map *m)
-{
-	for (u32 h = 0; h < REGION_HASH; h++)
-		for (struct direct_region *r = m->hash[h]; r; r = r->next)
-			for (u32 i = 0; r->npages && i < REGION_PAGES; i++)
-				if (r->how[i] & HOW_EXEC)
+				if ((gpfn == ANY_FRAME || r->frame[i] == gpfn) && (r->how[i] & how))
 					drop_pages(m, r, i, i + 1);
 }
 
@@ -233,7 +232,7 @@ static void check_region(struct bt_vcpu *v, struct direct_map *m, struct direct_
 {
 	struct leaf l;
 	u32 first = 0, gone = 0;
-	bool some = find_leaf(v, r->number << 21, &l);
+	bool some = find_leaf(v, r->number << 21, USABLE, &l);
 	for (u32 i = 0; i <= REGION_PAGES; i++) {
 		u64 gpfn = 0;
 		bool bad = i < REGION_PAGES && r->how[i] &&
@@ -273,21 +272,11 @@ void direct_map_settle(struct bt_vcpu *v, struct direct_map *m)
 /* The bytes of a page that is mapped, accessed yet or not. */
 static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 {
-	const u64 *table;
-	if (!next_table(v, v->cpu.cr3, &table))
+	struct leaf l;
+	if (!find_leaf(v, gva, PTE_P, &l))
 		return NULL;
-	for (u32 shift = 39; shift > 12; shift -= 9) {
-		u64 entry = __atomic_load_n(&table[gva >> shift & 511], __ATOMIC_RELAXED);
-		if (!(entry & PTE_P))
-			return NULL;
-		if (shift < 39 && (entry & PTE_PS))
-			return v->env.ram(v, ((entry & PTE_FRAME) & ~((1ull << shift) - 1)) + (gva & ((1ull << shift) - 1) & ~(u64)4095),
-					  false);
-		if (!next_table(v, entry, &table))
-			return NULL;
-	}
-	u64 entry = __atomic_load_n(&table[gva >> 12 & 511], __ATOMIC_RELAXED);
-	return entry & PTE_P ? v->env.ram(v, entry & PTE_FRAME, false) : NULL;
+	u64 entry = entry_of(&l, gva);
+	return entry & PTE_P ? v->env.ram(v, page_of(&l, gva, entry), false) : NULL;
 }
 
 /* From now on stores to the frame are seen. */
@@ -366,7 +355,7 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	struct leaf l;
 	struct direct_region *r;
 	u32 here = gva >> 12 & (REGION_PAGES - 1), wanted = acc & ACC_WRITE ? HOW_WRITE : acc & ACC_FETCH ? HOW_EXEC : HOW_READ;
-	if (gva >= USER_END || !find_leaf(v, gva, &l) || !(r = take_region(m, gva >> 21)))
+	if (gva >= USER_END || !find_leaf(v, gva, USABLE, &l) || !(r = take_region(m, gva >> 21)))
 		return false;
 	bool all = l.shift > 12 && !(acc & ACC_FETCH);
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;

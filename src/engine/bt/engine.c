@@ -173,79 +173,37 @@ static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items
 
 /* ---- the engines */
 
+/* What they have in common; they differ in how a VM is created. */
+#define BT_OPS                                                                                                                             \
+	.probe = bt_probe, .vm_destroy = bt_vm_destroy, .vcpu_create = bt_vcpu_create, .vcpu_destroy = bt_vcpu_destroy,                    \
+	.vcpu_run = bt_vcpu_run, .vcpu_kick = bt_vcpu_kick, .vcpu_irq = bt_vcpu_irq, .vcpu_nmi = bt_vcpu_nmi, .vcpu_state = bt_vcpu_state, \
+	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_debug = bt_vcpu_debug, .ram_written = bt_ram_written, .stats = bt_stats
+
 const struct engine_ops engine_bt = {
 	.name = "bt",
 	.summary = "binary translation, needs no hardware virtualization",
-	.probe = bt_probe,
 	.vm_create = bt_vm_create,
-	.vm_destroy = bt_vm_destroy,
-	.vcpu_create = bt_vcpu_create,
-	.vcpu_destroy = bt_vcpu_destroy,
-	.vcpu_run = bt_vcpu_run,
-	.vcpu_kick = bt_vcpu_kick,
-	.vcpu_irq = bt_vcpu_irq,
-	.vcpu_nmi = bt_vcpu_nmi,
-	.vcpu_state = bt_vcpu_state,
-	.vcpu_sync_in = bt_vcpu_sync_in,
-	.vcpu_debug = bt_vcpu_debug,
-	.ram_written = bt_ram_written,
-	.stats = bt_stats,
+	BT_OPS,
+};
+
+const struct engine_ops engine_translate = {
+	.name = "translate",
+	.summary = "binary translation alone: all user code is translated too",
+	.vm_create = translate_vm_create,
+	BT_OPS,
+};
+
+const struct engine_ops engine_direct = {
+	.name = "direct",
+	.summary = "binary translation, and user code never translated where it can run directly; for tests",
+	.vm_create = direct_vm_create,
+	BT_OPS,
 };
 
 /* The interpreter alone: slow, and the second opinion when translated code is in doubt. */
 const struct engine_ops engine_interp = {
 	.name = "interp",
 	.summary = "the interpreter alone, for tests",
-	.probe = bt_probe,
 	.vm_create = interp_vm_create,
-	.vm_destroy = bt_vm_destroy,
-	.vcpu_create = bt_vcpu_create,
-	.vcpu_destroy = bt_vcpu_destroy,
-	.vcpu_run = bt_vcpu_run,
-	.vcpu_kick = bt_vcpu_kick,
-	.vcpu_irq = bt_vcpu_irq,
-	.vcpu_nmi = bt_vcpu_nmi,
-	.vcpu_state = bt_vcpu_state,
-	.vcpu_sync_in = bt_vcpu_sync_in,
-	.vcpu_debug = bt_vcpu_debug,
-	.ram_written = bt_ram_written,
-	.stats = bt_stats,
-};
-
-const struct engine_ops engine_translate = {
-	.name = "translate",
-	.summary = "binary translation alone: all user code is translated too",
-	.probe = bt_probe,
-	.vm_create = translate_vm_create,
-	.vm_destroy = bt_vm_destroy,
-	.vcpu_create = bt_vcpu_create,
-	.vcpu_destroy = bt_vcpu_destroy,
-	.vcpu_run = bt_vcpu_run,
-	.vcpu_kick = bt_vcpu_kick,
-	.vcpu_irq = bt_vcpu_irq,
-	.vcpu_nmi = bt_vcpu_nmi,
-	.vcpu_state = bt_vcpu_state,
-	.vcpu_sync_in = bt_vcpu_sync_in,
-	.vcpu_debug = bt_vcpu_debug,
-	.ram_written = bt_ram_written,
-	.stats = bt_stats,
-};
-
-const struct engine_ops engine_direct = {
-	.name = "direct",
-	.summary = "binary translation, and user code never translated where it can run directly; for tests",
-	.probe = bt_probe,
-	.vm_create = direct_vm_create,
-	.vm_destroy = bt_vm_destroy,
-	.vcpu_create = bt_vcpu_create,
-	.vcpu_destroy = bt_vcpu_destroy,
-	.vcpu_run = bt_vcpu_run,
-	.vcpu_kick = bt_vcpu_kick,
-	.vcpu_irq = bt_vcpu_irq,
-	.vcpu_nmi = bt_vcpu_nmi,
-	.vcpu_state = bt_vcpu_state,
-	.vcpu_sync_in = bt_vcpu_sync_in,
-	.vcpu_debug = bt_vcpu_debug,
-	.ram_written = bt_ram_written,
-	.stats = bt_stats,
+	BT_OPS,
 };

@@ -28,13 +28,6 @@ i32 bt_fs_offset(void)
 
 /* ---- creation and end */
 
-static u64 host_xcr0(void)
-{
-	u32 lo, hi;
-	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (u64)hi << 32 | lo;
-}
-
 static void set_constants(struct bt_vcpu *v)
 {
 	v->k_page = v->vm->page_mask;
@@ -78,7 +71,7 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 	v->cpu.cpuid = vm->cpuid;
 	v->cpu.apic_id = id;
 	v->cpu.traced = m->trace != NULL;
-	v->xsave_mask = host_xcr0() & 0xe7;
+	v->xsave_mask = bt_host_xcr0() & 0xe7;
 	v->fpu_saved = true;
 	set_constants(v);
 }
