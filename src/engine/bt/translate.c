@@ -196,6 +196,7 @@ static void translate_all(struct tr *t)
 		if (!t->list[i].valid) {
 			/* Not an instruction, or its end is not mapped: the interpreter fetches and decides. */
 			tr_set_insn(t, i);
+			t->delta_in = t->delta = TR_ALONE; /* nothing behind it will want one */
 			t->site = t->e.pos;
 			add_map(t, t->site, (u32)(t->gva - t->b->gva), 0);
 			tr_interp(t, true);
@@ -312,7 +313,7 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.b = b;
 	t.bi = bi;
 	t.mode = mode & ~(u32)MODE_CAREFUL;
-	t.delta = TR_ALONE;
+	t.delta = t.delta_in = TR_ALONE;
 	tr_forget_r11(&t);
 	t.user = (mode & MODE_USER) != 0;
 	t.page = page;
