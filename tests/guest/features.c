@@ -33,6 +33,7 @@ UTEXT static u64 user_store(u64 which)
 
 static void without_umip(void)
 {
+	write_cr4(read_cr4() & ~CR4_UMIP);
 	for (u64 i = 0; i < 5; i++) {
 		user_call(user_store, i);
 		TRIED(NO_TRAP, 0);

@@ -4,13 +4,13 @@
  * real mode.
  * Each routine leaves numbers in legacy_results, which legacy.c compares. Called as C functions; all callee-saved registers are kept.
  */
-#define SEL32_CODE 0x30
+#define SEL32_CODE 0x18
 #define SEL16_CODE 0x38
 #define SEL_FLAT 0x10
 #define SEL16_DATA 0x58		/* legacy.c puts a 64 KiB data segment at address 0 there */
 #define SEL_TSS32 0x60
-#define SEL_UCODE32 0x1b
-#define SEL_UDATA 0x23
+#define SEL_UCODE32 0x23
+#define SEL_UDATA 0x2b
 
 	.bss
 	.balign 4096

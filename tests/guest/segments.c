@@ -133,7 +133,7 @@ __asm__(".text\n"
 	"	.data\n"
 	"compat_access_target:\n"
 	"	.long compat_access_32\n"
-	"	.word 0x30\n"
+	"	.word 0x18\n"
 	"	.text\n");
 u64 compat_access(u64 offset, u64 selector);
 static u32 words[8] = {0x100, 0x101, 0x102, 0x103, 0x104};

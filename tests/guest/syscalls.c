@@ -290,7 +290,7 @@ __asm__(".text\n"
 	"	.data\n"
 	"compat_target:\n"
 	"	.long compat_code\n"
-	"	.word 0x30\n"
+	"	.word 0x18\n"
 	"	.text\n");
 u64 compat_call(u64 arg);
 

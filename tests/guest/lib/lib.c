@@ -149,6 +149,20 @@ int memcmp(const void *a, const void *b, u64 n)
 	return 0;
 }
 
+/* What Linux switches on for its programs. Where an engine runs user code directly, it does so only then. */
+static void enable_as_linux(void)
+{
+	bool xsave = cpuid_bit(1, 0, 2, 26);
+	u64 fsgsbase = cpuid_bit(7, 0, 1, 0) ? 1ul << 16 : 0, umip = cpuid_bit(7, 0, 2, 2) ? 1ul << 11 : 0, osxsave = xsave ? 1ul << 18 : 0;
+	u32 r[4];
+
+	write_cr4(read_cr4() | fsgsbase | umip | osxsave);
+	if (!xsave)
+		return;
+	cpuid(0xd, 0, r);
+	__asm__ volatile("xsetbv" ::"c"(0), "a"(r[0]), "d"(r[3]));
+}
+
 void lib_main(void)
 {
 	outb(0x21, 0xff); /* firmware may have left the old interrupt controllers open */
@@ -156,6 +170,7 @@ void lib_main(void)
 	desc_load();
 	trap_init();
 	paging_init();
+	enable_as_linux();
 	guest_main();
 	print("PASS\n");
 	guest_exit(EXIT_PASS);

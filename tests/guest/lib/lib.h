@@ -226,10 +226,10 @@ u64 trap_guarded(u64 (*fn)(u64), u64 arg);
 
 #define SEL_CODE64 0x08
 #define SEL_DATA 0x10
-#define SEL_UCODE32 0x1b
-#define SEL_UDATA 0x23
-#define SEL_UCODE64 0x2b
-#define SEL_CODE32 0x30
+#define SEL_CODE32 0x18
+#define SEL_UCODE32 0x23 /* ring 3 as Linux has it: user code may then run directly */
+#define SEL_UDATA 0x2b
+#define SEL_UCODE64 0x33
 #define SEL_CODE16 0x38
 #define SEL_TSS 0x40
 #define SEL_SPARE 0x50 /* and up, to the end of the table */

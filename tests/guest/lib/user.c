@@ -21,10 +21,13 @@ u64 user_call_flags(u64 (*fn)(u64), u64 arg, u64 rflags)
 	*sp = (u64)user_return;
 	flags_set(flags_get() & ~(1ul << 18));
 	trap_clear();
-	return user_enter(&u);
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0));
+	u64 r = user_enter(&u);
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(SEL_DATA));
+	return r;
 }
 
 u64 user_call(u64 (*fn)(u64), u64 arg)
 {
-	return user_call_flags(fn, arg, 0);
+	return user_call_flags(fn, arg, 1ul << 9);
 }
