@@ -201,9 +201,47 @@ static void the_end_is_noticed(void **state)
 	assert_false(bt_cell_run(f->cell));
 }
 
+/* inc eax; cpuid; inc eax; cpuid; ud2: only the watched one stops, before it is executed, and the bytes are what they were. */
+static void breakpoints(void **state)
+{
+	static const u8 code[] = {0xff, 0xc0, 0x0f, 0xa2, 0xff, 0xc3, 0x0f, 0xa2, 0x0f, 0x0b};
+	static const u64 second = CODE + 6, both[] = {CODE + 2, CODE + 6};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	if (!bt_cell_watch(f->cell, &second, 1))
+		skip(); /* nor does it let one process watch another; such code is then not executed */
+	f->g[REG_RAX] = 0;
+	run_to(f, SIGTRAP, CODE + 6);
+	assert_int_equal(f->cell->shared->code, TRAP_HWBKPT);
+	assert_int_equal(f->g[REG_TRAPNO], 1);
+	assert_memory_equal(f->ram + PAGE_SIZE, code, sizeof code);
+	assert_true(bt_cell_watch(f->cell, both, 2));
+	f->g[REG_RIP] = CODE;
+	run_to(f, SIGTRAP, CODE + 2);
+	f->g[REG_RIP] = CODE + 4;
+	run_to(f, SIGTRAP, CODE + 6);
+	assert_true(bt_cell_watch(f->cell, NULL, 0));
+	f->g[REG_RIP] = CODE;
+	run_to(f, SIGILL, CODE + 8);
+}
+
+static void breakpoints_end_with_the_cell(void **state)
+{
+	static const u64 at = CODE;
+	struct fixture *f = *state;
+
+	put_code(f, "\xeb\xfe", 2);
+	kill(f->cell->pid, SIGKILL);
+	assert_false(bt_cell_watch(f->cell, &at, 1));
+	assert_false(bt_cell_run(f->cell));
+}
+
 /* ---- the search */
 
-static const struct direct_host host = {.umip = true};
+static const struct direct_host host = {0};
+
+static struct direct_sites sites;
 
 static u8 search(const void *code, size_t n, u32 at)
 {
@@ -211,7 +249,7 @@ static u8 search(const void *code, size_t n, u32 at)
 
 	memset(page, 0x90, sizeof page);
 	memcpy(page + at, code, n);
-	return direct_scan(&host, page, NULL, NULL);
+	return direct_scan(&host, page, NULL, NULL, &sites);
 }
 
 static void finds_instructions(void **state)
@@ -219,13 +257,19 @@ static void finds_instructions(void **state)
 	static const struct {
 		u8 code[6], n, kind;
 	} rows[] = {
-		{{0x0f, 0xa2}, 2, FRAME_SENSITIVE},		/* cpuid */
+		{{0x0f, 0xa2}, 2, FRAME_WATCHED},		/* cpuid */
 		{{0x0f, 0x31}, 2, FRAME_TSC},			/* rdtsc */
-		{{0x0f, 0x01, 0xf9}, 3, FRAME_SENSITIVE},	/* rdtscp */
+		{{0x0f, 0x01, 0xf9}, 3, FRAME_WATCHED},		/* rdtscp */
 		{{0xf3, 0x0f, 0xc7, 0xf8}, 4, FRAME_SENSITIVE}, /* rdpid rax */
 		{{0x0f, 0xc7, 0xf8}, 3, FRAME_CLEAN},		/* rdseed eax */
-		{{0x0f, 0x03, 0xc0}, 3, FRAME_SENSITIVE},	/* lsl eax, eax */
+		{{0x0f, 0x03, 0xc0}, 3, FRAME_WATCHED},		/* lsl eax, eax */
 		{{0x0f, 0x01, 0xd0}, 3, FRAME_CLEAN},		/* xgetbv */
+		{{0x0f, 0x01, 0xe0}, 3, FRAME_WATCHED},		/* smsw eax */
+		{{0x0f, 0x00, 0xe0}, 3, FRAME_WATCHED},		/* verr ax */
+		{{0xcd, 0x80}, 2, FRAME_WATCHED},		/* int 0x80 */
+		{{0xcd, 0x03}, 2, FRAME_WATCHED},		/* int 3, in two bytes */
+		{{0xcd, 0x81}, 2, FRAME_CLEAN},			/* int 0x81 faults */
+		{{0xcc}, 1, FRAME_CLEAN},			/* int3 */
 		{{0x0f, 0x01, 0xd6}, 3, FRAME_CLEAN},		/* xtest */
 		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN},	/* mov eax, 0xa20f */
 		{{0xe8, 0x00, 0x0f, 0x31, 0}, 5, FRAME_CLEAN},	/* call */
@@ -244,9 +288,25 @@ static void finds_what_crosses_pages(void **state)
 	memset(second, 0x90, sizeof second);
 	first[PAGE_SIZE - 1] = 0x0f;
 	second[0] = 0xa2;
-	assert_int_equal(direct_scan(&host, first, NULL, second), FRAME_SENSITIVE);
-	assert_int_equal(direct_scan(&host, second, first, NULL), FRAME_SENSITIVE);
-	assert_int_equal(direct_scan(&host, first, NULL, NULL), FRAME_CLEAN); /* the second page's search will tell */
+	assert_int_equal(direct_scan(&host, first, NULL, second, &sites), FRAME_WATCHED);
+	assert_int_equal(sites.at[0], PAGE_SIZE - 1);
+	assert_int_equal(direct_scan(&host, second, first, NULL, &sites), FRAME_WATCHED);
+	assert_int_equal(sites.at[0], -1);
+	assert_int_equal(direct_scan(&host, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
+}
+
+static void tells_where(void **state)
+{
+	static const u8 three[] = {0x0f, 0xa2, 0x0f, 0x31, 0x0f, 0xa2},
+			five[] = {0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2};
+	static const u8 prefixed[] = {0x66, 0x0f, 0xa2};
+
+	assert_int_equal(search(three, sizeof three, 100), FRAME_WATCHED);
+	assert_int_equal(sites.n, 3);
+	for (u32 i = 0; i < 3; i++)
+		assert_int_equal(sites.at[i], 100 + 2 * i);
+	assert_int_equal(search(five, sizeof five, 100), FRAME_SENSITIVE);
+	assert_int_equal(search(prefixed, sizeof prefixed, 100), FRAME_SENSITIVE);
 }
 
 int main(void)
@@ -260,7 +320,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_window_does_not_help, begin, end),
 		cmocka_unit_test_setup_teardown(the_secret_does_not_stay, begin, end),
 		cmocka_unit_test_setup_teardown(the_end_is_noticed, begin, end),
+		cmocka_unit_test_setup_teardown(breakpoints, begin, end),
+		cmocka_unit_test_setup_teardown(breakpoints_end_with_the_cell, begin, end),
 		cmocka_unit_test(finds_instructions),
+		cmocka_unit_test(tells_where),
 		cmocka_unit_test(finds_what_crosses_pages),
 	};
 

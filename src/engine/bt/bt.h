@@ -183,7 +183,13 @@ struct bt_vframe {
 	bool in_cells; /* a cell of this vCPU may map it writable */
 	u8 executed;   /* FRAME_: whether cells may execute it */
 };
-enum { FRAME_UNKNOWN, FRAME_CLEAN, FRAME_TSC /* when the guest's TSC is the host's */, FRAME_SENSITIVE };
+enum {
+	FRAME_UNKNOWN,
+	FRAME_CLEAN,
+	FRAME_TSC,	/* when the guest's TSC is the host's */
+	FRAME_WATCHED,	/* with breakpoints, should there be enough */
+	FRAME_SENSITIVE /* never */
+};
 
 struct bt_stats {
 	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light,

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -107,9 +108,10 @@ static bool take_signals(const struct plan *p)
 __attribute__((noreturn)) static void become_cell(struct plan *p)
 {
 	u64 stack = p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE - 64, start = in_window(p->window, cell_code_start);
+	const struct rlimit no_core = {0, 0};
 	bool ok = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == p->parent && keep_two_files(p) && map_window(p) && detach() &&
 		  syscall(SYS_close_range, 0, RAM_FD - 1, 0) == 0 && syscall(SYS_close_range, RAM_FD + 1, ~0u, 0) == 0 &&
-		  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0 && take_signals(p);
+		  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && setrlimit(RLIMIT_CORE, &no_core) == 0 && take_signals(p);
 	if (ok)
 		__asm__ volatile("movq %0, %%rsp\n\tjmp *%1" : : "r"(stack), "r"(start) : "memory");
 	syscall(SYS_exit_group, 1);

@@ -46,7 +46,8 @@ struct cell_shared {
 	u16 sel[4];	  /* ds, es, fs, gs when the signal came */
 	i64 error;	  /* of the call that failed */
 	u64 call_address; /* SIGSYS: behind the instruction, or that of a vsyscall */
-	u32 call_number, pad;
+	u32 call_number;
+	u32 code; /* the signal's si_code */
 	struct cell_call call[CELL_CALLS];
 };
 _Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");
@@ -77,6 +78,12 @@ void bt_cell_unmap(struct bt_cell *c, u64 at, u64 len);
 bool bt_cell_run(struct bt_cell *c);
 void bt_cell_interrupt(pid_t pid);
 void bt_cell_pin(struct bt_cell *c, int cpu);
+
+/* ---- cell_watch.c */
+#define CELL_WATCHES 4
+/* Instructions at these addresses, at most CELL_WATCHES, and at no others raise SIGTRAP with TRAP_HWBKPT instead of being executed. False: not to be
+ * had here; which of them do is not known then. */
+bool bt_cell_watch(struct bt_cell *c, const u64 *at, u32 n);
 
 /* ---- cell_code.c */
 extern const u8 cell_code_begin[], cell_code_end[], cell_code_start[], cell_code_signal[], cell_code_return[];

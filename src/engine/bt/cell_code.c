@@ -27,16 +27,19 @@
 #define OFF_SIGNAL 12
 #define OFF_ADDRESS 56
 #define OFF_NUMBER 64
+#define OFF_CODE 68
 #define OFF_CALL 72
 #define CALL_SIZE 56
 _Static_assert(offsetof(struct cell_shared, ncalls) == OFF_NCALLS && offsetof(struct cell_shared, stay) == OFF_STAY &&
 		       offsetof(struct cell_shared, frame) == OFF_FRAME && offsetof(struct cell_shared, fs_base) == OFF_FS &&
 		       offsetof(struct cell_shared, gs_base) == OFF_GS && offsetof(struct cell_shared, sel) == OFF_SEL &&
 		       offsetof(struct cell_shared, signal) == OFF_SIGNAL && offsetof(struct cell_shared, call_address) == OFF_ADDRESS &&
-		       offsetof(struct cell_shared, call_number) == OFF_NUMBER && offsetof(struct cell_shared, error) == OFF_ERROR &&
-		       offsetof(struct cell_shared, call) == OFF_CALL && sizeof(struct cell_call) == CALL_SIZE,
+		       offsetof(struct cell_shared, call_number) == OFF_NUMBER && offsetof(struct cell_shared, code) == OFF_CODE &&
+		       offsetof(struct cell_shared, error) == OFF_ERROR && offsetof(struct cell_shared, call) == OFF_CALL &&
+		       sizeof(struct cell_call) == CALL_SIZE,
 	       "the assembly below knows the layout");
 
+/* clang-format off */
 __asm__(".pushsection .rodata\n"
 	".balign 64\n"
 	"cell_code_begin:\n"
@@ -52,88 +55,84 @@ __asm__(".pushsection .rodata\n"
 	"	cld\n"
 	"	leaq cell_code_begin+4096(%rip), %rbx\n"
 	"	movq %rdx, " STR(OFF_FRAME) "(%rbx)\n"
-					    "	movl %edi, " STR(OFF_SIGNAL) "(%rbx)\n"
-									     "	movq 16(%rsi), %rax\n" /* siginfo's si_call_addr and si_syscall */
-									     "	movq %rax, " STR(OFF_ADDRESS) "(%rbx)\n"
-													      "	movl 24(%rsi), %eax\n"
-													      "	movl %eax, " STR(OFF_NUMBER) "(%rbx)\n"
-																	     "	rdfsbase %rax\n"
-																	     "	movq %rax, " STR(
-																		     OFF_FS) "(%rbx)\n"
-																			     "	rdgsbase %rax\n"
-																			     "	movq %rax, " STR(OFF_GS) "(%rbx)\n"
-																							 "	movw %ds, " STR(OFF_SEL) "(%rbx)\n"
-																											 "	movw %es, " STR(OFF_SEL) "+2(%rbx)\n"
-																															 "	movw %fs, " STR(OFF_SEL) "+4(%rbx)\n"
-																																			 "	movw %gs, " STR(OFF_SEL) "+6(%rbx)\n"
-																																							 "	cmpq $0, " STR(OFF_SEL) "(%rbx)\n"
-																																											"	je 1f\n"
-																																											"	xorl %eax, %eax\n"
-																																											"	movl %eax, %ds\n"
-																																											"	movl %eax, %es\n"
-																																											"	movl %eax, %fs\n"
-																																											"	movl %eax, %gs\n"
-																																											"1:	movl $1, " STR(OFF_STATE) "(%rbx)\n" /* CELL_WAITS */
-																																															  "2:	movl $202, %eax\n" /* futex(state, FUTEX_WAKE, 1) */
-																																															  "	movq %rbx, %rdi\n"
-																																															  "	movl $1, %esi\n"
-																																															  "	movl $1, %edx\n"
-																																															  "	syscall\n"
-																																															  "3:	movl " STR(
-																																																  OFF_STATE) "(%rbx), %edx\n"
-																																																	     "	testl %edx, %edx\n"
-																																																	     "	je 4f\n"
-																																																	     "	movl $202, %eax\n" /* futex(state, FUTEX_WAIT, what it is, for ever) */
-																																																	     "	movq %rbx, %rdi\n"
-																																																	     "	xorl %esi, %esi\n"
-																																																	     "	xorl %r10d, %r10d\n"
-																																																	     "	syscall\n"
-																																																	     "	jmp 3b\n"
-																																																	     "4:	call 5f\n"
-																																																	     "	cmpl $0, " STR(
-																																																		     OFF_STAY) "(%rbx)\n"
-																																																			       "	jne 1b\n"
-																																																			       "	movq " STR(
-																																																				       OFF_FS) "(%rbx), %rax\n"
-																																																					       "	wrfsbase %rax\n"
-																																																					       "	movq " STR(OFF_GS) "(%rbx), %rax\n"
-																																																									   "	wrgsbase %rax\n"
-																																																									   "	ret\n"
+	"	movl %edi, " STR(OFF_SIGNAL) "(%rbx)\n"
+	"	movl 8(%rsi), %eax\n" /* siginfo's si_code */
+	"	movl %eax, " STR(OFF_CODE) "(%rbx)\n"
+	"	movq 16(%rsi), %rax\n" /* si_call_addr and si_syscall */
+	"	movq %rax, " STR(OFF_ADDRESS) "(%rbx)\n"
+	"	movl 24(%rsi), %eax\n"
+	"	movl %eax, " STR(OFF_NUMBER) "(%rbx)\n"
+	"	rdfsbase %rax\n"
+	"	movq %rax, " STR(OFF_FS) "(%rbx)\n"
+	"	rdgsbase %rax\n"
+	"	movq %rax, " STR(OFF_GS) "(%rbx)\n"
+	"	movw %ds, " STR(OFF_SEL) "(%rbx)\n"
+	"	movw %es, " STR(OFF_SEL) "+2(%rbx)\n"
+	"	movw %fs, " STR(OFF_SEL) "+4(%rbx)\n"
+	"	movw %gs, " STR(OFF_SEL) "+6(%rbx)\n"
+	"	cmpq $0, " STR(OFF_SEL) "(%rbx)\n"
+	"	je 1f\n"
+	"	xorl %eax, %eax\n"
+	"	movl %eax, %ds\n"
+	"	movl %eax, %es\n"
+	"	movl %eax, %fs\n"
+	"	movl %eax, %gs\n"
+	"1:	movl $1, " STR(OFF_STATE) "(%rbx)\n" /* CELL_WAITS */
+	"2:	movl $202, %eax\n" /* futex(state, FUTEX_WAKE, 1) */
+	"	movq %rbx, %rdi\n"
+	"	movl $1, %esi\n"
+	"	movl $1, %edx\n"
+	"	syscall\n"
+	"3:	movl " STR(OFF_STATE) "(%rbx), %edx\n"
+	"	testl %edx, %edx\n"
+	"	je 4f\n"
+	"	movl $202, %eax\n" /* futex(state, FUTEX_WAIT, what it is, for ever) */
+	"	movq %rbx, %rdi\n"
+	"	xorl %esi, %esi\n"
+	"	xorl %r10d, %r10d\n"
+	"	syscall\n"
+	"	jmp 3b\n"
+	"4:	call 5f\n"
+	"	cmpl $0, " STR(OFF_STAY) "(%rbx)\n"
+	"	jne 1b\n"
+	"	movq " STR(OFF_FS) "(%rbx), %rax\n"
+	"	wrfsbase %rax\n"
+	"	movq " STR(OFF_GS) "(%rbx), %rax\n"
+	"	wrgsbase %rax\n"
+	"	ret\n"
 
-																																																									   /* The calls of the list; each is erased, for it holds the secret. */
-																																																									   "5:	movl " STR(OFF_NCALLS) "(%rbx), %r12d\n"
-																																																												       "	leaq " STR(
-																																																													       OFF_CALL) "(%rbx), %r13\n"
-																																																															 "6:	testl %r12d, %r12d\n"
-																																																															 "	je 7f\n"
-																																																															 "	movq (%r13), %rax\n"
-																																																															 "	movq 8(%r13), %rdi\n"
-																																																															 "	movq 16(%r13), %rsi\n"
-																																																															 "	movq 24(%r13), %rdx\n"
-																																																															 "	movq 32(%r13), %r10\n"
-																																																															 "	movq 40(%r13), %r8\n"
-																																																															 "	movq 48(%r13), %r9\n"
-																																																															 "	syscall\n"
-																																																															 "	movq $0, 32(%r13)\n"
-																																																															 "	movq $0, 40(%r13)\n"
-																																																															 "	movq $0, 48(%r13)\n"
-																																																															 "	addq $" STR(
-																																																																 CALL_SIZE) ", %r13\n"
-																																																																	    "	decl %r12d\n"
-																																																																	    "	cmpq $-4096, %rax\n"
-																																																																	    "	jbe 6b\n"
-																																																																	    "	movq %rax, " STR(
-																																																																		    OFF_ERROR) "(%rbx)\n"
-																																																																			       "	jmp 6b\n"
-																																																																			       "7:	ret\n"
+	/* The calls of the list; each is erased, for it holds the secret. */
+	"5:	movl " STR(OFF_NCALLS) "(%rbx), %r12d\n"
+	"	leaq " STR(OFF_CALL) "(%rbx), %r13\n"
+	"6:	testl %r12d, %r12d\n"
+	"	je 7f\n"
+	"	movq (%r13), %rax\n"
+	"	movq 8(%r13), %rdi\n"
+	"	movq 16(%r13), %rsi\n"
+	"	movq 24(%r13), %rdx\n"
+	"	movq 32(%r13), %r10\n"
+	"	movq 40(%r13), %r8\n"
+	"	movq 48(%r13), %r9\n"
+	"	syscall\n"
+	"	movq $0, 32(%r13)\n"
+	"	movq $0, 40(%r13)\n"
+	"	movq $0, 48(%r13)\n"
+	"	addq $" STR(CALL_SIZE) ", %r13\n"
+	"	decl %r12d\n"
+	"	cmpq $-4096, %rax\n"
+	"	jbe 6b\n"
+	"	movq %rax, " STR(OFF_ERROR) "(%rbx)\n"
+	"	jmp 6b\n"
+	"7:	ret\n"
 
-																																																																			       "cell_code_return:\n"
-																																																																			       "	movl $15, %eax\n" /* rt_sigreturn */
-																																																																			       "	syscall\n"
-																																																																			       "	ud2\n"
-																																																																			       "cell_code_end:\n"
-																																																																			       ".globl cell_code_begin, cell_code_end, cell_code_start, cell_code_signal, cell_code_return\n"
-																																																																			       ".popsection\n");
+	"cell_code_return:\n"
+	"	movl $15, %eax\n" /* rt_sigreturn */
+	"	syscall\n"
+	"	ud2\n"
+	"cell_code_end:\n"
+	".globl cell_code_begin, cell_code_end, cell_code_start, cell_code_signal, cell_code_return\n"
+	".popsection\n");
+/* clang-format on */
 
 /* ---- the filter */
 

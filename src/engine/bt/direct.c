@@ -166,8 +166,6 @@ void bt_direct_init(struct bt_vcpu *v)
 	u32 a, b, c, dx;
 	if (!d)
 		return;
-	if (__get_cpuid_count(7, 0, &a, &b, &c, &dx))
-		d->host.umip = c >> 2 & 1;
 	__cpuid(0, a, b, c, dx);
 	d->host.sysenter = b != signature_AMD_ebx;
 	d->host.xcr0 = bt_host_xcr0();
@@ -437,10 +435,14 @@ static void system_call(struct bt_vcpu *v, const struct cell_shared *s)
 	bt_interpret_one(v);
 }
 
-/* INT3 and INT1 are traps: rip is behind them. So it is after a single step. */
-static void trap(struct bt_vcpu *v, u64 number)
+/* INT3 and INT1 are traps: rip is behind them. So it is after a single step. At a breakpoint of ours nothing has happened yet. */
+static void trap(struct bt_vcpu *v, u64 number, u32 code)
 {
 	struct x86_cpu *c = &v->cpu;
+	if (number == VEC_DB && code == TRAP_HWBKPT) {
+		bt_interpret_one(v);
+		return;
+	}
 	if (number == VEC_DB && (c->rflags & FL_TF)) {
 		c->dr6_pending |= DR6_BS;
 		if (x86_take_debug_trap(c))
@@ -460,7 +462,7 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 		system_call(v, s);
 		break;
 	case SIGTRAP:
-		trap(v, number);
+		trap(v, number, s->code);
 		break;
 	case SIGBUS:
 		if (number == VEC_PF)

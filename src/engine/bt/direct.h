@@ -45,6 +45,8 @@ struct direct_map {
 	u64 npages;
 	u32 ncalls; /* that mapped something, since all was unmapped */
 	bool stale; /* the guest has flushed: look at every page before the next use */
+	u32 nwatches;
+	gva_t watch[CELL_WATCHES]; /* breakpoints, in pages that are or were executed */
 	u32 nforget;
 	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
 	struct {
@@ -69,7 +71,6 @@ struct direct_process {
 
 /* What the host's CPU makes of instructions that tell about it. */
 struct direct_host {
-	bool umip;     /* it refuses them, as the guest's CPU does with CR4.UMIP */
 	bool sysenter; /* works in 64-bit code */
 	u64 xcr0;
 };
@@ -80,7 +81,8 @@ struct bt_direct {
 	struct direct_process *now; /* NULL: not known */
 	u32 ncells;
 	u64 stamp;
-	bool refused; /* this host does not let us */
+	bool refused;	 /* this host does not let us */
+	bool no_watches; /* nor set breakpoints */
 	bool pinned;
 	u64 pinned_at; /* ns */
 	int cpu;
@@ -111,5 +113,11 @@ void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these r
 void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */
 
 /* ---- direct_scan.c */
-/* FRAME_: may this page be executed as it is? before, behind: the pages on both sides, NULL when they are not mapped. */
-u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind);
+/* Where breakpoints would have to be, counted from the start of the page; negative: in the page before. */
+struct direct_sites {
+	u32 n; /* or TOO_MANY_SITES */
+	i32 at[CELL_WATCHES];
+};
+#define TOO_MANY_SITES (CELL_WATCHES + 1)
+/* FRAME_: may this page be executed? before, behind: the pages on both sides, NULL when they are not mapped. */
+u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites);

@@ -61,10 +61,10 @@ bool bt_direct_may(const struct bt_vcpu *v)
 	const struct x86_cpu *c = &v->cpu;
 	if ((v->mode & ~(u32)MODE_DF) != whole_mode(v) || v->debug || c->watch || !(c->rflags & FL_IF))
 		return false;
-	if ((c->rflags & (FL_TF | FL_NT | FL_AC | FL_VM)) || (c->cr4 & (CR4_FSGSBASE | CR4_TSD)) != CR4_FSGSBASE || c->irq_shadow)
+	if ((c->rflags & (FL_TF | FL_NT | FL_AC | FL_VM | FL_VIF | FL_VIP | FL_IOPL)) ||
+	    (c->cr4 & (CR4_FSGSBASE | CR4_TSD)) != CR4_FSGSBASE || c->irq_shadow)
 		return false;
-	const struct direct_host *host = &v->direct->host;
-	if ((host->umip && !(c->cr4 & CR4_UMIP)) || c->xcr0 != host->xcr0)
+	if (c->xcr0 != v->direct->host.xcr0)
 		return false;
 	const struct x86_seg *s = c->seg;
 	return s[SEG_CS].sel == USER_CS && s[SEG_SS].sel == USER_SS && !(s[SEG_DS].sel | s[SEG_ES].sel | s[SEG_FS].sel | s[SEG_GS].sel);

@@ -279,6 +279,11 @@ static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 	return entry & PTE_P ? v->env.ram(v, page_of(&l, gva, entry), false) : NULL;
 }
 
+static u8 search(struct bt_vcpu *v, gva_t gva, u64 gpfn, struct direct_sites *sites)
+{
+	return direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE), sites);
+}
+
 /* From now on stores to the frame are seen. */
 static void prepare_execution(struct bt_vcpu *v, gva_t gva, u64 gpfn)
 {
@@ -288,7 +293,8 @@ static void prepare_execution(struct bt_vcpu *v, gva_t gva, u64 gpfn)
 	__atomic_store_n(&f->lines, ~0ull, __ATOMIC_RELAXED);
 	__atomic_fetch_or(&v->vm->frames[gpfn].lines, ~0ull, __ATOMIC_SEQ_CST);
 	bt_protect(v, gpfn);
-	f->executed = direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE));
+	struct direct_sites sites;
+	f->executed = search(v, gva, gpfn, &sites);
 	v->direct->tsc |= f->executed == FRAME_TSC;
 }
 
@@ -297,6 +303,75 @@ static bool may_execute(const struct bt_vcpu *v, u64 gpfn)
 	u8 executed = v->frames[gpfn].executed;
 	return executed == FRAME_CLEAN || (executed == FRAME_TSC && direct_tsc(v));
 }
+
+/* ---- breakpoints */
+
+static bool is_executed(const struct direct_map *m, gva_t gva)
+{
+	const struct direct_region *r = find_region(m, gva >> 21);
+	return r && (r->how[gva >> 12 & (REGION_PAGES - 1)] & HOW_EXEC);
+}
+
+/* Of those that are set, the ones still needed: the instruction, three bytes long at most, may reach into the next page. */
+static u32 keep_watches(const struct direct_map *m, gva_t *watch)
+{
+	u32 n = 0;
+	for (u32 i = 0; i < m->nwatches; i++)
+		if (is_executed(m, m->watch[i]) || is_executed(m, m->watch[i] + 2))
+			watch[n++] = m->watch[i];
+	return n;
+}
+
+static bool contains(const gva_t *watch, u32 n, gva_t at)
+{
+	while (n)
+		if (watch[--n] == at)
+			return true;
+	return false;
+}
+
+static bool add_watches(gva_t *watch, u32 *n, gva_t page, const struct direct_sites *sites)
+{
+	for (u32 i = 0; i < sites->n; i++) {
+		gva_t at = page + (u64)(i64)sites->at[i];
+		if (contains(watch, *n, at))
+			continue;
+		if (*n == CELL_WATCHES)
+			return false;
+		watch[(*n)++] = at;
+	}
+	return true;
+}
+
+static bool set_watches(struct bt_vcpu *v, struct direct_map *m, const gva_t *watch, u32 n)
+{
+	if (!bt_cell_watch(m->cell, watch, n)) {
+		v->direct->no_watches = true;
+		direct_map_unframe(m, ANY_FRAME, HOW_EXEC);
+		return false;
+	}
+	memcpy(m->watch, watch, n * sizeof *watch);
+	m->nwatches = n;
+	return true;
+}
+
+/* First come, first served: a page for which too few are left is not executed. */
+static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct leaf *l, gva_t page)
+{
+	gva_t watch[CELL_WATCHES];
+	struct direct_sites sites;
+	u64 gpfn;
+	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes)
+		return false;
+	u8 executed = v->frames[gpfn].executed;
+	if (executed != FRAME_WATCHED && executed != FRAME_TSC)
+		return false;
+	u32 n = keep_watches(m, watch);
+	search(v, page, gpfn, &sites);
+	return sites.n != TOO_MANY_SITES && add_watches(watch, &n, page, &sites) && set_watches(v, m, watch, n);
+}
+
+/* ---- what to map */
 
 static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
 {
@@ -308,11 +383,11 @@ static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
 }
 
 /* What to map a page as, of what the guest allows. */
-static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc)
+static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc, bool watched)
 {
 	u8 how = HOW_READ;
 	if (acc & ACC_FETCH)
-		return (allowed & HOW_EXEC) && may_execute(v, gpfn) ? HOW_READ | HOW_EXEC : have;
+		return (allowed & HOW_EXEC) && (may_execute(v, gpfn) || watched) ? HOW_READ | HOW_EXEC : have;
 	if ((allowed & HOW_WRITE) && ((acc & ACC_WRITE) || !(allowed & HOW_EXEC)) && bt_may_write(v, gpfn)) {
 		v->frames[gpfn].in_cells = true;
 		how |= HOW_WRITE;
@@ -335,7 +410,8 @@ static bool is_mappable(const struct direct_map *m, gva_t gva)
 	return gva >= MAPPABLE_START && gva < USER_END && gva - m->cell->window >= CELL_WINDOW;
 }
 
-static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_region *r, const struct leaf *l, gva_t gva, u32 acc)
+static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_region *r, const struct leaf *l, gva_t gva, u32 acc,
+		    bool watched)
 {
 	u64 gpfn;
 	u8 allowed = rights(l, gva, &gpfn), have = r->how[gva >> 12 & (REGION_PAGES - 1)];
@@ -345,7 +421,7 @@ static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_regio
 		have = 0;
 	u64 offset = ram_offset(v, gpfn);
 	bool writable = offset != ~0ull && v->env.ram(v, gpfn << 12, true);
-	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc);
+	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc, watched);
 	if (how)
 		set_page(m, r, gva, gpfn, offset, how);
 }
@@ -362,8 +438,9 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	r->large |= l.shift > 12;
 	for (u32 i = first; (acc & ACC_FETCH) && i < end; i++)
 		prepare_one(v, &l, (r->number << 21) + i * PAGE_SIZE);
+	bool watched = (acc & ACC_FETCH) && watch_page(v, m, &l, PAGE_BASE(gva));
 	for (u32 i = first; i < end; i++)
-		map_one(v, m, r, &l, (r->number << 21) + i * PAGE_SIZE, acc);
+		map_one(v, m, r, &l, (r->number << 21) + i * PAGE_SIZE, acc, watched && i == here);
 	end_run(m);
 	return (r->how[here] & wanted) != 0;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Instructions that user code may execute and that would show it the host instead of the guest: CPUID, RDTSC, RDTSCP, RDPID, LAR and LSL,
- * without UMIP also SGDT and its kin, and where it does not fault SYSENTER. A page that holds one is never executed as it is; RDTSC alone is no
- * harm while the guest's clock is the host's.
+ * Instructions that user code may execute and that would show it the host instead of the guest: CPUID, RDTSC, RDTSCP, RDPID, LAR, LSL, SGDT
+ * and its kin, where it does not fault SYSENTER; and INT with numbers from which the way back is not exact. A page that holds one is executed only with breakpoints on all of them, if
+ * there are enough; RDTSC alone is no harm while the guest's clock is the host's.
  *
  * Their bytes also occur inside other instructions, so a find counts only when decoding leads to it: from at least half of sixteen addresses well
- * before it, or from all where the page before is not known. Decoding falls into step within a few instructions wherever it starts. Code that jumps into the middle of its own instructions may
- * escape; it learns things about the host then, but gains no access.
+ * before it, or from all where the page before is not known. Decoding falls into step within a few instructions wherever it starts. Code that jumps
+ * into the middle of its own instructions may escape; it learns things about the host then, but gains no access.
  */
 #include "engine/bt/direct.h"
 
@@ -23,24 +23,24 @@ struct text {
 	ZydisDecoder decoder;
 };
 
-/* FRAME_SENSITIVE or FRAME_TSC when these bytes are such an instruction, else FRAME_CLEAN. */
-static u8 kind_of(const struct direct_host *host, const u8 *op, const u8 *start)
+/* 0F: what follows tells about the host's CPU, its descriptor tables or its clock. Where UMIP makes some of these fault, Linux answers in their stead. */
+static u8 kind_of_0f(const struct direct_host *host, const u8 *op, const u8 *start)
 {
 	u8 reg = op[2] >> 3 & 7;
 	u32 back = op - start < 4 ? (u32)(op - start) : 4;
 	bool found = false;
 	switch (op[1]) {
-	case 0x00: /* SLDT STR (LLDT LTR fault); VERR and VERW tell what any Linux tells */
-		found = !host->umip && reg < 2;
-		break;
 	case 0x01: /* SGDT SIDT SMSW; RDPKRU WRPKRU, RDTSCP to RDPRU; the others fault or tell nothing new */
 		if (op[2] < 0xc0 || reg == 4)
-			found = !host->umip && (reg < 2 || reg == 4);
+			found = reg < 2 || reg == 4;
 		else
 			found = op[2] == 0xee || op[2] == 0xef || (op[2] >= 0xf9 && op[2] <= 0xfd);
 		break;
 	case 0x34: /* SYSENTER */
 		found = host->sysenter;
+		break;
+	case 0x00: /* SLDT STR VERR VERW */
+		found = reg < 2 || reg == 4 || reg == 5;
 		break;
 	case 0x02: /* LAR */
 	case 0x03: /* LSL */
@@ -54,6 +54,22 @@ static u8 kind_of(const struct direct_host *host, const u8 *op, const u8 *start)
 		return FRAME_TSC;
 	}
 	return found ? FRAME_SENSITIVE : FRAME_CLEAN;
+}
+
+/* CD: of the numbers that programs may call, what comes back does not tell where the instruction was, or has lost half of rax. */
+static u8 kind_of(const struct direct_host *host, const u8 *op, const u8 *start)
+{
+	if (op[0] == 0x0f)
+		return kind_of_0f(host, op, start);
+	return op[1] == VEC_BP || op[1] == VEC_OF || op[1] == 0x80 ? FRAME_SENSITIVE : FRAME_CLEAN;
+}
+
+/* The first opcode from p on that kind_of knows. */
+static const u8 *next_opcode(const u8 *p, const u8 *end)
+{
+	while (p < end && *p != 0x0f && *p != 0xcd)
+		p++;
+	return p < end ? p : NULL;
 }
 
 enum { NOT_SEEN, LEADS, PASSES };
@@ -108,20 +124,37 @@ static void gather(struct text *t, const u8 *page, const u8 *before, const u8 *b
 	ZydisDecoderEnableMode(&t->decoder, ZYDIS_DECODER_MODE_MINIMAL, ZYAN_TRUE);
 }
 
-u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind)
+static bool is_prefix(u8 b)
+{
+	return (b & 0xf0) == 0x40 || memchr("\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3", b, 11);
+}
+
+/* A breakpoint belongs on an instruction's first byte; with what may be a prefix before it there could be two of them. */
+static void add_site(struct direct_sites *s, const u8 *op, const u8 *page)
+{
+	if (s->n < CELL_WATCHES && !is_prefix(op[-1]))
+		s->at[s->n++] = (i32)(op - page);
+	else
+		s->n = TOO_MANY_SITES;
+}
+
+u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites)
 {
 	struct text t;
 	gather(&t, page, before, behind);
 	/* From the end of the page before: an instruction may begin there. */
 	const u8 *p = t.byte + LEAD - (before ? 2 : 0), *end = t.byte + LEAD + PAGE_SIZE;
 	u8 worst = FRAME_CLEAN;
-	while (worst != FRAME_SENSITIVE && (p = memchr(p, 0x0f, (size_t)(end - p)))) {
+	sites->n = 0;
+	while ((worst != FRAME_SENSITIVE || sites->n != TOO_MANY_SITES) && (p = next_opcode(p, end))) {
 		if (!behind && p + 2 >= end) /* when the page behind comes to be executed, it is looked at from here */
 			break;
 		u8 kind = kind_of(host, p, t.byte + t.start);
-		if (kind > worst && is_instruction(&t, (u32)(p - t.byte)))
-			worst = kind;
+		if (kind != FRAME_CLEAN && is_instruction(&t, (u32)(p - t.byte))) {
+			worst = kind > worst ? kind : worst;
+			add_site(sites, p, t.byte + LEAD);
+		}
 		p++;
 	}
-	return worst;
+	return worst == FRAME_SENSITIVE && sites->n != TOO_MANY_SITES ? FRAME_WATCHED : worst;
 }
