@@ -108,6 +108,16 @@ static void check_bt(struct finding *f)
 		found(f, BAD, "%s", e.msg);
 }
 
+static void check_direct(struct finding *f)
+{
+	struct err e = {0};
+
+	if (engine_direct.probe(&e) == 0)
+		found(f, GOOD, "programs that compute run on the CPU as they are");
+	else
+		found(f, MISSING, "%s", e.msg);
+}
+
 static void check_choice(struct finding *f)
 {
 	const struct engine_ops *ops;
@@ -236,10 +246,18 @@ static const struct check {
 	const char *name;
 	void (*look)(struct finding *f);
 } checks[] = {
-	{"CPU", check_cpu},	     {"host", check_memory},	       {"engine bt", check_bt},
-	{"engine kvm", check_kvm},   {"engine used", check_choice},    {"address space", check_address_space},
-	{"memfd", check_memfd},	     {"huge pages", check_huge_pages}, {"io_uring", check_uring},
-	{"/dev/net/tun", check_tun}, {"default guest", check_guest},
+	{"CPU", check_cpu},
+	{"host", check_memory},
+	{"engine bt", check_bt},
+	{"direct code", check_direct},
+	{"engine kvm", check_kvm},
+	{"engine used", check_choice},
+	{"address space", check_address_space},
+	{"memfd", check_memfd},
+	{"huge pages", check_huge_pages},
+	{"io_uring", check_uring},
+	{"/dev/net/tun", check_tun},
+	{"default guest", check_guest},
 };
 
 static int doctor_main(int argc, char **argv)

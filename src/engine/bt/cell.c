@@ -66,7 +66,7 @@ static bool keep_two_files(struct plan *p)
 	return ram >= 0 && p->file >= 0 && dup2(ram, RAM_FD) == RAM_FD;
 }
 
-static bool map_window(const struct plan *p)
+static bool map_window(struct plan *p)
 {
 	int flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
 	void *code = (void *)p->window, *rest = (void *)(p->window + PAGE_SIZE);
@@ -75,7 +75,7 @@ static bool map_window(const struct plan *p)
 }
 
 /* The kernel writes to none of this process's old memory any more. */
-static bool detach(void)
+static bool detach(struct plan *)
 {
 	syscall(SYS_set_robust_list, NULL, 24);
 	syscall(SYS_set_tid_address, NULL);
@@ -86,7 +86,7 @@ static bool detach(void)
 	return __rseq_size == 0;
 }
 
-static bool take_signals(const struct plan *p)
+static bool take_signals(struct plan *p)
 {
 	/* The guest's stack pointer may point into this one: SS_AUTODISARM, as on the vCPU's thread. */
 	stack_t stack = {.ss_sp = (void *)(p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE),
@@ -105,15 +105,45 @@ static bool take_signals(const struct plan *p)
 	return syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none) == 0;
 }
 
+static bool end_with_parent(struct plan *p)
+{
+	return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == p->parent;
+}
+
+static bool close_files(struct plan *)
+{
+	return syscall(SYS_close_range, 0, RAM_FD - 1, 0) == 0 && syscall(SYS_close_range, RAM_FD + 1, ~0u, 0) == 0;
+}
+
+static bool give_up_rights(struct plan *)
+{
+	const struct rlimit no_core = {0, 0};
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && setrlimit(RLIMIT_CORE, &no_core) == 0;
+}
+
+static const struct {
+	bool (*take)(struct plan *p);
+	const char *what; /* it cannot... */
+} steps[] = {
+	{end_with_parent, "be made to end with this one"},
+	{keep_two_files, "take guest memory over"},
+	{map_window, "map its own memory"},
+	{detach, "leave the C library behind"},
+	{close_files, "close its files"},
+	{give_up_rights, "give up its rights"},
+	{take_signals, "take its signals"},
+};
+
 __attribute__((noreturn)) static void become_cell(struct plan *p)
 {
 	u64 stack = p->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE - 64, start = in_window(p->window, cell_code_start);
-	const struct rlimit no_core = {0, 0};
-	bool ok = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == p->parent && keep_two_files(p) && map_window(p) && detach() &&
-		  syscall(SYS_close_range, 0, RAM_FD - 1, 0) == 0 && syscall(SYS_close_range, RAM_FD + 1, ~0u, 0) == 0 &&
-		  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && setrlimit(RLIMIT_CORE, &no_core) == 0 && take_signals(p);
-	if (ok)
+	u32 done = 0;
+	while (done < ARRAY_SIZE(steps) && steps[done].take(p))
+		done++;
+	if (done == ARRAY_SIZE(steps))
 		__asm__ volatile("movq %0, %%rsp\n\tjmp *%1" : : "r"(stack), "r"(start) : "memory");
+	p->shared->code = done;
+	p->shared->error = -errno;
 	syscall(SYS_exit_group, 1);
 	__builtin_unreachable();
 }
@@ -216,56 +246,92 @@ static void forget_vectors(struct bt_cell *c)
 	memcpy(fp + 24, &mxcsr, sizeof mxcsr);
 }
 
-static bool start(struct bt_cell *c, int ram, int file)
+static void stop(struct bt_cell *c)
+{
+	if (c->pid > 0) {
+		kill(c->pid, SIGKILL);
+		waitpid(c->pid, NULL, 0);
+	}
+	c->pid = 0;
+}
+
+#define WITHOUT "engine bt then translates all code, which is slower"
+
+/* What the child has left behind says how far it came. */
+static int refuse(const struct bt_cell *c, bool ended, struct err *e)
+{
+	const struct cell_shared *s = c->shared;
+	if (ended && s->code < ARRAY_SIZE(steps))
+		return err_set(e, ENOTSUP, "a process that is to execute guest code directly cannot %s: %s; " WITHOUT, steps[s->code].what,
+			       strerror((int)-s->error));
+	if (s->error)
+		return err_set(e, ENOTSUP,
+			       "a process that is to execute guest code directly cannot lock up its system calls (seccomp): %s; " WITHOUT,
+			       strerror((int)-s->error));
+	return err_set(e, ENOTSUP, "a process that is to execute guest code directly gets signals in a form unknown here; " WITHOUT);
+}
+
+static int start(struct bt_cell *c, int ram, int file, struct err *e)
 {
 	struct plan p = {.ram = ram, .file = file, .parent = getpid(), .shared = c->shared};
 	if (!choose_window(c))
-		return false;
+		return err_sys(e, errno, "random numbers for direct execution");
 	memset(c->shared, 0, sizeof *c->shared);
 	p.window = c->window;
 	plan_first_calls(&p, c->stack, c->secret);
 	c->pid = fork();
 	if (c->pid == 0)
 		become_cell(&p);
-	if (c->pid > 0 && wait_for_signal(c) && !c->lost && learn_frame(c)) {
-		memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
-		forget_vectors(c);
-		return true;
+	if (c->pid < 0)
+		return err_set(e, errno, "a process that is to execute guest code directly cannot be started: %s; " WITHOUT,
+			       strerror(errno));
+	bool waits = wait_for_signal(c);
+	if (!waits || c->lost || !learn_frame(c)) {
+		stop(c);
+		return refuse(c, !waits, e);
 	}
-	if (c->pid > 0) {
-		kill(c->pid, SIGKILL);
-		waitpid(c->pid, NULL, 0);
+	memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
+	forget_vectors(c);
+	return 0;
+}
+
+/* The window's place is a guess: another one may be free. */
+static int start_somewhere(struct bt_cell *c, int ram, struct err *e)
+{
+	int file = window_file();
+	if (file < 0 || !map_here(c, file)) {
+		int why = errno;
+		if (file >= 0)
+			close(file);
+		return err_sys(e, why, "memory for direct execution");
 	}
-	c->pid = 0;
-	return false;
+	int r = start(c, ram, file, e);
+	for (u32 i = 1; r < 0 && i < START_TRIES; i++)
+		r = start(c, ram, file, e);
+	close(file);
+	return r;
 }
 
 struct bt_cell *bt_cell_new(int ram, struct err *e)
 {
 	struct bt_cell *c = calloc(1, sizeof *c);
-	int file = window_file();
-	bool ok = c && file >= 0 && map_here(c, file);
-	for (u32 i = 0; ok && c->pid == 0 && i < START_TRIES; i++)
-		start(c, ram, file);
-	if (file >= 0)
-		close(file);
-	if (ok && c->pid) {
-		c->cpu = -1;
-		return c;
+	if (!c) {
+		err_sys(e, ENOMEM, "memory for direct execution");
+		return NULL;
 	}
-	err_set(e, ENOTSUP, "a process for direct execution cannot be started; user code is translated");
-	bt_cell_free(c);
-	return NULL;
+	if (start_somewhere(c, ram, e) < 0) {
+		bt_cell_free(c);
+		return NULL;
+	}
+	c->cpu = -1;
+	return c;
 }
 
 void bt_cell_free(struct bt_cell *c)
 {
 	if (!c)
 		return;
-	if (c->pid > 0) {
-		kill(c->pid, SIGKILL);
-		waitpid(c->pid, NULL, 0);
-	}
+	stop(c);
 	if (c->shared)
 		munmap(c->shared, CELL_WINDOW - PAGE_SIZE);
 	free(c);

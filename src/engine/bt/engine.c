@@ -6,12 +6,14 @@
  * Threading: see engine.h. Counters are read while vCPUs count: a value may be an event old.
  */
 #include "engine/bt/bt.h"
+#include "engine/bt/cell.h"
 
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static int bt_probe(struct err *e)
 {
@@ -25,6 +27,22 @@ static int bt_probe(struct err *e)
 			       "engine bt: the host kernel does not let programs set the gs base (FSGSBASE; Linux 5.9 or newer)");
 	if (!(c & (1u << 27)))
 		return err_set(e, ENOTSUP, "engine bt: the host kernel has not enabled XSAVE");
+	return 0;
+}
+
+/* A cell is made and let go. */
+static int direct_probe(struct err *e)
+{
+	int r = bt_probe(e), ram = r < 0 ? -1 : memfd_create("guise-probe", MFD_CLOEXEC);
+	if (r < 0)
+		return r;
+	if (ram < 0)
+		return err_sys(e, errno, "engine direct");
+	struct bt_cell *c = bt_cell_new(ram, e);
+	close(ram);
+	if (!c)
+		return -e->code;
+	bt_cell_free(c);
 	return 0;
 }
 
@@ -175,12 +193,13 @@ static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items
 
 /* What they have in common; they differ in how a VM is created. */
 #define BT_OPS                                                                                                                             \
-	.probe = bt_probe, .vm_destroy = bt_vm_destroy, .vcpu_create = bt_vcpu_create, .vcpu_destroy = bt_vcpu_destroy,                    \
-	.vcpu_run = bt_vcpu_run, .vcpu_kick = bt_vcpu_kick, .vcpu_irq = bt_vcpu_irq, .vcpu_nmi = bt_vcpu_nmi, .vcpu_state = bt_vcpu_state, \
+	.vm_destroy = bt_vm_destroy, .vcpu_create = bt_vcpu_create, .vcpu_destroy = bt_vcpu_destroy, .vcpu_run = bt_vcpu_run,              \
+	.vcpu_kick = bt_vcpu_kick, .vcpu_irq = bt_vcpu_irq, .vcpu_nmi = bt_vcpu_nmi, .vcpu_state = bt_vcpu_state,                          \
 	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_debug = bt_vcpu_debug, .ram_written = bt_ram_written, .stats = bt_stats
 
 const struct engine_ops engine_bt = {
 	.name = "bt",
+	.probe = bt_probe,
 	.summary = "binary translation, needs no hardware virtualization",
 	.vm_create = bt_vm_create,
 	BT_OPS,
@@ -188,6 +207,7 @@ const struct engine_ops engine_bt = {
 
 const struct engine_ops engine_translate = {
 	.name = "translate",
+	.probe = bt_probe,
 	.summary = "binary translation alone: all user code is translated too",
 	.vm_create = translate_vm_create,
 	BT_OPS,
@@ -195,6 +215,7 @@ const struct engine_ops engine_translate = {
 
 const struct engine_ops engine_direct = {
 	.name = "direct",
+	.probe = direct_probe,
 	.summary = "binary translation, and user code never translated where it can run directly; for tests",
 	.vm_create = direct_vm_create,
 	BT_OPS,
@@ -203,6 +224,7 @@ const struct engine_ops engine_direct = {
 /* The interpreter alone: slow, and the second opinion when translated code is in doubt. */
 const struct engine_ops engine_interp = {
 	.name = "interp",
+	.probe = bt_probe,
 	.summary = "the interpreter alone, for tests",
 	.vm_create = interp_vm_create,
 	BT_OPS,
