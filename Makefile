@@ -62,11 +62,11 @@ test-rootdisk: all ## a whole Debian in the guest: systemd, apt, gcc, python, op
 
 STRESS_DISK = guest/out/debian-stress.img
 .PHONY: stress
-stress: all ## stress-ng --verify in a Debian of its own, with 1 and with 4 CPUs
+stress: all ## stress-ng --verify in a Debian of its own, with 1 and with 4 CPUs (SECONDS_EACH=4)
 	tools/deps.sh test rootdisk
 	[ -s $(STRESS_DISK) ] || tools/make-rootdisk.sh --packages stress-ng --output $(STRESS_DISK)
 	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(STRESS_DISK) --cpus $$cpus \
-		--only debian-login,debian-stress-ng,debian-poweroff $(ARGS); done
+		--seconds $(or $(SECONDS_EACH),4) --only debian-login,debian-stress-ng,debian-poweroff $(ARGS); done
 
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)

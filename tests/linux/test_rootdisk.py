@@ -217,7 +217,7 @@ STRESSORS = (
 )
 
 
-@shared("stress-ng", 1800)
+@shared("stress-ng", 7200)
 def stress_ng(t):
     """What checks its own results, a few seconds each and one process a CPU: arithmetic, vectors, atomics, signals, timers, page tables, code
     that is written while it runs. For images with the package (make-rootdisk.sh --packages stress-ng)."""
@@ -225,7 +225,8 @@ def stress_ng(t):
     if "missing" in s.run(t, "command -v stress-ng || echo missing", 30):
         raise Skip("stress-ng is not in the image")
     for name in STRESSORS.split():
-        output = s.run(t, f"cd /tmp; stress-ng --verify --{name} {t.options.cpus} -t 4 2>&1", 200)
+        seconds = t.options.seconds
+        output = s.run(t, f"cd /tmp; stress-ng --verify --{name} {t.options.cpus} -t {seconds} 2>&1", 200 + 6 * seconds)
         t.check("successful run completed" in output or "No stress workers invoked" in output, output)
         t.check(not re.search(r"\bfail:|verification failed", output), output)
     t.equal(s.run(t, "dmesg -l emerg,alert,crit,err", 30), "", "messages of level error and above")
