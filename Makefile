@@ -91,11 +91,14 @@ bench-deps: all $(GUEST)
 SANITIZED_LINUX = -- --only 'bad-*,boot-*,disk-*,net-*,gdb-*' $(ARGS)
 THREADED_LINUX = -- --only 'boot-cpuinfo-smp,boot-smp-*,gdb-*,disk-*,net-*' $(ARGS)
 
+ASAN = ASAN_OPTIONS=allow_user_segv_handler=1:handle_sigill=0:handle_sigfpe=0:detect_stack_use_after_return=0
+UBSAN = UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
 .PHONY: asan ubsan tsan
 asan: ## build-asan: AddressSanitizer and LeakSanitizer, unit, cpu, guest tests and the bad inputs
-	$(call sanitize,asan,address,,ASAN_OPTIONS=allow_user_segv_handler=1:handle_sigill=0:handle_sigfpe=0:detect_stack_use_after_return=0,$(SANITIZED_LINUX))
+	$(call sanitize,asan,address,,$(ASAN),$(SANITIZED_LINUX))
 ubsan: ## build-ubsan: UndefinedBehaviorSanitizer, the same tests
-	$(call sanitize,ubsan,undefined,,UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1,$(SANITIZED_LINUX))
+	$(call sanitize,ubsan,undefined,,$(UBSAN),$(SANITIZED_LINUX))
 # ThreadSanitizer takes no notice of fences, and gcc says so at each. Ours order one atomic store before another atomic load, which is no
 # matter of data races. Guest memory is exempt (base/guest_memory.c): its races are the guest's. A report makes the machine's status 66.
 tsan: ## build-tsan: ThreadSanitizer, unit tests, guests with devices or several CPUs, Linux with several CPUs
@@ -127,6 +130,14 @@ fuzz: ## build-fuzz: libFuzzer targets of tests/fuzz, FUZZ_SECONDS each (60)
 	[ -e build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true -Dc_args=-fsanitize=fuzzer-no-link
 	ninja -C build-fuzz -j$(JOBS) fuzz-targets
 	tools/run-fuzz.sh build-fuzz $(or $(FUZZ_SECONDS),60)
+
+.PHONY: chaos
+chaos: ## build-chaos: random code in a guest's every ring, VMM under ASan and UBSan, for CHAOS_SECONDS (600) from SEED (1)
+	tools/deps.sh build test
+	[ -e build-chaos/build.ninja ] || meson setup build-chaos -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized
+	ninja -C build-chaos -j$(JOBS)
+	$(ASAN) $(UBSAN) tests/guest/chaos.py --guise build-chaos/guise --engine bt,direct,interp --jobs $(JOBS) --seed $(or $(SEED),1) \
+		--seconds $(or $(CHAOS_SECONDS),600) build-chaos/tests/guest/chaos.elf
 
 C_FILES = git ls-files -z '*.c' '*.h'
 SHELL_FILES = tools/*.sh bench/*.sh docs/completion/guise.bash .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
