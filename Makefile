@@ -68,6 +68,11 @@ stress: all ## stress-ng --verify in a Debian of its own, with 1 and with 4 CPUs
 	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(STRESS_DISK) --cpus $$cpus \
 		--seconds $(or $(SECONDS_EACH),4) --only debian-login,debian-stress-ng,debian-poweroff $(ARGS); done
 
+.PHONY: bulk
+bulk: all $(GUEST) ## a GiB through every device that carries data, compared on both sides
+	tools/deps.sh test
+	tests/linux/run.py --guise $(BUILD)/guise --only 'bulk-*' --bulk 1024 --jobs 1 $(ARGS)
+
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 	tools/boot-soak.sh $(or $(N),100)

@@ -31,6 +31,7 @@ def parse():
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit (sanitizers, loaded machines)")
     p.add_argument("--rootdisk", help="a Debian disk image of tools/make-rootdisk.sh: run the tests for it, and only those")
     p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
+    p.add_argument("--bulk", type=int, default=64, help="MiB of each of the tests bulk-*")
     p.add_argument("--seconds", type=int, default=4, help="of each stressor of debian-stress-ng")
     p.add_argument("--list", action="store_true", help="only print the names")
     return p.parse_args()
@@ -45,6 +46,7 @@ def main():
     else:
         import test_bad  # noqa: F401
         import test_boot  # noqa: F401
+        import test_bulk  # noqa: F401
         import test_completion  # noqa: F401
         import test_disk  # noqa: F401
         import test_gdb  # noqa: F401
