@@ -404,3 +404,20 @@ def life_trace(t):
     t.equal(m.wait(), 0, "exit status")
     t.check(re.search(r"cpu0 [0-9a-f]{16} msr write 0xc0000080 value 0x", m.errors), "no write of EFER on standard error")
     t.check(" faults " not in m.errors, "a category that was not asked for")
+
+
+@test("life-group-signals", timeout=90, on=GUISE)
+def life_group_signals(t):
+    """A terminal sends its signals to every process of a group: those in which guest code runs directly leave them to the first."""
+    m = t.start_exec("(while :; do :; done) & sleep 5; kill %1; echo fine", cpus=2)
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        for pid in set(_alive_in_group(m.process.pid)) - {m.process.pid}:
+            for number in (signal.SIGWINCH, signal.SIGCONT, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    pass
+        time.sleep(0.05)
+    t.equal(m.wait(), 0, "exit status")
+    t.check("fine" in m.text, m.text)

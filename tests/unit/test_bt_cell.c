@@ -38,7 +38,9 @@ static int begin(void **state)
 	f->fd = memfd_create("ram", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(f->fd, RAM), 0);
 	f->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	signal(SIGCONT, (void (*)(int))0x500000); /* inherited, never called */
 	f->cell = bt_cell_new(f->fd, &e);
+	signal(SIGCONT, SIG_DFL);
 	if (!f->cell)
 		print_message("%s\n", e.msg);
 	else
@@ -153,6 +155,23 @@ static void an_endless_loop_can_be_interrupted(void **state)
 }
 
 /* The guest finds the window and calls its code: without the secret nothing can be mapped, and trying ends the cell. */
+/* A terminal's signals go to all of its processes, cells among them; a cell has this program's handlers from the fork, and none of its code. */
+static void signals_of_others_do_nothing(void **state)
+{
+	static const int theirs[] = {SIGINT,   SIGTERM, SIGHUP,	 SIGQUIT, SIGTSTP, SIGCONT,
+				     SIGWINCH, SIGALRM, SIGUSR2, SIGPIPE, 34 /* the first of real time */};
+	static const u8 code[] = {0x48, 0xff, 0xc9, /* dec rcx */ 0x75, 0xfb, 0x0f, 0x0b};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	for (u32 i = 0; i < ARRAY_SIZE(theirs); i++) {
+		f->g[REG_RIP] = CODE;
+		f->g[REG_RCX] = 1000;
+		kill(f->cell->pid, theirs[i]);
+		run_to(f, SIGILL, CODE + 5);
+	}
+}
+
 static void the_window_does_not_help(void **state)
 {
 	static const u8 syscall_insn[] = {0x0f, 0x05};
@@ -317,6 +336,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(every_register_travels, begin, end),
 		cmocka_unit_test_setup_teardown(stack_pointer_anywhere, begin, end),
 		cmocka_unit_test_setup_teardown(an_endless_loop_can_be_interrupted, begin, end),
+		cmocka_unit_test_setup_teardown(signals_of_others_do_nothing, begin, end),
 		cmocka_unit_test_setup_teardown(the_window_does_not_help, begin, end),
 		cmocka_unit_test_setup_teardown(the_secret_does_not_stay, begin, end),
 		cmocka_unit_test_setup_teardown(the_end_is_noticed, begin, end),

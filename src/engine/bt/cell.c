@@ -11,6 +11,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -31,6 +32,15 @@
 
 enum { KICK = SIGUSR1 };
 static const int caught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, KICK};
+
+/* All others stay blocked, for good: what this program does about them, a cell would do at an address of the guest's. */
+u64 bt_cell_mask(void)
+{
+	u64 mask = ~0ull;
+	for (size_t i = 0; i < ARRAY_SIZE(caught); i++)
+		mask &= ~(1ull << (caught[i] - 1));
+	return mask;
+}
 
 struct kernel_sigaction {
 	u64 handler, flags, restorer, mask;
@@ -96,13 +106,13 @@ static bool take_signals(struct plan *p)
 				       .flags = SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
 				       .restorer = in_window(p->window, cell_code_return),
 				       .mask = ~0ull};
-	u64 none = 0;
+	u64 mask = bt_cell_mask();
 	if (syscall(SYS_sigaltstack, &stack, NULL) < 0)
 		return false;
 	for (size_t i = 0; i < ARRAY_SIZE(caught); i++)
 		if (syscall(SYS_rt_sigaction, caught[i], &act, NULL, sizeof act.mask) < 0)
 			return false;
-	return syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none) == 0;
+	return syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask) == 0;
 }
 
 static bool end_with_parent(struct plan *p)
@@ -196,9 +206,10 @@ static bool choose_window(struct bt_cell *c)
 	return true;
 }
 
+/* Its end is kept for the message. */
 static bool alive(struct bt_cell *c)
 {
-	return c->pid > 0 && waitpid(c->pid, NULL, WNOHANG) == 0;
+	return c->pid > 0 && waitpid(c->pid, &c->end, WNOHANG) == 0;
 }
 
 static bool wait_for_signal(struct bt_cell *c)
@@ -358,6 +369,16 @@ static bool run(struct bt_cell *c, bool stay)
 	u64 frame = c->window + (1 + CELL_STATE_PAGES) * PAGE_SIZE + c->frame;
 	c->broken = !wait_for_signal(c) || c->shared->frame != frame;
 	return !c->broken;
+}
+
+void bt_cell_end(const struct bt_cell *c, char *text, size_t size)
+{
+	if (c->pid > 0)
+		snprintf(text, size, "its signals arrive elsewhere");
+	else if (WIFSIGNALED(c->end))
+		snprintf(text, size, "signal %d", WTERMSIG(c->end));
+	else
+		snprintf(text, size, "status %d", WEXITSTATUS(c->end));
 }
 
 bool bt_cell_run(struct bt_cell *c)

@@ -63,6 +63,7 @@ struct bt_cell {
 	u32 nqueue;
 	bool lost; /* a call has failed: what is mapped is not known */
 	bool broken;
+	int end; /* as wait tells it */
 	int cpu; /* where it may run */
 };
 
@@ -77,6 +78,8 @@ void bt_cell_unmap(struct bt_cell *c, u64 at, u64 len);
 /* Run until the next signal. False: the cell is broken, what ran there is lost. */
 bool bt_cell_run(struct bt_cell *c);
 void bt_cell_interrupt(pid_t pid);
+u64 bt_cell_mask(void);						    /* of signals, while the guest's code runs */
+void bt_cell_end(const struct bt_cell *c, char *text, size_t size); /* what became of a broken cell, in words */
 void bt_cell_pin(struct bt_cell *c, int cpu);
 
 /* ---- cell_watch.c */

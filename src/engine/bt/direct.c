@@ -225,13 +225,14 @@ static u32 fp_bytes(const struct bt_cell *c)
 static void load_frame(const struct bt_vcpu *v, struct bt_cell *c)
 {
 	const struct x86_cpu *cpu = &v->cpu;
+	const u64 mask = bt_cell_mask();
 	greg_t *g = frame_of(c)->uc_mcontext.gregs;
 	for (u32 i = 0; i < 16; i++)
 		g[gregs[i]] = (greg_t)cpu->gpr[i];
 	g[REG_RIP] = (greg_t)cpu->rip;
 	g[REG_EFL] = (greg_t)((cpu->rflags & FL_CELL) | FL_IF | FL_ONE);
 	g[REG_CSGSFS] = USER_CS | (greg_t)USER_SS << 48;
-	memset(&frame_of(c)->uc_sigmask, 0, 8); /* the kernel's is no longer */
+	memcpy(&frame_of(c)->uc_sigmask, &mask, sizeof mask); /* the C library's is longer */
 	c->shared->fs_base = cpu->seg[SEG_FS].base;
 	c->shared->gs_base = cpu->seg[SEG_GS].base;
 	u8 *fp = c->stack + c->fp;
@@ -339,12 +340,15 @@ static bool asked_to_leave(const struct bt_vcpu *v)
 	       !__atomic_load_n(&v->irq_idle, __ATOMIC_SEQ_CST) || (v->cpu.nmi_pending && !v->cpu.nmi_blocked);
 }
 
-static void fail(struct bt_vcpu *v, const char *why)
+static void fail(struct bt_vcpu *v, const char *why, const struct bt_cell *c)
 {
+	char end[64] = "";
+	if (c)
+		bt_cell_end(c, end, sizeof end);
 	err_set(&v->err, EIO,
-		"engine bt: %s a process that executes guest code directly; the guest cannot go on: start it again, with "
+		"engine bt: %s a process that executes guest code directly%s%s%s; the guest cannot go on: start it again, with "
 		"--engine translate if this repeats",
-		why);
+		why, c ? " (" : "", end, c ? ")" : "");
 	v->failed = true;
 }
 
@@ -466,7 +470,7 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 		break;
 	case SIGBUS:
 		if (number == VEC_PF)
-			fail(v, "the host has no memory left for");
+			fail(v, "the host has no memory left for", NULL);
 		else
 			bt_interpret_one(v);
 		break;
@@ -535,7 +539,7 @@ void bt_direct_run(struct bt_vcpu *v)
 	for (;;) {
 		enum outcome o = go(v, m->cell);
 		if (o == BROKEN)
-			fail(v, "the host has ended");
+			fail(v, "the host has ended", m->cell);
 		if (o == LEFT_ALONE && moved)
 			save_frame(v, m->cell);
 		if (o != AT_SIGNAL)
