@@ -30,6 +30,7 @@ def parse():
     p.add_argument("--jobs", type=int, default=2, help="tests at a time")
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit (sanitizers, loaded machines)")
     p.add_argument("--rootdisk", help="a Debian disk image of tools/make-rootdisk.sh: run the tests for it, and only those")
+    p.add_argument("--others", default=os.path.join(vmm.GUEST, "others"), help="where tools/make-others.sh put its kernels")
     p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
     p.add_argument("--list", action="store_true", help="only print the names")
     return p.parse_args()
@@ -49,6 +50,7 @@ def main():
         import test_gdb  # noqa: F401
         import test_life  # noqa: F401
         import test_net  # noqa: F401
+        import test_others  # noqa: F401
         import test_time  # noqa: F401
     names = harness.select(options.only.split(",") if options.only else [], options.vmm)
     if options.list:
