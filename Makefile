@@ -68,6 +68,23 @@ stress: all ## stress-ng --verify in a Debian of its own, with 1 and with 4 CPUs
 	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(STRESS_DISK) --cpus $$cpus \
 		--only debian-login,debian-stress-ng,debian-poweroff $(ARGS); done
 
+LANGUAGES_DISK = guest/out/debian-languages.img
+.PHONY: test-languages
+test-languages: all ## java, go, perl and qemu-user in a Debian of their own under the kernel for real machines, with 1 and with 4 CPUs
+	tools/deps.sh test rootdisk
+	[ -s $(LANGUAGES_DISK) ] || tools/make-rootdisk.sh --kernel amd64 --size 6G --output $(LANGUAGES_DISK) \
+		--packages "openjdk-17-jdk-headless golang-go perl qemu-user-static"
+	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(LANGUAGES_DISK) --cpus $$cpus \
+		--only debian-login,debian-dmesg,debian-jit,debian-java,debian-go,debian-perl,debian-qemu-user,debian-poweroff $(ARGS); done
+
+I386_DISK = guest/out/debian-i386.img
+.PHONY: test-others
+test-others: all ## other systems: the kernel for real machines, Xen, GNU Mach, memtest86+, 32-bit Debian (root only, for its disk)
+	tools/deps.sh guest test rootdisk
+	[ -s guest/out/others/xen ] || tools/make-others.sh
+	[ -s $(I386_DISK) ] || tools/make-rootdisk.sh --arch i386 --output $(I386_DISK)
+	tests/linux/run.py --guise $(BUILD)/guise --only 'others-*' --jobs 1 $(ARGS)
+
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 	tools/boot-soak.sh $(or $(N),100)

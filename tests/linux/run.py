@@ -31,6 +31,7 @@ def parse():
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit (sanitizers, loaded machines)")
     p.add_argument("--rootdisk", help="a Debian disk image of tools/make-rootdisk.sh: run the tests for it, and only those")
     p.add_argument("--others", default=os.path.join(vmm.GUEST, "others"), help="where tools/make-others.sh put its kernels")
+    p.add_argument("--i386", help="a disk image of tools/make-rootdisk.sh --arch i386 (default: guest/out/debian-i386.img)")
     p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
     p.add_argument("--list", action="store_true", help="only print the names")
     return p.parse_args()
