@@ -115,7 +115,9 @@ def login(t):
 @shared("dmesg", 60)
 def dmesg(t):
     output = session(t).run(t, "dmesg -l emerg,alert,crit,err", 30)
-    t.equal(output, "", "messages of level error and above")
+    # The kernel for real machines asks for the rules of radio, and Debian's adds where to read about that. Any machine without the file says so.
+    errors = [line for line in output.splitlines() if not re.search(r"regulatory\.db|about missing firmware", line)]
+    t.equal(errors, [], "messages of level error and above")
 
 
 @shared("network", 60)
