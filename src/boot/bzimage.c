@@ -77,6 +77,12 @@ static int read_header(struct loader *ld, struct bzimage *b)
 	return 0;
 }
 
+/* Linux, which has a payload, pads its file to whole paragraphs. memtest86+, which has none, counts a last one that is not. */
+static bool may_end_early(const struct setup_header *h)
+{
+	return h->version < VERSION_PAYLOAD || h->payload_length == 0;
+}
+
 static int check_sizes(struct loader *ld, struct bzimage *b)
 {
 	u64 sectors = b->h.setup_sects ? b->h.setup_sects : 4;
@@ -87,9 +93,8 @@ static int check_sizes(struct loader *ld, struct bzimage *b)
 	if (b->body_off >= ld->kernel.size)
 		return refuse(ld, "setup_sects", b->h.setup_sects,
 			      "the setup code is larger than the file; the file is cut short or damaged");
-	/* Linux pads its file to whole paragraphs; memtest86+ counts a last one that is not. */
 	there = ld->kernel.size - b->body_off;
-	if (b->body_size > there && b->body_size - there < PARAGRAPH)
+	if (may_end_early(&b->h) && b->body_size > there && b->body_size - there < PARAGRAPH)
 		b->body_size = there;
 	if (b->body_size > there)
 		return refuse(ld, "syssize", b->h.syssize, "the kernel is larger than the file; the file is cut short or damaged");
