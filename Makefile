@@ -73,6 +73,23 @@ bulk: all $(GUEST) ## a GiB through every device that carries data, compared on 
 	tools/deps.sh test
 	tests/linux/run.py --guise $(BUILD)/guise --only 'bulk-*' --bulk 1024 --jobs 1 $(ARGS)
 
+LANGUAGES_DISK = guest/out/debian-languages.img
+.PHONY: test-languages
+test-languages: all ## java, go, perl and qemu-user in a Debian of their own under the kernel for real machines, with 1 and with 4 CPUs
+	tools/deps.sh test rootdisk
+	[ -s $(LANGUAGES_DISK) ] || tools/make-rootdisk.sh --kernel amd64 --size 6G --output $(LANGUAGES_DISK) \
+		--packages "openjdk-17-jdk-headless golang-go perl qemu-user-static"
+	for cpus in 1 4; do tests/linux/run.py --guise $(BUILD)/guise --rootdisk $(LANGUAGES_DISK) --cpus $$cpus \
+		--only debian-login,debian-dmesg,debian-jit,debian-java,debian-go,debian-perl,debian-qemu-user,debian-poweroff $(ARGS); done
+
+I386_DISK = guest/out/debian-i386.img
+.PHONY: test-others
+test-others: all ## other systems: the kernel for real machines, Xen, GNU Mach, memtest86+, 32-bit Debian (root only, for its disk)
+	tools/deps.sh guest test rootdisk
+	[ -s guest/out/others/xen ] || tools/make-others.sh
+	[ -s $(I386_DISK) ] || tools/make-rootdisk.sh --arch i386 --output $(I386_DISK)
+	tests/linux/run.py --guise $(BUILD)/guise --only 'others-*' --jobs 1 $(ARGS)
+
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 	tools/boot-soak.sh $(or $(N),100)

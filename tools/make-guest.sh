@@ -5,6 +5,8 @@
 # the scripts in guest/), from Debian packages, without root. The same packages give the same bytes.
 #
 #   tools/make-guest.sh [--check]      --check: only say whether the guest is there (exit status)
+#   tools/make-guest.sh --kernel amd64 --output DIR
+#                                      the same with the kernel for real machines, elsewhere
 #   KERNEL_DEB=FILE BUSYBOX_DEB=FILE   use these packages instead of asking apt
 set -euo pipefail
 
@@ -12,16 +14,30 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 src=guest
 out=guest/out
 cache=$out/packages
-
-if [ "${1-}" = --check ]; then
-	[ -s $out/vmlinuz ] && [ -s $out/initrd.img ]
-	exit
-fi
+flavour=cloud-amd64
 
 die() {
 	echo "tools/make-guest.sh: $*" >&2
 	exit 1
 }
+
+while [ $# -gt 0 ]; do
+	case "$1" in
+	--check)
+		[ -s "$out/vmlinuz" ] && [ -s "$out/initrd.img" ]
+		exit
+		;;
+	--kernel | --output)
+		[ $# -ge 2 ] || die "$1 wants a value"
+		case "$1" in
+		--kernel) flavour=$2 ;;
+		--output) out=$2 ;;
+		esac
+		shift 2
+		;;
+	*) die "unknown option $1; they are --check, --kernel and --output" ;;
+	esac
+done
 
 for tool in dpkg-deb cpio depmod:/sbin/depmod; do
 	command -v "${tool%%:*}" >/dev/null || [ -x "${tool#*:}" ] || die "${tool%%:*} is missing: tools/deps.sh guest installs it"
@@ -38,8 +54,8 @@ private_lists() {
 }
 
 kernel_name() {
-	apt-cache "${apt_options[@]}" show --no-all-versions linux-image-cloud-amd64 2>/dev/null |
-		sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*-cloud-amd64\).*/\1/p'
+	apt-cache "${apt_options[@]}" show --no-all-versions "linux-image-$flavour" 2>/dev/null |
+		sed -n "s/^Depends:.*\(linux-image-[0-9][^ ,]*-$flavour\).*/\1/p"
 }
 
 # Downloads package $1 into the cache and prints its file name. A version that is in the cache already is not fetched again.
@@ -54,14 +70,14 @@ fetch() {
 	[ -s "$file" ] && echo "$file"
 }
 
-mkdir -p $cache
+mkdir -p "$cache" "$out"
 kernel_deb=${KERNEL_DEB-}
 busybox_deb=${BUSYBOX_DEB-}
 if [ -z "$kernel_deb" ] || [ -z "$busybox_deb" ]; then
-	command -v apt-get >/dev/null || die "no apt-get here: name the packages, KERNEL_DEB=linux-image-*-cloud-amd64.deb BUSYBOX_DEB=busybox-static.deb"
+	command -v apt-get >/dev/null || die "no apt-get here: name the packages, KERNEL_DEB=linux-image-*-$flavour.deb BUSYBOX_DEB=busybox-static.deb"
 	[ -n "$(kernel_name)" ] || private_lists
 	kernel=$(kernel_name)
-	[ -n "$kernel" ] || die "apt knows no linux-image-cloud-amd64; are Debian's sources in /etc/apt?"
+	[ -n "$kernel" ] || die "apt knows no linux-image-$flavour; are Debian's sources in /etc/apt?"
 	if ! { kernel_deb=${kernel_deb:-$(fetch "$kernel")} && busybox_deb=${busybox_deb:-$(fetch busybox-static)}; }; then
 		private_lists
 		kernel=$(kernel_name)
@@ -138,9 +154,9 @@ rm -f "$target"/modules.*.bin "$target"/modules.{builtin.modinfo,order,devname,s
 find "$root" -exec touch -h -d "@${SOURCE_DATE_EPOCH:-0}" {} +
 (cd "$root" && find . -mindepth 1 -printf '%P\n' | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0) >"$work/initrd.img"
 
-install -m 644 "$work"/kernel/boot/vmlinuz-* $out/vmlinuz.new
-install -m 644 "$work/initrd.img" $out/initrd.img.new
-mv $out/vmlinuz.new $out/vmlinuz
-mv $out/initrd.img.new $out/initrd.img
-echo "$release" >$out/release
-echo "default guest: kernel $release ($(($(stat -c %s $out/vmlinuz) / 1048576)) MiB), initramfs $(($(stat -c %s $out/initrd.img) / 1024)) KiB, in $out"
+install -m 644 "$work"/kernel/boot/vmlinuz-* "$out/vmlinuz.new"
+install -m 644 "$work/initrd.img" "$out/initrd.img.new"
+mv "$out/vmlinuz.new" "$out/vmlinuz"
+mv "$out/initrd.img.new" "$out/initrd.img"
+echo "$release" >"$out/release"
+echo "default guest: kernel $release ($(($(stat -c %s "$out/vmlinuz") / 1048576)) MiB), initramfs $(($(stat -c %s "$out/initrd.img") / 1024)) KiB, in $out"

@@ -26,6 +26,7 @@
 #define VIDEO_NORMAL 0xffffu
 #define DEFAULT_LOAD 0x100000ull
 #define SECTOR 512ull
+#define PARAGRAPH 16ull /* the unit of syssize */
 
 struct bzimage {
 	struct setup_header h;
@@ -76,17 +77,26 @@ static int read_header(struct loader *ld, struct bzimage *b)
 	return 0;
 }
 
+/* Linux, which has a payload, pads its file to whole paragraphs. memtest86+, which has none, counts a last one that is not. */
+static bool may_end_early(const struct setup_header *h)
+{
+	return h->version < VERSION_PAYLOAD || h->payload_length == 0;
+}
+
 static int check_sizes(struct loader *ld, struct bzimage *b)
 {
 	u64 sectors = b->h.setup_sects ? b->h.setup_sects : 4;
+	u64 there;
 
 	b->body_off = (sectors + 1) * SECTOR;
-	b->body_size = (u64)b->h.syssize * 16;
+	b->body_size = (u64)b->h.syssize * PARAGRAPH;
 	if (b->body_off >= ld->kernel.size)
 		return refuse(ld, "setup_sects", b->h.setup_sects,
 			      "the setup code is larger than the file; the file is cut short or damaged");
-	/* The kernel's build pads the file to whole 16-byte paragraphs. */
-	if (b->body_size > ld->kernel.size - b->body_off)
+	there = ld->kernel.size - b->body_off;
+	if (may_end_early(&b->h) && b->body_size > there && b->body_size - there < PARAGRAPH)
+		b->body_size = there;
+	if (b->body_size > there)
 		return refuse(ld, "syssize", b->h.syssize, "the kernel is larger than the file; the file is cut short or damaged");
 	if (b->body_size <= ENTRY_64)
 		return refuse(ld, "syssize", b->h.syssize, "there is no kernel behind the header");

@@ -28,6 +28,7 @@
 #define LAYOUT_SMBIOS_ENTRY 0xf0000ull
 #define LAYOUT_SMBIOS_BASE 0xf0020ull
 #define LAYOUT_SMBIOS_END 0xf8000ull
+#define LAYOUT_BIOS_CODE 0xff000ull
 
 /* Ports */
 #define LAYOUT_PIT_PORT 0x40

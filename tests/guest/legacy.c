@@ -188,6 +188,9 @@ static void real_mode(void)
 	CHECK_EQ(r[15], 0x700);
 	CHECK_EQ(r[16], 16);
 	CHECK_EQ(r[17], 0xfffe);
+	CHECK_EQ(r[18], 639);
+	CHECK_EQ(r[19] >> 8, 0x86);
+	CHECK_EQ(r[20], 1);
 }
 
 void guest_main(void)

@@ -531,6 +531,17 @@ real_start:
 	mov %sp, %ax
 	mov %bp, %sp
 	mov %ax, 0x6022
+	/* the firmware: memory size, and a service that nobody has */
+	int $0x12
+	mov %ax, 0x6024
+	mov $0xfe00, %ax
+	clc
+	int $0x15
+	mov %ax, 0x6026
+	pushf
+	pop %ax
+	and $1, %ax
+	mov %ax, 0x6028
 	/* unreal: limits stay as they were loaded in protected mode (fs: 64 KiB), base follows the selector */
 	mov %cr0, %eax
 	or $1, %al

@@ -30,6 +30,8 @@ def parse():
     p.add_argument("--jobs", type=int, default=2, help="tests at a time")
     p.add_argument("--slow", type=float, default=1.0, help="multiply every time limit (sanitizers, loaded machines)")
     p.add_argument("--rootdisk", help="a Debian disk image of tools/make-rootdisk.sh: run the tests for it, and only those")
+    p.add_argument("--others", default=os.path.join(vmm.GUEST, "others"), help="where tools/make-others.sh put its kernels")
+    p.add_argument("--i386", help="a disk image of tools/make-rootdisk.sh --arch i386 (default: guest/out/debian-i386.img)")
     p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
     p.add_argument("--bulk", type=int, default=64, help="MiB of each of the tests bulk-*")
     p.add_argument("--seconds", type=int, default=4, help="of each stressor of debian-stress-ng")
@@ -52,6 +54,7 @@ def main():
         import test_gdb  # noqa: F401
         import test_life  # noqa: F401
         import test_net  # noqa: F401
+        import test_others  # noqa: F401
         import test_time  # noqa: F401
     names = harness.select(options.only.split(",") if options.only else [], options.vmm)
     if options.list:

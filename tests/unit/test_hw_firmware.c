@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ACPI and SMBIOS tables as a guest finds them in RAM, and that the DSDT agrees with layout.h and pci.h. */
+/* ACPI and SMBIOS tables and the BIOS data area as a guest finds them in RAM, and that the DSDT agrees with layout.h and pci.h. */
 #include "hw_machine.h"
 
 #include "hw/acpi_tables.h"
@@ -10,6 +10,7 @@ static int setup(void **state)
 	struct machine *m = machine_new();
 
 	machine_plug(m, "acpi", NULL);
+	machine_plug(m, "bios", NULL);
 	machine_plug(m, "smbios", NULL);
 	*state = m;
 	return 0;
@@ -266,6 +267,38 @@ static void smbios(void **state)
 	assert_int_equal(n, 9);
 }
 
+static u16 ram_u16(struct machine *m, gpa_t gpa)
+{
+	u16 v;
+
+	memcpy(&v, ram(m, gpa, sizeof(v)), sizeof(v));
+	return v;
+}
+
+/* Where Xen's trampoline and others look for the end of low memory. */
+static void bios_data_area(void **state)
+{
+	struct machine *m = *state;
+
+	assert_int_equal(ram_u16(m, 0x40e) << 4, LAYOUT_FW_BASE);
+	assert_int_equal(ram_u16(m, 0x413) * KiB, LAYOUT_FW_BASE);
+	assert_int_equal(ram_u16(m, 0x400), LAYOUT_UART_PORT);
+	assert_int_equal(ram_u16(m, 0x402), 0);
+	assert_int_equal(*ram(m, LAYOUT_FW_BASE, 1), 1);
+}
+
+static void vectors_lead_to_code(void **state)
+{
+	struct machine *m = *state;
+
+	for (u32 v = 0; v < 256; v++) {
+		gpa_t at = (gpa_t)ram_u16(m, v * 4 + 2) * 16 + ram_u16(m, v * 4);
+
+		assert_in_range(at, LAYOUT_BIOS_CODE, LAYOUT_FW_END - 1);
+		assert_non_null(memchr(ram(m, at, 16), 0xcf, 16));
+	}
+}
+
 static void reset_writes_them_again(void **state)
 {
 	struct machine *m = *state;
@@ -284,7 +317,15 @@ static void reset_writes_them_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(fadt), T(madt), T(processors), T(mcfg), T(dsdt_agrees_with_the_layout), T(smbios), T(reset_writes_them_again),
+		T(fadt),
+		T(madt),
+		T(processors),
+		T(mcfg),
+		T(dsdt_agrees_with_the_layout),
+		T(smbios),
+		T(bios_data_area),
+		T(vectors_lead_to_code),
+		T(reset_writes_them_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
