@@ -62,7 +62,7 @@ struct cpu_case {
 	u64 rflags;
 	u64 fs_base, gs_base;
 	struct case_xsave xsave;
-	u64 data_seed; /* what the data pages are filled with */
+	u64 data_seed; /* with the seed: what the data pages are filled with */
 	u32 counters[4];
 
 	/* derived by case_layout */

@@ -8,9 +8,9 @@
 
 /* ---- counting ---- */
 
-static bool reached(const struct form *fm)
+static bool reached(const struct forms *f, u32 form)
 {
-	return fm->completed || fm->faulted;
+	return f->count[form].completed || f->count[form].faulted;
 }
 
 static u32 insn_at(const struct cpu_case *c, u64 rip)
@@ -27,25 +27,33 @@ static u32 insn_at(const struct cpu_case *c, u64 rip)
 static void count(struct forms *f, const struct cpu_case *c, u64 rip, u64 *seen, bool completed)
 {
 	u32 i = insn_at(c, rip);
-	struct form *fm;
+	struct form_count *n;
 
 	if (i == c->n || c->insn[i].form >= f->n || (*seen >> i & 1))
 		return;
 	*seen |= 1ull << i;
-	fm = &f->form[c->insn[i].form];
+	n = &f->count[c->insn[i].form];
 	if (completed)
-		fm->completed++;
+		n->completed++;
 	else
-		fm->faulted++;
+		n->faulted++;
+}
+
+static bool may_jump(const struct forms *f, const struct cpu_case *c, u32 i)
+{
+	ZydisDecodedInstruction in;
+
+	if (c->insn[i].form < f->n)
+		return f->form[c->insn[i].form].jumps;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&f->decoder, NULL, c->code + c->offset[i], c->insn[i].len, &in)))
+		return true;
+	return in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 }
 
 bool coverage_runs_straight(const struct forms *f, const struct cpu_case *c)
 {
-	ZydisDecodedInstruction in;
-
 	for (u32 i = 0; i < c->n; i++)
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&f->decoder, NULL, c->code + c->offset[i], c->insn[i].len, &in)) ||
-		    in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		if (may_jump(f, c, i))
 			return false;
 	return true;
 }
@@ -53,7 +61,7 @@ bool coverage_runs_straight(const struct forms *f, const struct cpu_case *c)
 bool coverage_has_news(const struct forms *f, const struct cpu_case *c)
 {
 	for (u32 i = 0; i < c->n; i++)
-		if (c->insn[i].form < f->n && !reached(&f->form[c->insn[i].form]))
+		if (c->insn[i].form < f->n && !reached(f, c->insn[i].form))
 			return true;
 	return false;
 }
@@ -102,7 +110,7 @@ static bool can_generate(const struct form *fm, const struct coverage_options *o
 	return o->ring || fm->same_in_ring0;
 }
 
-static void show_form(const struct form *fm)
+static void show_form(const struct form *fm, const struct form_count *n)
 {
 	static const char *const encodings[] = {"legacy", "VEX", "EVEX"};
 	static const char *const prefixes[] = {"", " 66", " F3", " F2"};
@@ -113,7 +121,7 @@ static void show_form(const struct form *fm)
 			      : "register");
 	if (fm->reg != FORM_ANY)
 		printf(" /%u", fm->reg);
-	printf(": completed %llu, faulted %llu\n", (unsigned long long)fm->completed, (unsigned long long)fm->faulted);
+	printf(": completed %llu, faulted %llu\n", (unsigned long long)n->completed, (unsigned long long)n->faulted);
 }
 
 struct tally {
@@ -127,11 +135,11 @@ static void show_group(const struct forms *f, const struct form_group *g, const 
 	bool native = false;
 
 	for (u32 k = g->first; k < g->first + g->n; k++) {
-		completed += f->form[k].completed;
-		faulted += f->form[k].faulted;
+		completed += f->count[k].completed;
+		faulted += f->count[k].faulted;
 		native = native || f->form[k].native;
 		possible += can_generate(&f->form[k], o);
-		seen += reached(&f->form[k]);
+		seen += reached(f, k);
 	}
 	if (!possible)
 		return;
@@ -139,8 +147,8 @@ static void show_group(const struct forms *f, const struct form_group *g, const 
 	       ZydisMnemonicGetString(g->mnemonic), seen, possible, (unsigned long long)completed, (unsigned long long)faulted,
 	       translation(g->mnemonic, native), seen ? "" : "  NOT REACHED");
 	for (u32 k = g->first; k < g->first + g->n; k++)
-		if (o->each_form || (!reached(&f->form[k]) && can_generate(&f->form[k], o)))
-			show_form(&f->form[k]);
+		if (o->each_form || (!reached(f, k) && can_generate(&f->form[k], o)))
+			show_form(&f->form[k], &f->count[k]);
 	t->instructions++;
 	t->instructions_reached += seen != 0;
 	t->forms += possible;

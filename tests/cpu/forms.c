@@ -106,7 +106,7 @@ struct builder {
 /* What tells two encodings of one mnemonic apart. */
 struct probe {
 	bool valid;
-	bool has_modrm, needs_mask, same_in_ring0, native;
+	bool has_modrm, needs_mask, same_in_ring0, native, jumps;
 	u16 mnemonic;
 	u8 cls;
 	u64 shape; /* digest of operand kinds and sizes */
@@ -148,6 +148,7 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 	p->has_modrm = (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
 	p->same_in_ring0 = isa_same_in_ring0(&in);
 	p->native = bt_native_needs(&in) != ~0u;
+	p->jumps = in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 	p->mnemonic = (u16)in.mnemonic;
 	p->cls = (u8)isa_class(&in);
 	p->shape = operand_shape(&in, op);
@@ -183,6 +184,7 @@ static void builder_add(struct builder *b, const struct form *fm, const struct p
 	f->form[f->n].needs_mask = p->needs_mask;
 	f->form[f->n].same_in_ring0 = p->same_in_ring0;
 	f->form[f->n].native = p->native;
+	f->form[f->n].jumps = p->jumps;
 	f->form[f->n++].has_modrm = p->has_modrm;
 }
 

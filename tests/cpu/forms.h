@@ -45,7 +45,11 @@ struct form {
 	bool same_in_ring0;
 	bool native; /* the translator may copy it */
 	u16 mnemonic;
-	u64 completed, faulted; /* coverage: cases that got to it */
+	bool jumps;
+};
+
+struct form_count { /* coverage: cases that got to a form */
+	u64 completed, faulted;
 };
 
 struct form_group { /* all forms of one mnemonic */
@@ -55,6 +59,7 @@ struct form_group { /* all forms of one mnemonic */
 
 struct forms {
 	struct form *form;
+	struct form_count *count; /* one a form, when the user has put it there */
 	u32 n;
 	struct form_group *group;
 	u32 ngroups;

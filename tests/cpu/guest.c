@@ -141,6 +141,8 @@ int guest_create(struct guest *g, struct err *e)
 	build_pages(g, OTHER, 0);
 	build_gdt(g);
 	build_idt(g);
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		memset(gm_ptr(&g->gm, code_frame(i), 4096), 0xcc, 4096);
 	return 0;
 }
 
@@ -206,16 +208,28 @@ static void load_control(struct guest *g, const struct cpu_case *cs, struct x86_
 	c->dr[7] = 0x400;
 }
 
+/* Bytes of the code area, page by page. */
+static bool write_code(struct guest *g, u32 at, const u8 *bytes, u32 len)
+{
+	for (u32 n; len; at += n, bytes += n, len -= n) {
+		n = 4096 - at % 4096 < len ? 4096 - at % 4096 : len;
+		if (!gm_write(&g->gm, code_frame(at / 4096) + at % 4096, bytes, n))
+			return false;
+	}
+	return true;
+}
+
+/* The code area holds INT3 where no code is. Nothing in the guest can write there. */
 static bool load_code(struct guest *g, const struct cpu_case *cs)
 {
-	u8 bytes[CASE_CODE_SIZE];
+	u8 breakpoints[CASE_MAX_CODE];
 
-	memset(bytes, 0xcc, sizeof(bytes));
-	memcpy(bytes + cs->start, cs->code, cs->code_len);
-	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
-		if (!gm_write(&g->gm, code_frame(i), bytes + i * 4096, 4096))
-			return false;
-	return true;
+	memset(breakpoints, 0xcc, sizeof(breakpoints));
+	if (!write_code(g, g->code_at, breakpoints, g->code_len))
+		return false;
+	g->code_at = cs->start;
+	g->code_len = cs->code_len;
+	return write_code(g, cs->start, cs->code, cs->code_len);
 }
 
 static void load_memory(struct guest *g, const struct cpu_case *cs)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next
- * case's state into the signal frame and returns into it.
+ * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores
+ * what the case left behind, waits for work, puts the next case's state into the signal frame and returns into it.
  *
  * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
  * clears NT and ID, which sigreturn leaves as it finds them.
@@ -20,12 +20,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #define ALT_STACK_SIZE (256u * 1024)
-#define TICK_US 5000
-#define TICKS_ALLOWED 2u
+#define TICK_US 1000
+#define CPU_NS_ALLOWED 1500000ull
 #define FX_SW_RESERVED 464u
 #define USER_CODE32 0x23ull /* Linux's selectors */
 #define USER_CODE64 0x33ull
@@ -36,8 +37,9 @@
 /* A signal handler has no other way to find its data. One child process has one of these. */
 static struct {
 	struct native_shared *shared;
-	u8 *code, *data; /* writable views of the case's pages */
-	u32 ticks;	 /* timer ticks seen by the current case */
+	u8 *code, *data;       /* writable views of the case's pages */
+	u32 code_at, code_len; /* where the last case's code lies */
+	u64 first_tick;	       /* the CPU time when the current case was first found running; 0: not yet */
 	bool running;
 } child;
 
@@ -86,7 +88,7 @@ static void store_result(struct cpu_result *r, const ucontext_t *uc, int sig)
 	memcpy(r->xsave.bytes, uc->uc_mcontext.fpregs, CASE_XSAVE_SIZE);
 	memcpy(r->data, child.data, CASE_DATA_ALL);
 	r->note[0] = 0;
-	r->end = sig == SIGVTALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
+	r->end = sig == SIGALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
 }
 
 static void load_xsave(const struct cpu_case *c, u8 *frame)
@@ -122,12 +124,19 @@ static void set_data_segments(void)
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA));
 }
 
+static void load_code(const struct cpu_case *c)
+{
+	memset(child.code + child.code_at, 0xcc, child.code_len);
+	memcpy(child.code + c->start, c->code, c->code_len);
+	child.code_at = c->start;
+	child.code_len = c->code_len;
+}
+
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
 
-	memset(child.code, 0xcc, CASE_CODE_SIZE);
-	memcpy(child.code + c->start, c->code, c->code_len);
+	load_code(c);
 	case_fill_data(c, child.data);
 	for (u32 i = 0; i < 16; i++)
 		g[greg_of[i]] = (greg_t)c->gpr[i];
@@ -177,12 +186,25 @@ static bool trace_step(const ucontext_t *uc)
 	return true;
 }
 
+/* Ticks are of real time, which comes in finer steps than a process's own; what counts is the CPU time since the case's first. */
+static bool has_time(void)
+{
+	struct timespec t;
+	u64 now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	now = (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+	if (!child.first_tick)
+		child.first_tick = now;
+	return now - child.first_tick < CPU_NS_ALLOWED;
+}
+
 static bool case_goes_on(int sig, const ucontext_t *uc)
 {
 	if (!child.running)
 		return false;
-	if (sig == SIGVTALRM)
-		return ++child.ticks < TICKS_ALLOWED;
+	if (sig == SIGALRM) /* a trace ends when it is full */
+		return child.shared->tracing || has_time();
 	return sig == SIGTRAP && trace_step(uc);
 }
 
@@ -193,15 +215,15 @@ void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
 	if (case_goes_on(sig, uc))
 		return;
 	if (child.running)
-		store_result(&s->slot[s->next++].result, uc, sig);
+		store_result(&s->slot[s->queue[s->next++]].result, uc, sig);
 	child.running = false;
 	while (s->next >= s->n) {
 		batch_done();
 		wait_for_work();
 	}
-	child.ticks = 0;
+	child.first_tick = 0;
 	child.running = true;
-	load_case(&s->slot[s->next].c, uc);
+	load_case(&s->slot[s->queue[s->next]].c, uc);
 }
 
 /* Present from the start, so that a refused access is reported as a violation of a present page, as in the guest. */
@@ -221,11 +243,12 @@ static void map_pages(int code_fd, int data_fd)
 	must_map(CASE_ROM, CASE_ROM_SIZE, PROT_READ, data_fd, CASE_DATA_SIZE);
 	child.code = must_map(0, CASE_CODE_SIZE, PROT_READ | PROT_WRITE, code_fd, 0);
 	child.data = must_map(0, CASE_DATA_ALL, PROT_READ | PROT_WRITE, data_fd, 0);
+	memset(child.code, 0xcc, CASE_CODE_SIZE);
 }
 
 static void install_handlers(void)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGVTALRM, SIGUSR1};
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGALRM, SIGUSR1};
 	struct sigaction sa = {.sa_sigaction = native_signal_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	stack_t alt = {.ss_size = ALT_STACK_SIZE};
 
@@ -263,7 +286,7 @@ static void start_ticking(void)
 {
 	struct itimerval t = {.it_interval = {.tv_usec = TICK_US}, .it_value = {.tv_usec = TICK_US}};
 
-	setitimer(ITIMER_VIRTUAL, &t, NULL);
+	setitimer(ITIMER_REAL, &t, NULL);
 }
 
 int main(void)
