@@ -74,7 +74,8 @@ static bool close_loop(struct gen *g, u32 back)
 /* lea reg, [rip + label], then go there through the register, the stack or memory. */
 static void indirect(struct gen *g)
 {
-	u32 reg = prng_below(&g->rnd, 16), slot = (u32)CASE_COUNTERS + 64, target = g->c->n + 2 + prng_below(&g->rnd, 4);
+	u32 reg = prng_below(&g->rnd, 16), slot = (u32)CASE_COUNTERS + 64, kind = prng_below(&g->rnd, 3);
+	u32 target = g->c->n + (kind ? 3 : 2) + prng_below(&g->rnd, 4);
 	u8 lea[7] = {(u8)(0x48 | (reg >> 3) << 2), 0x8d, (u8)(0x05 | (reg & 7) << 3)};
 	u8 go[3] = {(u8)(0x40 | reg >> 3), 0xff, (u8)((prng_chance(&g->rnd, 50) ? 0xe0 : 0xd0) | (reg & 7))};
 	u8 push[2] = {(u8)(0x40 | reg >> 3), (u8)(0x50 | (reg & 7))};
@@ -84,15 +85,12 @@ static void indirect(struct gen *g)
 
 	g->known &= ~(1u << reg);
 	gen_emit_branch(g, lea, 7, 4, target);
-	switch (prng_below(&g->rnd, 3)) {
-	case 0:
+	if (kind == 0) {
 		gen_emit(g, go, 3);
-		break;
-	case 1:
+	} else if (kind == 1) {
 		gen_emit(g, push, 2);
 		gen_emit(g, &ret, 1);
-		break;
-	default:
+	} else {
 		memcpy(store + 4, &slot, 4);
 		memcpy(through + 3, &slot, 4);
 		gen_emit(g, store, 8);
