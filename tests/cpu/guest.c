@@ -177,8 +177,8 @@ static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
 
 	for (u32 i = 0; i < SEG_COUNT; i++)
 		c->seg[i] = null_seg;
-	c->seg[SEG_DS] = c->seg[SEG_ES] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
 	if (cs->bits == 32) {
+		c->seg[SEG_DS] = c->seg[SEG_ES] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
 		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE32, .attr = ATTR_CODE32 | ATTR_DPL3, .limit = ~0u};
 		c->seg[SEG_SS] = c->seg[SEG_DS];
 	} else if (cs->ring) {

@@ -118,10 +118,10 @@ static void keep_tracing_over_popf(u64 rip, u64 rsp)
 		child.data[stack + 1] |= FL_TF >> 8;
 }
 
-/* 32-bit code needs them, and a case may have loaded others (LDS in bytes that are not meant as instructions). */
-static void set_data_segments(void)
+/* As Linux starts programs. A case may have loaded others (LDS in bytes that are not meant as instructions). */
+static void set_data_segments(u8 bits)
 {
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA));
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(bits == 32 ? (u32)USER_DATA : 0));
 }
 
 static void load_code(const struct cpu_case *c)
@@ -145,7 +145,7 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
 	native_case_fs = c->fs_base;
 	native_case_gs = c->gs_base;
-	set_data_segments();
+	set_data_segments(c->bits);
 	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
 	if (child.shared->tracing)
 		keep_tracing_over_popf(CASE_CODE + c->start, c->gpr[4]);
