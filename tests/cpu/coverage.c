@@ -4,8 +4,6 @@
 
 #include "engine/bt/table.h"
 
-#include <stdio.h>
-
 /* ---- counting ---- */
 
 static bool reached(const struct forms *f, u32 form)
@@ -110,25 +108,23 @@ static bool can_generate(const struct form *fm, const struct coverage_options *o
 	return o->ring || fm->same_in_ring0;
 }
 
-static void show_form(const struct form *fm, const struct form_count *n)
+static void show_form(FILE *to, const struct form *fm, const struct form_count *n)
 {
 	static const char *const encodings[] = {"legacy", "VEX", "EVEX"};
 	static const char *const prefixes[] = {"", " 66", " F3", " F2"};
 
-	printf("      %s%s map %u opcode %02x W%u L%u %s", encodings[fm->encoding], prefixes[fm->pp], fm->map, fm->opcode, fm->w, fm->l,
-	       !fm->has_modrm ? "no ModRM"
-	       : fm->mem      ? "memory"
-			      : "register");
+	fprintf(to, "      %s%s map %u opcode %02x W%u L%u %s", encodings[fm->encoding], prefixes[fm->pp], fm->map, fm->opcode, fm->w,
+		fm->l,
+		!fm->has_modrm ? "no ModRM"
+		: fm->mem      ? "memory"
+			       : "register");
 	if (fm->reg != FORM_ANY)
-		printf(" /%u", fm->reg);
-	printf(": completed %llu, faulted %llu\n", (unsigned long long)n->completed, (unsigned long long)n->faulted);
+		fprintf(to, " /%u", fm->reg);
+	fprintf(to, ": completed %llu, faulted %llu\n", (unsigned long long)n->completed, (unsigned long long)n->faulted);
 }
 
-struct tally {
-	u32 instructions, forms, instructions_reached, forms_reached;
-};
-
-static void show_group(const struct forms *f, const struct form_group *g, const struct coverage_options *o, struct tally *t)
+static void show_group(FILE *to, const struct forms *f, const struct form_group *g, const struct coverage_options *o,
+		       struct coverage_totals *t)
 {
 	u64 completed = 0, faulted = 0;
 	u32 possible = 0, seen = 0;
@@ -143,38 +139,36 @@ static void show_group(const struct forms *f, const struct form_group *g, const 
 	}
 	if (!possible)
 		return;
-	printf("  %-8s %-20s forms %u/%u completed %llu faulted %llu  %s%s\n", form_class_name(f->form[g->first].cls),
-	       ZydisMnemonicGetString(g->mnemonic), seen, possible, (unsigned long long)completed, (unsigned long long)faulted,
-	       translation(g->mnemonic, native), seen ? "" : "  NOT REACHED");
+	fprintf(to, "  %-8s %-20s forms %u/%u completed %llu faulted %llu  %s%s\n", form_class_name(f->form[g->first].cls),
+		ZydisMnemonicGetString(g->mnemonic), seen, possible, (unsigned long long)completed, (unsigned long long)faulted,
+		translation(g->mnemonic, native), seen ? "" : "  NOT REACHED");
 	for (u32 k = g->first; k < g->first + g->n; k++)
 		if (o->each_form || (!reached(f, k) && can_generate(&f->form[k], o)))
-			show_form(&f->form[k], &f->count[k]);
+			show_form(to, &f->form[k], &f->count[k]);
 	t->instructions++;
 	t->instructions_reached += seen != 0;
 	t->forms += possible;
 	t->forms_reached += seen;
 }
 
-static void show_left_out(const struct forms *f)
+static void show_left_out(FILE *to, const struct forms *f)
 {
 	u32 n = 0;
 
-	printf("announced, but not part of cases (tests/guest has them):");
+	fprintf(to, "announced, but not part of cases (tests/guest has them):");
 	for (u32 m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
 		if (f->left_out[m])
-			printf("%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m),
-			       translation(m, f->left_out[m] == 2));
-	printf("\n");
+			fprintf(to, "%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m),
+				translation(m, f->left_out[m] == 2));
+	fprintf(to, "\n");
 }
 
-u32 coverage_show(const struct forms *f, const struct coverage_options *o)
+struct coverage_totals coverage_show(FILE *to, const struct forms *f, const struct coverage_options *o)
 {
-	struct tally t = {0};
+	struct coverage_totals t = {0};
 
 	for (u32 i = 0; i < f->ngroups; i++)
-		show_group(f, &f->group[i], o, &t);
-	show_left_out(f);
-	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", t.instructions_reached, t.instructions, t.forms_reached,
-	       t.forms);
-	return o->each_form ? t.forms - t.forms_reached : t.instructions - t.instructions_reached;
+		show_group(to, f, &f->group[i], o, &t);
+	show_left_out(to, f);
+	return t;
 }

@@ -18,12 +18,22 @@
 #define EXIT_INTERRUPTED 130
 #define OUTPUT_BUFFER (1u << 16) /* a report leaves in one piece, since several jobs write */
 
-/* True when the run reached all that it could generate, or was not asked. */
-static bool covered(const struct options *o, const struct forms *f)
+/* 1 when the run reached all that it could generate, or was not asked; 0 when it did not; -1 when the report cannot be written. */
+static int covered(const struct options *o, const struct forms *f)
 {
 	const struct coverage_options co = {.only_class = o->only_class, .ring = o->ring, .each_form = o->each_form};
-	u32 missing = o->coverage ? coverage_show(f, &co) : 0;
+	FILE *to = o->report ? fopen(o->report, "w") : stdout;
+	struct coverage_totals t;
+	u32 missing;
 
+	if (!to)
+		return -1;
+	t = coverage_show(to, f, &co);
+	if (o->report && fclose(to))
+		return -1;
+	missing = o->each_form ? t.forms - t.forms_reached : t.instructions - t.instructions_reached;
+	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", t.instructions_reached, t.instructions, t.forms_reached,
+	       t.forms);
 	if (missing)
 		printf("cpu-fuzz: %u %s not reached: more --cases, or the generator cannot make them\n", missing,
 		       o->each_form ? "forms" : "instructions");
@@ -38,16 +48,22 @@ static void introduce(const struct options *o, const struct forms *f)
 	printf(", seed %llu, %u forms of %u instructions\n", (unsigned long long)o->seed, f->n, f->ngroups);
 }
 
-static int conclude(const struct options *o, const struct forms *f, const struct jobs_outcome *out)
+static void show_sums(const struct jobs_outcome *out)
 {
-	bool complete;
-
 	printf("cpu-fuzz: %llu cases, %llu failed, %llu not comparable, %llu excused; %.1f s, %.0f cases a second\n",
 	       (unsigned long long)out->done, (unsigned long long)out->failures, (unsigned long long)out->skipped,
 	       (unsigned long long)out->excused, out->seconds, (double)out->done / out->seconds);
-	complete = covered(o, f);
 	if (out->interrupted)
 		printf("cpu-fuzz: interrupted; --seed %llu goes on\n", (unsigned long long)out->next_seed);
+}
+
+static int conclude(const struct options *o, const struct forms *f, const struct jobs_outcome *out, struct err *e)
+{
+	int complete = o->coverage ? covered(o, f) : 1;
+
+	show_sums(out);
+	if (complete < 0)
+		return err_sys(e, errno, "--report %s: cannot be written", o->report), EXIT_CANNOT;
 	if (out->failures)
 		return EXIT_FAILURE;
 	if (out->interrupted)
@@ -65,7 +81,7 @@ static int run(const struct options *o, struct forms *f, struct err *e)
 		return err_set(e, ENOMEM, "no memory for the coverage"), EXIT_CANNOT;
 	introduce(o, f);
 	r = jobs_run(o, f, &out, e);
-	r = r ? EXIT_CANNOT : conclude(o, f, &out);
+	r = r ? EXIT_CANNOT : conclude(o, f, &out, e);
 	free(f->count);
 	return r;
 }

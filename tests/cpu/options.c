@@ -14,7 +14,7 @@ void options_usage(void)
 {
 	fprintf(stderr, "usage: cpu-fuzz [--engine NAME|all] [--seed N|time] [--cases N] [--jobs N] [--class NAME] [--max-insns N]\n"
 			"                [--repeat N] [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed]\n"
-			"                [--coverage[=forms]]\n\nengines (all: those of Guise):\n");
+			"                [--coverage[=forms] [--report FILE]]\n\nengines (all: those of Guise):\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -105,6 +105,9 @@ static bool take(struct options *o, int opt)
 		return o->directed_only = true;
 	case 'C':
 		return parse_coverage(o, optarg);
+	case 'o':
+		o->report = optarg;
+		return true;
 	default:
 		return false;
 	}
@@ -113,13 +116,21 @@ static bool take(struct options *o, int opt)
 bool options_parse(int argc, char **argv, struct options *o)
 {
 	static const struct option longopts[] = {
-		{"engine", required_argument, NULL, 'e'},   {"seed", required_argument, NULL, 's'},
-		{"cases", required_argument, NULL, 'n'},    {"jobs", required_argument, NULL, 'j'},
-		{"class", required_argument, NULL, 'c'},    {"max-insns", required_argument, NULL, 'm'},
-		{"repeat", required_argument, NULL, 'r'},   {"max-failures", required_argument, NULL, 'f'},
-		{"ring", required_argument, NULL, 'g'},	    {"bits", required_argument, NULL, 'b'},
-		{"replay", no_argument, NULL, 'R'},	    {"directed", no_argument, NULL, 'd'},
-		{"coverage", optional_argument, NULL, 'C'}, {NULL, 0, NULL, 0},
+		{"engine", required_argument, NULL, 'e'},
+		{"seed", required_argument, NULL, 's'},
+		{"cases", required_argument, NULL, 'n'},
+		{"jobs", required_argument, NULL, 'j'},
+		{"class", required_argument, NULL, 'c'},
+		{"max-insns", required_argument, NULL, 'm'},
+		{"repeat", required_argument, NULL, 'r'},
+		{"max-failures", required_argument, NULL, 'f'},
+		{"ring", required_argument, NULL, 'g'},
+		{"bits", required_argument, NULL, 'b'},
+		{"replay", no_argument, NULL, 'R'},
+		{"directed", no_argument, NULL, 'd'},
+		{"coverage", optional_argument, NULL, 'C'},
+		{"report", required_argument, NULL, 'o'},
+		{NULL, 0, NULL, 0},
 	};
 	int opt;
 

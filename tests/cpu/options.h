@@ -14,6 +14,7 @@ struct options {
 	int only_class;
 	u32 max_insns, repeat, max_failures, jobs;
 	u8 ring, bits;
+	const char *report; /* file of the coverage; NULL: standard output */
 	bool replay, coverage, each_form, directed_only;
 };
 
