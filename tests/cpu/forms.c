@@ -362,7 +362,8 @@ bool forms_build(struct forms *f, forms_has_fn has, forms_announced_fn announced
 	enumerate(&b, ENC_VEX, 1, 3, 2);
 	enumerate(&b, ENC_EVEX, 1, 3, 3);
 	f->group = calloc(f->n + 1, sizeof(*f->group));
-	if (b.failed || !f->group) {
+	f->count = calloc(f->n + 1, sizeof(*f->count));
+	if (b.failed || !f->group || !f->count) {
 		forms_free(f);
 		return false;
 	}
@@ -375,5 +376,6 @@ void forms_free(struct forms *f)
 {
 	free(f->form);
 	free(f->group);
+	free(f->count);
 	memset(f, 0, sizeof(*f));
 }

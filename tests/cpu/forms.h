@@ -59,7 +59,7 @@ struct form_group { /* all forms of one mnemonic */
 
 struct forms {
 	struct form *form;
-	struct form_count *count; /* one a form, when the user has put it there */
+	struct form_count *count; /* one a form */
 	u32 n;
 	struct form_group *group;
 	u32 ngroups;

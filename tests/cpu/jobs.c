@@ -39,7 +39,6 @@ struct jobs {
 	size_t size;
 	pid_t pid[MAX_JOBS]; /* 0: done */
 	struct timespec start;
-	u64 crashed;
 };
 
 /* ---- in a job's process ---- */
@@ -91,7 +90,6 @@ static int worker(struct jobs *j, u32 index)
 	k->forms = j->forms;
 	k->totals = &job->totals;
 	k->limits = &j->shared->limits;
-	j->forms->count = j->shared->count + (size_t)index * j->forms->n;
 	r = checker_open(k, &job->err);
 	if (!r)
 		work(j, index, k);
@@ -103,6 +101,7 @@ static int worker(struct jobs *j, u32 index)
 /* A terminal's SIGINT goes to all of its processes; the one that waits for us tells us what to do. */
 static void worker_process(struct jobs *j, u32 index)
 {
+	struct form_count *own = j->forms->count;
 	sigset_t none;
 	int r;
 
@@ -110,8 +109,10 @@ static void worker_process(struct jobs *j, u32 index)
 	signal(SIGINT, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	j->forms->count = j->shared->count + (size_t)index * j->forms->n;
 	r = worker(j, index);
 	fflush(stdout);
+	j->forms->count = own;
 	forms_free(j->forms);
 	munmap(j->shared, j->size);
 	exit(r ? 125 : 0);
@@ -149,7 +150,6 @@ static void show_crash(struct jobs *j, struct job *job, int status)
 	       (unsigned long long)seed);
 	options_show_replay(j->o, j->o->subject[engine], seed);
 	fflush(stdout);
-	j->crashed++;
 	atomic_fetch_add(&j->shared->limits.failures, 1);
 }
 
@@ -250,7 +250,16 @@ static void waited_signals(sigset_t *set)
 	sigaddset(set, SIGTERM);
 }
 
-/* Until the last job ended. The first SIGINT asks them to finish their batch, the second one does not ask. */
+/* The first time asks the jobs to finish their batch, the second time does not ask. */
+static void interrupt(struct jobs *j, struct jobs_outcome *out)
+{
+	if (out->interrupted)
+		kill_all(j);
+	j->shared->limits.stop = true;
+	out->interrupted = true;
+}
+
+/* Until the last job ended. */
 static int wait_all(struct jobs *j, struct jobs_outcome *out, struct err *e)
 {
 	const struct timespec second = {.tv_sec = 1};
@@ -261,10 +270,8 @@ static int wait_all(struct jobs *j, struct jobs_outcome *out, struct err *e)
 	waited_signals(&set);
 	while (!r && alive(j)) {
 		sig = sigtimedwait(&set, NULL, &second);
-		if ((sig == SIGINT || sig == SIGTERM) && out->interrupted)
-			kill_all(j);
-		else if (sig == SIGINT || sig == SIGTERM)
-			out->interrupted = j->shared->limits.stop = true;
+		if (sig == SIGINT || sig == SIGTERM)
+			interrupt(j, out);
 		r = reap(j, e);
 		add_totals(j, out);
 		progress_tell(&progress, out);

@@ -76,14 +76,9 @@ static int run(const struct options *o, struct forms *f, struct err *e)
 	struct jobs_outcome out = {0};
 	int r;
 
-	f->count = calloc(f->n, sizeof(*f->count));
-	if (!f->count)
-		return err_set(e, ENOMEM, "no memory for the coverage"), EXIT_CANNOT;
 	introduce(o, f);
 	r = jobs_run(o, f, &out, e);
-	r = r ? EXIT_CANNOT : conclude(o, f, &out, e);
-	free(f->count);
-	return r;
+	return r ? EXIT_CANNOT : conclude(o, f, &out, e);
 }
 
 int main(int argc, char **argv)
