@@ -44,7 +44,7 @@ static void introduce(const struct options *o, const struct forms *f)
 {
 	printf("cpu-fuzz: engine %s", o->subject[0]->name);
 	for (u32 i = 1; i < o->nsubjects; i++)
-		printf(" and %s", o->subject[i]->name);
+		printf(", %s", o->subject[i]->name);
 	printf(", seed %llu, %u forms of %u instructions\n", (unsigned long long)o->seed, f->n, f->ngroups);
 }
 

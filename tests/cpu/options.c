@@ -12,9 +12,9 @@
 
 void options_usage(void)
 {
-	fprintf(stderr, "usage: cpu-fuzz [--engine NAME|all] [--seed N|time] [--cases N] [--jobs N] [--class NAME] [--max-insns N]\n"
+	fprintf(stderr, "usage: cpu-fuzz [--engine NAME,...|all] [--seed N|time] [--cases N] [--jobs N] [--class NAME] [--max-insns N]\n"
 			"                [--repeat N] [--ring 0|3] [--bits 32|64] [--max-failures N] [--replay] [--directed]\n"
-			"                [--coverage[=forms] [--report FILE]]\n\nengines (all: those of Guise):\n");
+			"                [--coverage[=forms] [--report FILE]]\n\nengines (all: interp and bt):\n");
 	for (u32 i = 0; subjects[i]; i++)
 		fprintf(stderr, "  %-8s %s\n", subjects[i]->name, subjects[i]->summary);
 	fprintf(stderr, "classes:");
@@ -23,14 +23,39 @@ void options_usage(void)
 	fprintf(stderr, "\n");
 }
 
-static bool pick_subjects(struct options *o, const char *name)
+static bool add_subject(struct options *o, const struct subject *s)
 {
-	bool all = !strcmp(name, "all");
+	for (u32 i = 0; i < o->nsubjects; i++)
+		if (o->subject[i] == s || o->subject[i]->has != s->has)
+			return false; /* what the one announces is no case for the other */
+	if (o->nsubjects == MAX_ENGINES)
+		return false;
+	o->subject[o->nsubjects++] = s;
+	return true;
+}
+
+static bool add_by_name(struct options *o, const char *name)
+{
+	bool all = !strcmp(name, "all"), added = false;
+
+	for (u32 i = 0; subjects[i]; i++) {
+		if (all ? !subjects[i]->in_all : strcmp(subjects[i]->name, name) != 0)
+			continue;
+		if (!add_subject(o, subjects[i]))
+			return false;
+		added = true;
+	}
+	return added;
+}
+
+static bool pick_subjects(struct options *o, char *names)
+{
+	char *name, *rest = NULL;
 
 	o->nsubjects = 0;
-	for (u32 i = 0; subjects[i] && o->nsubjects < MAX_ENGINES; i++)
-		if (all ? subjects[i]->in_all : !strcmp(subjects[i]->name, name))
-			o->subject[o->nsubjects++] = subjects[i];
+	for (name = strtok_r(names, ",", &rest); name; name = strtok_r(NULL, ",", &rest))
+		if (!add_by_name(o, name))
+			return false;
 	return o->nsubjects;
 }
 
