@@ -132,6 +132,18 @@ void case_fill_data(const struct cpu_case *c, u8 *data)
 	memcpy(data + (CASE_COUNTERS - CASE_DATA), c->counters, sizeof(c->counters));
 }
 
+u64 case_digest(u64 digest, const u8 *bytes, u32 n)
+{
+	u64 word;
+
+	for (u32 i = 0; i < n; i += 8) {
+		memcpy(&word, bytes + i, 8);
+		digest = (digest ^ word) * 0x9e3779b97f4a7c15ull;
+		digest ^= digest >> 32;
+	}
+	return digest;
+}
+
 #define COMPONENTS 8u
 
 struct component {

@@ -159,7 +159,7 @@ bool checker_enough(const struct checker *k)
 /* Take the instruction that faulted out of the case. False when there is none to take. */
 static bool repair(struct cpu_case *c, const struct cpu_result *cpu)
 {
-	u64 off = cpu->rip - CASE_CODE - c->start;
+	u64 off = cpu->rip - case_start_rip(c);
 
 	if (!comparable(cpu) || cpu->rip == case_end_rip(c))
 		return false;

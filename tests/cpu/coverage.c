@@ -13,7 +13,7 @@ static bool reached(const struct forms *f, u32 form)
 
 static u32 insn_at(const struct cpu_case *c, u64 rip)
 {
-	u64 off = rip - CASE_CODE - c->start;
+	u64 off = rip - case_start_rip(c);
 
 	for (u32 i = 0; i < c->n; i++)
 		if (c->offset[i] == off)
@@ -21,13 +21,13 @@ static u32 insn_at(const struct cpu_case *c, u64 rip)
 	return c->n;
 }
 
-/* Once a case, however often a loop comes by. */
+/* Once a case, however often a loop comes by. Code that may have been changed does not count. */
 static void count(struct forms *f, const struct cpu_case *c, u64 rip, u64 *seen, bool completed)
 {
 	u32 i = insn_at(c, rip);
 	struct form_count *n;
 
-	if (i == c->n || c->insn[i].form >= f->n || (*seen >> i & 1))
+	if (c->writable || i == c->n || c->insn[i].form >= f->n || (*seen >> i & 1))
 		return;
 	*seen |= 1ull << i;
 	n = &f->count[c->insn[i].form];
@@ -58,7 +58,7 @@ bool coverage_runs_straight(const struct forms *f, const struct cpu_case *c)
 
 bool coverage_has_news(const struct forms *f, const struct cpu_case *c)
 {
-	for (u32 i = 0; i < c->n; i++)
+	for (u32 i = 0; i < c->n && !c->writable; i++)
 		if (c->insn[i].form < f->n && !reached(f, c->insn[i].form))
 			return true;
 	return false;
@@ -70,13 +70,13 @@ void coverage_count(struct forms *f, const struct cpu_case *c, u64 rip)
 	u64 seen = 0;
 
 	for (u32 i = 0; i < end; i++)
-		count(f, c, CASE_CODE + c->start + c->offset[i], &seen, true);
+		count(f, c, case_start_rip(c) + c->offset[i], &seen, true);
 	count(f, c, rip, &seen, false);
 }
 
 void coverage_count_traced(struct forms *f, const struct cpu_case *c, const struct native_trace *trace)
 {
-	u64 rip = CASE_CODE + c->start, seen = 0;
+	u64 rip = case_start_rip(c), seen = 0;
 
 	for (u32 k = 0; k < trace->n; k++) {
 		count(f, c, rip, &seen, true);

@@ -12,8 +12,9 @@
 #define PP_F3 2
 #define PP_F2 3
 
-static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",	  "mmx",    "sse",   "avx",
-						     "fma",	"bmi",	  "crypto", "gather", "avx512", "opmask", "system", "fields"};
+static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",
+						     "mmx",	"sse",	  "avx",    "fma",    "bmi",	"crypto",
+						     "gather",	"avx512", "opmask", "system", "fields", "smc"};
 
 const char *form_class_name(u32 cls)
 {

@@ -30,6 +30,7 @@ enum form_class {
 	CLASS_SYSTEM, /* deterministic at CPL 3: mostly #GP and #UD */
 	CLASS_COUNT,
 	CLASS_FIELDS = CLASS_COUNT, /* of no form: many accesses around few base registers, of all classes (gen_fields.c) */
+	CLASS_SMC,		    /* of no form: general instructions and stores that change them (gen_smc.c) */
 	CLASS_NAMES
 };
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define FIELDS_PERCENT 15
+#define WRITABLE_PERCENT 8
 
 /* How often each class occurs in a case of a theme. */
 struct theme {
@@ -56,7 +57,7 @@ static bool random_of_class(struct gen *g, u32 cls)
 }
 
 /* sub dword [counter], 1; jns back. Bounded by the counter, which lies in the data; returns false when all counters are in use. */
-static bool close_loop(struct gen *g, u32 back)
+bool gen_close_loop(struct gen *g, u32 back)
 {
 	u8 sub[8] = {0x83, 0x2c, 0x25, 0, 0, 0, 0, 1};
 	static const u8 jns[6] = {0x0f, 0x89};
@@ -122,7 +123,7 @@ void gen_special(struct gen *g)
 		loop_by_rcx(g, back);
 		break;
 	default:
-		close_loop(g, back);
+		gen_close_loop(g, back);
 	}
 }
 
@@ -152,11 +153,13 @@ static void gen_body(struct gen *g, const struct gen_options *o)
 	u32 want = 1 + prng_below(&g->rnd, o->max_insns), made = 0, cls;
 
 	for (u32 tries = 0; made < want && tries < 4 * want && !gen_full(g); tries++) {
-		cls = o->only_class >= 0 ? (u32)o->only_class : weighted(g, t->cls, CLASS_COUNT);
+		cls = o->only_class >= 0 && o->only_class < CLASS_COUNT ? (u32)o->only_class : weighted(g, t->cls, CLASS_COUNT);
 		if (cls == CLASS_SYSTEM && !o->ring)
 			continue;
 		if (cls == CLASS_GATHER && !made)
 			gen_state_vectors(g, true);
+		if (g->c->writable && prng_chance(&g->rnd, 20))
+			gen_smc(g);
 		if (want > 3 && prng_chance(&g->rnd, 4))
 			gen_special(g);
 		else
@@ -176,6 +179,8 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c)
 	c->bits = o->forms->bits;
 	prng_seed(&g.rnd, seed);
 	gen_state(&g);
+	c->writable = o->only_class == CLASS_SMC ||
+		      (o->only_class < 0 && c->bits == 64 && c->ring && prng_chance(&g.rnd, WRITABLE_PERCENT));
 	pick_start(&g);
 	if (o->only_class == CLASS_FIELDS || (o->only_class < 0 && c->bits == 64 && prng_chance(&g.rnd, FIELDS_PERCENT)))
 		gen_fields(&g, 2 + prng_below(&g.rnd, 2 * o->max_insns));

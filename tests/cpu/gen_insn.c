@@ -34,7 +34,7 @@ u64 gen_target(struct gen *g)
 	if (kind < 97)
 		return CASE_DATA - prng_below(r, 65);
 	if (kind < 99)
-		return CASE_CODE + prng_below(r, CASE_CODE_SIZE);
+		return case_base(g->c) + prng_below(r, CASE_CODE_SIZE);
 	return 0x7ffffff0 - prng_below(r, 0x1000);
 }
 
@@ -310,7 +310,7 @@ static bool address_part(const struct gen *g, const struct draft *d, const Zydis
 	u64 base, index;
 
 	if (d->rip_relative) {
-		*out = CASE_CODE + g->c->start + d->in.length; /* the layout so far is added by the caller */
+		*out = case_start_rip(g->c) + d->in.length; /* the layout so far is added by the caller */
 		return true;
 	}
 	if (!register_value(g, m->mem.base, &base) || !register_value(g, m->mem.index, &index))

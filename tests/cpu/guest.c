@@ -90,8 +90,10 @@ static void build_pages(struct guest *g, gpa_t at, u64 user)
 	put64(g, at + PD_LOW + 8 * index_at(CASE_CODE, 2), (at + PT_CODE) | upper);
 	put64(g, at + PD_LOW + 8 * index_at(CASE_DATA, 2), (at + PT_DATA) | upper);
 	map_range(g, at + PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
-	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++) {
 		map_range(g, at + PT_CODE, i, 1, code_frame(i), user);
+		map_range(g, at + PT_CODE, index_at(CASE_CODE_W, 1) + i, 1, code_frame(i), user | PTE_W);
+	}
 	for (u32 i = 0; i < CASE_DATA_PAGES + CASE_ROM_PAGES; i++)
 		map_range(g, at + PT_DATA, i, 1, data_frame(i), user | PTE_NX | (i < CASE_DATA_PAGES ? PTE_W : 0));
 }
@@ -219,16 +221,16 @@ static bool write_code(struct guest *g, u32 at, const u8 *bytes, u32 len)
 	return true;
 }
 
-/* The code area holds INT3 where no code is. Nothing in the guest can write there. */
+/* The code area holds INT3 where no code is. */
 static bool load_code(struct guest *g, const struct cpu_case *cs)
 {
-	u8 breakpoints[CASE_MAX_CODE];
+	u8 breakpoints[CASE_CODE_SIZE];
 
 	memset(breakpoints, 0xcc, sizeof(breakpoints));
 	if (!write_code(g, g->code_at, breakpoints, g->code_len))
 		return false;
-	g->code_at = cs->start;
-	g->code_len = cs->code_len;
+	g->code_at = cs->writable ? 0 : cs->start;
+	g->code_len = cs->writable ? CASE_CODE_SIZE : cs->code_len;
 	return write_code(g, cs->start, cs->code, cs->code_len);
 }
 
@@ -238,7 +240,8 @@ static void load_memory(struct guest *g, const struct cpu_case *cs)
 	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
 		if (!gm_write(&g->gm, data_frame(i), g->data + i * 4096, 4096))
 			return;
-	if (!g->code_in_place)
+	g->writable = cs->writable;
+	if (!g->code_in_place || cs->writable)
 		g->code_in_place = load_code(g, cs);
 }
 
@@ -249,7 +252,7 @@ void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
 	load_segments(c, cs);
 	load_control(g, cs, c);
 	memcpy(c->gpr, cs->gpr, sizeof(c->gpr));
-	c->rip = CASE_CODE + cs->start;
+	c->rip = case_start_rip(cs);
 	c->rflags = cs->rflags;
 	memset(&c->fpu, 0, sizeof(c->fpu));
 	memcpy(c->fpu.bytes, cs->xsave.bytes, CASE_XSAVE_SIZE);
@@ -286,6 +289,7 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 
 	memset(r, 0, offsetof(struct cpu_result, xsave));
 	r->note[0] = 0;
+	r->code = 0;
 	r->end = END_FAULT;
 	memcpy(r->gpr, c->gpr, sizeof(r->gpr));
 	memcpy(r->xsave.bytes, c->fpu.bytes, CASE_XSAVE_SIZE);
@@ -299,6 +303,8 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 		r->rip = c->rip;
 		snprintf(r->note, sizeof(r->note), "stopped at rip %llx, not in an exception stub", (unsigned long long)c->rip);
 	}
+	for (u32 i = 0; i < CASE_CODE_PAGES && g->writable; i++)
+		r->code = case_digest(r->code, gm_ptr(&g->gm, code_frame(i), 4096), 4096);
 	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
 		if (!gm_read(&g->gm, data_frame(i), r->data + i * 4096, 4096))
 			r->end = END_ENGINE;

@@ -9,7 +9,11 @@
 #include <string.h>
 
 #define MAX_LINES 12u
+#define R_CX 1
+#define R_DI 7
 #define VEC_DB 1u
+#define VEC_BP 3u
+#define VEC_OF 4u
 #define VEC_UD 6u
 #define VEC_PF 14u
 #define VEC_AC 17u
@@ -107,7 +111,7 @@ static bool left_open(const struct cpu_result *cpu, const struct cpu_result *eng
 		return false;
 	if (cpu->vector != VEC_PF && engine->vector != VEC_PF)
 		return false;
-	return other == VEC_AC || (other == VEC_UD && cr2 == CASE_CODE + CASE_CODE_SIZE);
+	return other == VEC_AC || (other == VEC_UD && (cr2 == CASE_CODE + CASE_CODE_SIZE || cr2 == CASE_CODE_W + CASE_CODE_SIZE));
 }
 
 u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, const struct judge_notes *notes, char *text, size_t size)
@@ -121,20 +125,60 @@ u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine,
 	compare_ending(&r, cpu, engine, notes);
 	compare_registers(&r, cpu, engine, notes);
 	compare_bytes(&r, "xsave+", from, cpu->xsave.bytes + from, engine->xsave.bytes + from, CASE_XSAVE_SIZE - from);
+	compare_u64(&r, "code sum", cpu->code, engine->code);
 	compare_bytes(&r, "memory", CASE_DATA, cpu->data, engine->data, CASE_DATA_ALL);
 	if (engine->note[0] && r.n)
 		differ(&r, "  engine says: %s\n", engine->note);
 	return r.n;
 }
 
-/* The instruction at `rip`, if it lies in the case's code. */
-static bool decode_at(const struct forms *forms, const struct cpu_case *c, u64 rip, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
-{
-	u64 off = rip - CASE_CODE - c->start;
+/* What the CPU finds at an instruction's address: what the trace says, since code may change. */
+struct site {
+	u64 rip;
+	const u64 *gpr; /* before it */
+	const u8 *code;
+	u32 len;
+};
 
-	if (off >= c->code_len)
+static struct site site_at_start(const struct cpu_case *c)
+{
+	return (struct site){.rip = case_start_rip(c), .gpr = c->gpr, .code = c->code, .len = c->code_len};
+}
+
+static struct site site_of_step(const struct native_step *s)
+{
+	return (struct site){.rip = s->rip, .gpr = s->gpr, .code = s->code, .len = s->len};
+}
+
+static bool decode_at(const struct forms *forms, const struct site *at, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
+{
+	return at->len && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, at->code, at->len, in, op));
+}
+
+/* LOCK before what cannot be locked is #UD, says every manual; Zen 4 carries out VERW with it. */
+static bool locks_what_is_no_case(const struct forms *forms, forms_has_fn has, const struct site *at)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct site rest = *at;
+
+	if (!at->len || at->code[0] != 0xf0)
 		return false;
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, c->code + off, c->code_len - off, in, op));
+	rest.code++;
+	rest.len--;
+	return decode_at(forms, &rest, &in, op) && !forms_allowed(&in, has);
+}
+
+/* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
+static bool stores_over_itself(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const struct site *at)
+{
+	u64 count = at->gpr[R_CX] < CASE_CODE_SIZE ? at->gpr[R_CX] : CASE_CODE_SIZE, away;
+
+	if (in->meta.category != ZYDIS_CATEGORY_STRINGOP || op[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+	    !(op[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		return false;
+	away = op[0].size / 8 * (count + 1) + in->length;
+	return at->gpr[R_DI] - (at->rip - away) <= 2 * away;
 }
 
 /* Behind a CALL or PUSH, Zen 4 broadcasts the stack pointer as it was before (seen with VPBROADCASTW ymm, esp). */
@@ -149,37 +193,44 @@ static bool stale_stack_pointer(const ZydisDecodedInstruction *in, const ZydisDe
 	return false;
 }
 
-static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, u64 rip, const u64 *gpr,
+static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct site *at,
 		       struct judge_notes *notes)
 {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	u64 read;
 
-	if (!decode_at(forms, c, rip, &in, op))
-		return true;
+	if (!decode_at(forms, at, &in, op)) {
+		snprintf(notes->why, sizeof(notes->why), "LOCK at %llx", (unsigned long long)at->rip);
+		return !locks_what_is_no_case(forms, has, at);
+	}
+	if (c->writable && stores_over_itself(&in, op, at)) {
+		snprintf(notes->why, sizeof(notes->why), "%s at %llx stores over itself", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)at->rip);
+		return false;
+	}
 	if (!forms_allowed(&in, has) || (!c->ring && !isa_same_in_ring0(&in))) {
 		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
 	read = in.cpu_flags ? in.cpu_flags->tested & notes->undefined : 0;
 	if (read) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads undefined flags %llx", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip, (unsigned long long)read);
+			 (unsigned long long)at->rip, (unsigned long long)read);
 		return false;
 	}
 	if (stale_stack_pointer(&in, op)) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads rsp", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
-	if (undefined_result(&in, op, gpr)) {
+	if (undefined_result(&in, op, at->gpr)) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx has an undefined result", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
-	notes->undefined = undefined_flags_after(&in, op, gpr, notes->undefined);
+	notes->undefined = undefined_flags_after(&in, op, at->gpr, notes->undefined);
 	return true;
 }
 
@@ -187,7 +238,7 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
  * the traced run went on. */
 static u32 completed_steps(const struct cpu_case *c, const struct cpu_result *cpu, const struct native_trace *t)
 {
-	u64 last = t->n ? t->step[t->n - 1].rip : CASE_CODE + c->start;
+	u64 last = t->n ? t->step[t->n - 1].rip : case_start_rip(c);
 
 	for (u32 i = 0; i < t->n && cpu->vector == VEC_DB; i++)
 		if (t->step[i].rip == cpu->rip && !memcmp(t->step[i].gpr, cpu->gpr, sizeof(cpu->gpr)))
@@ -204,7 +255,8 @@ static bool is_one_of(ZydisMnemonic m, const u16 *list, u32 n)
 }
 
 /* What is open about the instruction that ended the case with a fault. */
-static void judge_last(const struct forms *forms, const struct cpu_case *c, const struct cpu_result *cpu, struct judge_notes *notes)
+static void judge_last(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct site *at,
+		       struct judge_notes *notes)
 {
 	static const u16 two_reads[] = {ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ};
 	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV,	ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
@@ -212,31 +264,42 @@ static void judge_last(const struct forms *forms, const struct cpu_case *c, cons
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
-	if (!decode_at(forms, c, cpu->rip, &in, op))
+	if (!decode_at(forms, at, &in, op)) {
+		notes->excused = locks_what_is_no_case(forms, has, at);
 		return;
-	if (!c->ring && !isa_same_in_ring0(&in)) {
+	}
+	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
 		notes->excused = true;
-		snprintf(notes->why, sizeof(notes->why), "%s is privileged", ZydisMnemonicGetString(in.mnemonic));
+		snprintf(notes->why, sizeof(notes->why), "%s is no part of cases", ZydisMnemonicGetString(in.mnemonic));
 	}
 	notes->any_fault = is_one_of(in.mnemonic, two_reads, ARRAY_SIZE(two_reads));
 	notes->any_fault_byte = is_one_of(in.mnemonic, piecemeal, ARRAY_SIZE(piecemeal));
 	notes->mmx_fault = in.meta.isa_ext == ZYDIS_ISA_EXT_MMX || in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
+/* A POPF from outside the data has cleared TF: the trace ends before the case did. Traps leave rip behind their instruction. */
+static bool is_lost(const struct cpu_result *cpu, u64 last)
+{
+	return last != cpu->rip && cpu->vector != VEC_DB && cpu->vector != VEC_BP && cpu->vector != VEC_OF;
+}
+
 void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
 		 const struct native_trace *t, struct judge_notes *notes)
 {
 	u32 steps = completed_steps(c, cpu, t);
+	struct site last = t->n ? site_of_step(&t->step[t->n - 1]) : site_at_start(c), at;
 
 	memset(notes, 0, sizeof(*notes));
 	notes->ring0 = !c->ring;
 	notes->bits32 = c->bits == 32;
-	judge_last(forms, c, cpu, notes);
-	if (t->n == NATIVE_TRACE) {
+	if (last.rip == cpu->rip)
+		judge_last(forms, has, c, &last, notes);
+	if (t->n == NATIVE_TRACE || is_lost(cpu, last.rip)) {
 		notes->excused = true;
-		snprintf(notes->why, sizeof(notes->why), "too long to be traced");
+		snprintf(notes->why, sizeof(notes->why), "could not be traced to its end");
 	}
-	for (u32 i = 0; i < steps && !notes->excused; i++)
-		notes->excused =
-			!judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);
+	for (u32 i = 0; i < steps && !notes->excused; i++) {
+		at = i ? site_of_step(&t->step[i - 1]) : site_at_start(c);
+		notes->excused = !judge_step(forms, has, c, &at, notes);
+	}
 }

@@ -22,6 +22,7 @@ struct native;
 struct native_step {
 	u64 rip, rflags;
 	u64 gpr[16];
+	u8 code[15], len; /* what is there, as far as the code area goes */
 };
 
 struct native_trace {

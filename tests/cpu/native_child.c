@@ -38,7 +38,8 @@
 static struct {
 	struct native_shared *shared;
 	u8 *code, *data;       /* writable views of the case's pages */
-	u32 code_at, code_len; /* where the last case's code lies */
+	u32 code_at, code_len; /* what the last case may have left in the code area */
+	bool writable;	       /* it may change its code */
 	u64 first_tick;	       /* the CPU time when the current case was first found running; 0: not yet */
 	bool running;
 } child;
@@ -58,6 +59,9 @@ __asm__(".text\n"
 	"	mov %rax, native_case_fs(%rip)\n"
 	"	rdgsbase %rax\n"
 	"	mov %rax, native_case_gs(%rip)\n"
+	"	xor %eax, %eax\n" /* a case may have loaded selectors, in bytes that are not meant as instructions */
+	"	mov %eax, %fs\n"
+	"	mov %eax, %gs\n"
 	"	mov native_host_fs(%rip), %rax\n"
 	"	wrfsbase %rax\n"
 	"	sub $8, %rsp\n"
@@ -87,6 +91,7 @@ static void store_result(struct cpu_result *r, const ucontext_t *uc, int sig)
 	r->gs_base = native_case_gs;
 	memcpy(r->xsave.bytes, uc->uc_mcontext.fpregs, CASE_XSAVE_SIZE);
 	memcpy(r->data, child.data, CASE_DATA_ALL);
+	r->code = child.writable ? case_digest(0, child.code, CASE_CODE_SIZE) : 0;
 	r->note[0] = 0;
 	r->end = sig == SIGALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
 }
@@ -107,10 +112,16 @@ static bool is_prefix(u8 byte)
 	return (byte & 0xf0) == 0x40 || memchr(legacy, byte, sizeof(legacy));
 }
 
+/* Past the end when it is not in the code area. */
+static u64 code_offset(u64 rip)
+{
+	return rip - (rip < CASE_CODE_W ? CASE_CODE : CASE_CODE_W);
+}
+
 /* POPF would end the trace: set TF in the image that it is about to load. A traced run's results are not used. */
 static void keep_tracing_over_popf(u64 rip, u64 rsp)
 {
-	u64 at = rip - CASE_CODE, stack = rsp - CASE_DATA;
+	u64 at = code_offset(rip), stack = rsp - CASE_DATA;
 
 	while (at < CASE_CODE_SIZE && is_prefix(child.code[at]))
 		at++;
@@ -128,8 +139,9 @@ static void load_code(const struct cpu_case *c)
 {
 	memset(child.code + child.code_at, 0xcc, child.code_len);
 	memcpy(child.code + c->start, c->code, c->code_len);
-	child.code_at = c->start;
-	child.code_len = c->code_len;
+	child.writable = c->writable;
+	child.code_at = c->writable ? 0 : c->start;
+	child.code_len = c->writable ? CASE_CODE_SIZE : c->code_len;
 }
 
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
@@ -141,14 +153,14 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	for (u32 i = 0; i < 16; i++)
 		g[greg_of[i]] = (greg_t)c->gpr[i];
 	g[REG_CSGSFS] = (greg_t)((c->bits == 64 ? USER_CODE64 : USER_CODE32) | USER_DATA << 48);
-	g[REG_RIP] = (greg_t)(CASE_CODE + c->start);
+	g[REG_RIP] = (greg_t)case_start_rip(c);
 	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
 	native_case_fs = c->fs_base;
 	native_case_gs = c->gs_base;
 	set_data_segments(c->bits);
 	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
 	if (child.shared->tracing)
-		keep_tracing_over_popf(CASE_CODE + c->start, c->gpr[4]);
+		keep_tracing_over_popf(case_start_rip(c), c->gpr[4]);
 }
 
 static void wait_for_work(void)
@@ -168,6 +180,14 @@ static void batch_done(void)
 	syscall(SYS_futex, &s->done, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+static void note_code(struct native_step *step)
+{
+	u64 at = code_offset(step->rip), room = at < CASE_CODE_SIZE ? CASE_CODE_SIZE - at : 0;
+
+	step->len = (u8)(room < sizeof(step->code) ? room : sizeof(step->code));
+	memcpy(step->code, child.code + at, step->len);
+}
+
 /* A single step of a traced case: note where it is and go on, as long as there is room. */
 static bool trace_step(const ucontext_t *uc)
 {
@@ -182,6 +202,7 @@ static bool trace_step(const ucontext_t *uc)
 	step->rflags = (u64)g[REG_EFL];
 	for (u32 i = 0; i < 16; i++)
 		step->gpr[i] = (u64)g[greg_of[i]];
+	note_code(step);
 	keep_tracing_over_popf(step->rip, step->gpr[4]);
 	return true;
 }
@@ -239,6 +260,7 @@ static void *must_map(u64 at, u64 size, int prot, int fd, u64 offset)
 static void map_pages(int code_fd, int data_fd)
 {
 	must_map(CASE_CODE, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
+	must_map(CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, code_fd, 0);
 	must_map(CASE_DATA, CASE_DATA_SIZE, PROT_READ | PROT_WRITE, data_fd, 0);
 	must_map(CASE_ROM, CASE_ROM_SIZE, PROT_READ, data_fd, CASE_DATA_SIZE);
 	child.code = must_map(0, CASE_CODE_SIZE, PROT_READ | PROT_WRITE, code_fd, 0);
@@ -272,7 +294,7 @@ static void install_filter(void)
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 4),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
 		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (u32)CASE_CODE, 0, 2),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (u32)(CASE_CODE + CASE_CODE_SIZE), 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (u32)(CASE_CODE_W + CASE_CODE_SIZE), 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};

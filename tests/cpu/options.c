@@ -173,7 +173,9 @@ bool options_parse(int argc, char **argv, struct options *o)
 	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1)
 		if (!take(o, opt))
 			return false;
-	if (o->bits == 32 && (o->only_class == CLASS_FIELDS || !o->ring))
+	if (o->bits == 32 && (o->only_class >= CLASS_COUNT || !o->ring))
+		return false;
+	if (o->only_class == CLASS_SMC && !o->ring) /* anything may come of it */
 		return false;
 	return optind == argc;
 }

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define WATCHDOG_US 20000
-#define KICKS_ALLOWED 500u /* of real time, of which we may get little */
+#define KICKS_ALLOWED 100u /* of real time, of which we may get little */
 
 struct bt_subject {
 	const struct engine_ops *ops;
