@@ -188,6 +188,12 @@ static void note_code(struct native_step *step)
 	memcpy(step->code, child.code + at, step->len);
 }
 
+/* Nothing has moved: INT1 where a hypervisor reports its own address, or a jump to itself. */
+static bool stands_still(const struct native_step *step)
+{
+	return !memcmp(step, step - 1, offsetof(struct native_step, code));
+}
+
 /* A single step of a traced case: note where it is and go on, as long as there is room. */
 static bool trace_step(const ucontext_t *uc)
 {
@@ -197,11 +203,13 @@ static bool trace_step(const ucontext_t *uc)
 
 	if (!child.shared->tracing || g[REG_TRAPNO] != VEC_DB || t->n == NATIVE_TRACE)
 		return false;
-	t->n++;
 	step->rip = (u64)g[REG_RIP];
 	step->rflags = (u64)g[REG_EFL];
 	for (u32 i = 0; i < 16; i++)
 		step->gpr[i] = (u64)g[greg_of[i]];
+	if (t->n && stands_still(step))
+		return false;
+	t->n++;
 	note_code(step);
 	keep_tracing_over_popf(step->rip, step->gpr[4]);
 	return true;
