@@ -50,6 +50,7 @@ static const struct directed cases[] = {
 	{"AC set: push on a misaligned stack", "48ffcc 50", AC},
 	{"high bytes", "88e0 00fc 30c5 86e7 20ee fec4 c0e403 0fb6c4 0fbefc 8a23 8833", 0},
 	{"REX makes spl sil", "4088e0 4000fc 4030c5 4088f0", 0},
+	{"fifteen bytes, renamed", "448bb6ad000000 c461fc51be91fdffff 66f0f2f3488196f9fdffffffffffff 9c 58", 0},
 	{"REX before another prefix is ignored", "486603c3 4f2e8b03", 0},
 	{"segment overrides without effect", "2e8b03 368b03 3e8b03 268b03", 0},
 	{"67h wraps at 4 GiB", "67488d43ff 678b03 67ff33", 0},
