@@ -184,30 +184,34 @@ static u32 repair_all(struct checker *k, u8 *slots, u32 n)
 	return repaired;
 }
 
-static void run_batch(struct checker *k, u32 n)
+static u32 run_batch(struct checker *k, u32 n)
 {
 	u8 slots[NATIVE_BATCH];
-	u32 pending = n;
+	u32 pending = n, i;
 
-	for (u32 i = 0; i < n; i++)
+	for (i = 0; i < n; i++)
 		slots[i] = (u8)i;
 	native_run(k->native, slots, n);
 	for (u32 round = 0; round < REPAIRS && (pending = repair_all(k, slots, pending)); round++)
 		native_run(k->native, slots, pending);
-	for (u32 i = 0; i < n && !checker_enough(k); i++)
+	for (i = 0; i < n && !checker_enough(k); i++)
 		check(k, native_case(k->native, i), native_result(k->native, i), "random");
+	return i;
 }
 
-void checker_random(struct checker *k, u64 seed, u64 n)
+u64 checker_random(struct checker *k, u64 seed, u64 n)
 {
 	const struct gen_options go = gen_options(k);
-	u32 batch;
+	u64 i = 0;
 
-	for (u64 i = 0; i < n && !checker_enough(k); i += batch) {
-		for (batch = 0; batch < NATIVE_BATCH && i + batch < n; batch++)
+	while (i < n && !checker_enough(k)) {
+		u32 batch = 0;
+
+		for (; batch < NATIVE_BATCH && i + batch < n; batch++)
 			gen_case(&go, seed + i + batch, native_case(k->native, batch));
-		run_batch(k, batch);
+		i += run_batch(k, batch);
 	}
+	return i;
 }
 
 static void run_directed(struct checker *k, u32 i)

@@ -49,7 +49,7 @@ struct checker {
 int checker_open(struct checker *k, struct err *e) must_check;
 void checker_close(struct checker *k);
 
-bool checker_enough(const struct checker *k); /* told to stop, or there are as many failures as were asked for */
-void checker_random(struct checker *k, u64 seed, u64 n);
+bool checker_enough(const struct checker *k);		/* told to stop, or there are as many failures as were asked for */
+u64 checker_random(struct checker *k, u64 seed, u64 n); /* n seeds, from that on; returns how many before it was to stop */
 void checker_directed(struct checker *k);
 void checker_replay(struct checker *k, u64 seed);

@@ -20,7 +20,7 @@
 /* In memory that all processes share. */
 struct job {
 	struct checker_totals totals;
-	_Atomic u64 at, end; /* numbers of the cases taken, not begun */
+	_Atomic u64 at, end; /* numbers of the cases taken, not done */
 	_Atomic bool began;  /* a process of this job got so far that directed cases are behind it */
 	struct err err;
 };
@@ -69,12 +69,8 @@ static void work(struct jobs *j, u32 index, struct checker *k)
 		checker_directed(k);
 	if (j->o->directed_only)
 		return;
-	while (!checker_enough(k) && (job->at < job->end || take_chunk(j, job))) {
-		u64 at = job->at;
-
-		checker_random(k, j->o->seed + at, job->end - at);
-		job->at = job->end;
-	}
+	while (!checker_enough(k) && (job->at < job->end || take_chunk(j, job)))
+		job->at += checker_random(k, j->o->seed + job->at, job->end - job->at);
 }
 
 static int worker(struct jobs *j, u32 index)
@@ -232,6 +228,20 @@ static void add_coverage(const struct jobs *j)
 	}
 }
 
+/* The number of the first case that nobody did. */
+static u64 first_undone(const struct jobs *j)
+{
+	u64 first = j->shared->next < j->o->cases ? j->shared->next : j->o->cases;
+
+	for (u32 i = 0; i < j->o->jobs; i++) {
+		const struct job *job = &j->shared->job[i];
+
+		if (job->at < job->end && job->at < first)
+			first = job->at;
+	}
+	return first;
+}
+
 static void kill_all(struct jobs *j)
 {
 	for (u32 i = 0; i < j->o->jobs; i++)
@@ -311,7 +321,7 @@ int jobs_run(const struct options *o, struct forms *f, struct jobs_outcome *out,
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	add_totals(&j, out);
 	add_coverage(&j);
-	out->next_seed = o->seed + (j.shared->next < o->cases ? j.shared->next : o->cases);
+	out->next_seed = o->seed + first_undone(&j);
 	munmap(j.shared, j.size);
 	return r;
 }

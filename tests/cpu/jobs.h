@@ -11,7 +11,7 @@
 
 struct jobs_outcome {
 	u64 done, failures, excused, skipped;
-	u64 next_seed; /* of the first case that was not begun */
+	u64 next_seed; /* of the first case that was not done */
 	double seconds;
 	bool interrupted; /* by SIGINT or SIGTERM */
 };
