@@ -15,10 +15,12 @@
 #define VEC_BP 3u
 #define VEC_OF 4u
 #define VEC_UD 6u
+#define VEC_GP 13u
 #define VEC_PF 14u
 #define VEC_AC 17u
 #define PF_PRESENT 1u
 #define PF_USER 4u
+#define PF_FETCH 16u
 #define X87_STATE_SIZE 160u
 #define USER_END 0x7ffffffff000ull
 
@@ -155,18 +157,13 @@ static bool decode_at(const struct forms *forms, const struct site *at, ZydisDec
 	return at->len && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, at->code, at->len, in, op));
 }
 
-/* LOCK before what cannot be locked is #UD, says every manual; Zen 4 carries out VERW with it. */
-static bool locks_what_is_no_case(const struct forms *forms, forms_has_fn has, const struct site *at)
+/* Did the CPU get as far as the operands of what ended the case? #UD and #GP (more than 15 bytes) are about the bytes, as is a page fault of the
+ * fetch. */
+static bool ended_behind_decoding(const struct cpu_result *cpu)
 {
-	ZydisDecodedInstruction in;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-	struct site rest = *at;
-
-	if (!at->len || at->code[0] != 0xf0)
-		return false;
-	rest.code++;
-	rest.len--;
-	return decode_at(forms, &rest, &in, op) && !forms_allowed(&in, has);
+	if (cpu->vector == VEC_PF)
+		return !(cpu->error & PF_FETCH);
+	return cpu->vector != VEC_UD && cpu->vector != VEC_GP;
 }
 
 /* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
@@ -193,6 +190,7 @@ static bool stale_stack_pointer(const ZydisDecodedInstruction *in, const ZydisDe
 	return false;
 }
 
+/* CPUs carry out some of what no manual has; the engines refuse it. Zen 4: VERW with LOCK, VAESDEC with EVEX.z and no mask, VPERMQ with VEX.W = 0. */
 static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct site *at,
 		       struct judge_notes *notes)
 {
@@ -201,8 +199,8 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
 	u64 read;
 
 	if (!decode_at(forms, at, &in, op)) {
-		snprintf(notes->why, sizeof(notes->why), "LOCK at %llx", (unsigned long long)at->rip);
-		return !locks_what_is_no_case(forms, has, at);
+		snprintf(notes->why, sizeof(notes->why), "executed at %llx what is no instruction", (unsigned long long)at->rip);
+		return !at->len;
 	}
 	if (c->writable && stores_over_itself(&in, op, at)) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx stores over itself", ZydisMnemonicGetString(in.mnemonic),
@@ -255,8 +253,8 @@ static bool is_one_of(ZydisMnemonic m, const u16 *list, u32 n)
 }
 
 /* What is open about the instruction that ended the case with a fault. */
-static void judge_last(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct site *at,
-		       struct judge_notes *notes)
+static void judge_last(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
+		       const struct site *at, struct judge_notes *notes)
 {
 	static const u16 two_reads[] = {ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ};
 	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV,	ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
@@ -265,7 +263,7 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
 	if (!decode_at(forms, at, &in, op)) {
-		notes->excused = locks_what_is_no_case(forms, has, at);
+		notes->excused = at->len && ended_behind_decoding(cpu);
 		return;
 	}
 	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
@@ -293,7 +291,7 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 	notes->ring0 = !c->ring;
 	notes->bits32 = c->bits == 32;
 	if (last.rip == cpu->rip)
-		judge_last(forms, has, c, &last, notes);
+		judge_last(forms, has, c, cpu, &last, notes);
 	if (t->n == NATIVE_TRACE || is_lost(cpu, last.rip)) {
 		notes->excused = true;
 		snprintf(notes->why, sizeof(notes->why), "could not be traced to its end");
