@@ -6,7 +6,7 @@
  * The address space of a case is fixed and identical natively and in the guest:
  *
  *     CASE_CODE  pages  read+execute, unmapped pages on both sides
- *     CASE_CODE_W       the same memory, writable too: where a case runs that changes its own code
+ *     CASE_CODE_W       the same memory, where a case runs that changes its own code: for such a case it is writable, too
  *     CASE_DATA  pages  read+write, then CASE_ROM pages read-only, unmapped pages on both sides
  *
  * Everything else that a case can reach is unmapped. All addresses are below 2 GiB, so that absolute and 32-bit addresses reach them.

@@ -78,6 +78,13 @@ static u32 index_at(u64 va, u32 level)
 	return (u32)(va >> (12 + 9 * (level - 1)) & 511);
 }
 
+/* The code area once more, at CASE_CODE_W. */
+static void map_second_code(struct guest *g, gpa_t at, u64 flags)
+{
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		map_range(g, at + PT_CODE, index_at(CASE_CODE_W, 1) + i, 1, code_frame(i), flags);
+}
+
 static void build_pages(struct guest *g, gpa_t at, u64 user)
 {
 	const u64 upper = PTE_P | PTE_W | PTE_U | 0x20;
@@ -90,10 +97,9 @@ static void build_pages(struct guest *g, gpa_t at, u64 user)
 	put64(g, at + PD_LOW + 8 * index_at(CASE_CODE, 2), (at + PT_CODE) | upper);
 	put64(g, at + PD_LOW + 8 * index_at(CASE_DATA, 2), (at + PT_DATA) | upper);
 	map_range(g, at + PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
-	for (u32 i = 0; i < CASE_CODE_PAGES; i++) {
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
 		map_range(g, at + PT_CODE, i, 1, code_frame(i), user);
-		map_range(g, at + PT_CODE, index_at(CASE_CODE_W, 1) + i, 1, code_frame(i), user | PTE_W);
-	}
+	map_second_code(g, at, user);
 	for (u32 i = 0; i < CASE_DATA_PAGES + CASE_ROM_PAGES; i++)
 		map_range(g, at + PT_DATA, i, 1, data_frame(i), user | PTE_NX | (i < CASE_DATA_PAGES ? PTE_W : 0));
 }
@@ -240,6 +246,8 @@ static void load_memory(struct guest *g, const struct cpu_case *cs)
 	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
 		if (!gm_write(&g->gm, data_frame(i), g->data + i * 4096, 4096))
 			return;
+	if (g->writable != cs->writable) /* who loads a case drops what is kept of the tables */
+		map_second_code(g, 0, PTE_U | (cs->writable ? PTE_W : 0));
 	g->writable = cs->writable;
 	if (!g->code_in_place || cs->writable)
 		g->code_in_place = load_code(g, cs);

@@ -3,8 +3,8 @@
  * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores
  * what the case left behind, waits for work, puts the next case's state into the signal frame and returns into it.
  *
- * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
- * clears NT and ID, which sigreturn leaves as it finds them.
+ * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base). NT and
+ * ID are cleared there, and set again as the frame has them, because sigreturn leaves them as it finds them.
  * Threading: single-threaded; all signals are blocked inside the handler.
  */
 #include "native_child.h"
@@ -44,7 +44,9 @@ static struct {
 	bool running;
 } child;
 
-u64 native_host_fs, native_case_fs, native_case_gs;
+#define FL_KEPT 0x204000u /* ID and NT */
+
+u64 native_host_fs, native_case_fs, native_case_gs, native_case_flags;
 void native_signal_entry(int sig, siginfo_t *si, void *uc);
 void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc);
 
@@ -71,6 +73,10 @@ __asm__(".text\n"
 	"	wrfsbase %rax\n"
 	"	mov native_case_gs(%rip), %rax\n"
 	"	wrgsbase %rax\n"
+	"	mov native_case_flags(%rip), %rax\n"
+	"	pushfq\n"
+	"	or %rax, (%rsp)\n"
+	"	popfq\n"
 	"	ret\n");
 
 static const u8 greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
@@ -135,11 +141,19 @@ static void set_data_segments(u8 bits)
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(bits == 32 ? (u32)USER_DATA : 0));
 }
 
+/* A store that goes astray changes the code of no other case. */
+static void allow_writing(bool writable)
+{
+	if (child.writable != writable)
+		mprotect((void *)CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_EXEC | (writable ? PROT_WRITE : 0));
+	child.writable = writable;
+}
+
 static void load_code(const struct cpu_case *c)
 {
+	allow_writing(c->writable);
 	memset(child.code + child.code_at, 0xcc, child.code_len);
 	memcpy(child.code + c->start, c->code, c->code_len);
-	child.writable = c->writable;
 	child.code_at = c->writable ? 0 : c->start;
 	child.code_len = c->writable ? CASE_CODE_SIZE : c->code_len;
 }
@@ -237,12 +251,10 @@ static bool case_goes_on(int sig, const ucontext_t *uc)
 	return sig == SIGTRAP && trace_step(uc);
 }
 
-void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
+static void next_case(int sig, ucontext_t *uc)
 {
 	struct native_shared *s = child.shared;
 
-	if (case_goes_on(sig, uc))
-		return;
 	if (child.running)
 		store_result(&s->slot[s->queue[s->next++]].result, uc, sig);
 	child.running = false;
@@ -253,6 +265,13 @@ void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
 	child.first_tick = 0;
 	child.running = true;
 	load_case(&s->slot[s->queue[s->next]].c, uc);
+}
+
+void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
+{
+	if (!case_goes_on(sig, uc))
+		next_case(sig, uc);
+	native_case_flags = (u64)uc->uc_mcontext.gregs[REG_EFL] & FL_KEPT;
 }
 
 /* Present from the start, so that a refused access is reported as a violation of a present page, as in the guest. */
@@ -268,7 +287,7 @@ static void *must_map(u64 at, u64 size, int prot, int fd, u64 offset)
 static void map_pages(int code_fd, int data_fd)
 {
 	must_map(CASE_CODE, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
-	must_map(CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, code_fd, 0);
+	must_map(CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
 	must_map(CASE_DATA, CASE_DATA_SIZE, PROT_READ | PROT_WRITE, data_fd, 0);
 	must_map(CASE_ROM, CASE_ROM_SIZE, PROT_READ, data_fd, CASE_DATA_SIZE);
 	child.code = must_map(0, CASE_CODE_SIZE, PROT_READ | PROT_WRITE, code_fd, 0);
