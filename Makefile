@@ -161,6 +161,13 @@ chaos: ## build-chaos: random code in a guest's every ring, VMM under ASan and U
 	$(ASAN) $(UBSAN) tests/guest/chaos.py --guise build-chaos/guise --engine bt,direct,interp --jobs $(JOBS) --seed $(or $(SEED),1) \
 		--seconds $(or $(CHAOS_SECONDS),600) build-chaos/tests/guest/chaos.elf
 
+.PHONY: cpu-fuzz
+# The interpreter and the translator against the real CPU; ARGS="--bits 32", "--ring 0", "--repeat 2", "--engine direct" ... for other kinds of cases.
+cpu-fuzz: $(BUILD)/build.ninja ## random instruction sequences on the real CPU and the engines (CASES=1000000 SEED=1 ARGS=...)
+	ninja -C $(BUILD) -j$(JOBS) tests/cpu/cpu-fuzz tests/cpu/cpu-oracle
+	$(BUILD)/tests/cpu/cpu-fuzz --engine all --jobs $(JOBS) --cases $(or $(CASES),1000000) --seed $(or $(SEED),1) \
+		--coverage --report $(BUILD)/cpu-coverage.txt $(ARGS)
+
 C_FILES = git ls-files -z '*.c' '*.h'
 SHELL_FILES = tools/*.sh bench/*.sh docs/completion/guise.bash .ci/run guest/init guest/rc guest/session guest/end guest/udhcpc guest/power-button
 

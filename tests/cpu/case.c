@@ -107,17 +107,41 @@ static u64 data_word(struct prng *p)
 	}
 }
 
+/* Making the words of all pages costs more than running a case, so the cases of 65,536 neighbouring seeds take theirs from one pool, each from
+ * another place. */
+#define POOL_WORDS 0x20000u
+#define POOL_SEEDS 16 /* bits of the seed that do not change the pool */
+
+static const u64 *data_pool(u64 seed)
+{
+	static u64 pool[POOL_WORDS], made_for = ~0ull;
+	struct prng p;
+
+	if (made_for == seed >> POOL_SEEDS)
+		return pool;
+	made_for = seed >> POOL_SEEDS;
+	prng_seed(&p, made_for);
+	for (u32 i = 0; i < POOL_WORDS; i++)
+		pool[i] = data_word(&p);
+	return pool;
+}
+
 void case_fill_data(const struct cpu_case *c, u8 *data)
 {
-	struct prng p;
+	memcpy(data, data_pool(c->seed) + c->data_seed % (POOL_WORDS - CASE_DATA_ALL / 8), CASE_DATA_ALL);
+	memcpy(data + (CASE_COUNTERS - CASE_DATA), c->counters, sizeof(c->counters));
+}
+
+u64 case_digest(u64 digest, const u8 *bytes, u32 n)
+{
 	u64 word;
 
-	prng_seed(&p, c->data_seed);
-	for (u32 i = 0; i < CASE_DATA_ALL; i += 8) {
-		word = data_word(&p);
-		memcpy(data + i, &word, 8);
+	for (u32 i = 0; i < n; i += 8) {
+		memcpy(&word, bytes + i, 8);
+		digest = (digest ^ word) * 0x9e3779b97f4a7c15ull;
+		digest ^= digest >> 32;
 	}
-	memcpy(data + (CASE_COUNTERS - CASE_DATA), c->counters, sizeof(c->counters));
+	return digest;
 }
 
 #define COMPONENTS 8u

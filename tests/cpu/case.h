@@ -6,6 +6,7 @@
  * The address space of a case is fixed and identical natively and in the guest:
  *
  *     CASE_CODE  pages  read+execute, unmapped pages on both sides
+ *     CASE_CODE_W       the same memory, where a case runs that changes its own code: for such a case it is writable, too
  *     CASE_DATA  pages  read+write, then CASE_ROM pages read-only, unmapped pages on both sides
  *
  * Everything else that a case can reach is unmapped. All addresses are below 2 GiB, so that absolute and 32-bit addresses reach them.
@@ -17,6 +18,7 @@
 #define CASE_CODE 0x10000000ull
 #define CASE_CODE_PAGES 3u
 #define CASE_CODE_SIZE (CASE_CODE_PAGES * 4096u)
+#define CASE_CODE_W 0x10100000ull
 #define CASE_DATA 0x20000000ull
 #define CASE_DATA_PAGES 4u
 #define CASE_DATA_SIZE (CASE_DATA_PAGES * 4096u)
@@ -56,13 +58,14 @@ struct cpu_case {
 	u32 start;     /* offset of the first instruction in the code area */
 	u8 ring;       /* the guest's privilege level, 3 or 0; the real CPU is always in ring 3 */
 	u8 bits;       /* 64, or 32: compatibility mode, in ring 3 only */
+	bool writable; /* the code is at CASE_CODE_W */
 	bool fall_off; /* no end marker: the code ends at the end of the code area and the next fetch faults */
 
 	u64 gpr[16];
 	u64 rflags;
 	u64 fs_base, gs_base;
 	struct case_xsave xsave;
-	u64 data_seed; /* what the data pages are filled with */
+	u64 data_seed; /* with the seed: what the data pages are filled with */
 	u32 counters[4];
 
 	/* derived by case_layout */
@@ -87,6 +90,7 @@ struct cpu_result {
 	u64 cr2;
 	struct case_xsave xsave; /* normalised: see case_xsave_normalise */
 	u8 data[CASE_DATA_ALL];
+	u64 code; /* digest of the code area, when it is writable */
 	char note[160];
 };
 
@@ -97,11 +101,25 @@ bool case_layout(struct cpu_case *c);
 /* Take instructions out, keep branches going to the same ones, lay out again. */
 bool case_remove(struct cpu_case *c, u32 first, u32 count);
 
+/* Where the code area is. */
+static inline u64 case_base(const struct cpu_case *c)
+{
+	return c->writable ? CASE_CODE_W : CASE_CODE;
+}
+
+static inline u64 case_start_rip(const struct cpu_case *c)
+{
+	return case_base(c) + c->start;
+}
+
 /* Address of the end marker. */
 static inline u64 case_end_rip(const struct cpu_case *c)
 {
-	return CASE_CODE + c->start + c->offset[c->n];
+	return case_start_rip(c) + c->offset[c->n];
 }
+
+/* n, a multiple of 8, bytes more for a digest that begins with 0. */
+u64 case_digest(u64 digest, const u8 *bytes, u32 n);
 
 /* The data pages as they are before the run. */
 void case_fill_data(const struct cpu_case *c, u8 *data);

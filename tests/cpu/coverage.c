@@ -4,18 +4,16 @@
 
 #include "engine/bt/table.h"
 
-#include <stdio.h>
-
 /* ---- counting ---- */
 
-static bool reached(const struct form *fm)
+static bool reached(const struct forms *f, u32 form)
 {
-	return fm->completed || fm->faulted;
+	return f->count[form].completed || f->count[form].faulted;
 }
 
 static u32 insn_at(const struct cpu_case *c, u64 rip)
 {
-	u64 off = rip - CASE_CODE - c->start;
+	u64 off = rip - case_start_rip(c);
 
 	for (u32 i = 0; i < c->n; i++)
 		if (c->offset[i] == off)
@@ -23,37 +21,45 @@ static u32 insn_at(const struct cpu_case *c, u64 rip)
 	return c->n;
 }
 
-/* Once a case, however often a loop comes by. */
+/* Once a case, however often a loop comes by. Code that may have been changed does not count. */
 static void count(struct forms *f, const struct cpu_case *c, u64 rip, u64 *seen, bool completed)
 {
 	u32 i = insn_at(c, rip);
-	struct form *fm;
+	struct form_count *n;
 
-	if (i == c->n || c->insn[i].form >= f->n || (*seen >> i & 1))
+	if (c->writable || i == c->n || c->insn[i].form >= f->n || (*seen >> i & 1))
 		return;
 	*seen |= 1ull << i;
-	fm = &f->form[c->insn[i].form];
+	n = &f->count[c->insn[i].form];
 	if (completed)
-		fm->completed++;
+		n->completed++;
 	else
-		fm->faulted++;
+		n->faulted++;
+}
+
+static bool may_jump(const struct forms *f, const struct cpu_case *c, u32 i)
+{
+	ZydisDecodedInstruction in;
+
+	if (c->insn[i].form < f->n)
+		return f->form[c->insn[i].form].jumps;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&f->decoder, NULL, c->code + c->offset[i], c->insn[i].len, &in)))
+		return true;
+	return in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 }
 
 bool coverage_runs_straight(const struct forms *f, const struct cpu_case *c)
 {
-	ZydisDecodedInstruction in;
-
 	for (u32 i = 0; i < c->n; i++)
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&f->decoder, NULL, c->code + c->offset[i], c->insn[i].len, &in)) ||
-		    in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		if (may_jump(f, c, i))
 			return false;
 	return true;
 }
 
 bool coverage_has_news(const struct forms *f, const struct cpu_case *c)
 {
-	for (u32 i = 0; i < c->n; i++)
-		if (c->insn[i].form < f->n && !reached(&f->form[c->insn[i].form]))
+	for (u32 i = 0; i < c->n && !c->writable; i++)
+		if (c->insn[i].form < f->n && !reached(f, c->insn[i].form))
 			return true;
 	return false;
 }
@@ -64,13 +70,13 @@ void coverage_count(struct forms *f, const struct cpu_case *c, u64 rip)
 	u64 seen = 0;
 
 	for (u32 i = 0; i < end; i++)
-		count(f, c, CASE_CODE + c->start + c->offset[i], &seen, true);
+		count(f, c, case_start_rip(c) + c->offset[i], &seen, true);
 	count(f, c, rip, &seen, false);
 }
 
 void coverage_count_traced(struct forms *f, const struct cpu_case *c, const struct native_trace *trace)
 {
-	u64 rip = CASE_CODE + c->start, seen = 0;
+	u64 rip = case_start_rip(c), seen = 0;
 
 	for (u32 k = 0; k < trace->n; k++) {
 		count(f, c, rip, &seen, true);
@@ -102,71 +108,67 @@ static bool can_generate(const struct form *fm, const struct coverage_options *o
 	return o->ring || fm->same_in_ring0;
 }
 
-static void show_form(const struct form *fm)
+static void show_form(FILE *to, const struct form *fm, const struct form_count *n)
 {
 	static const char *const encodings[] = {"legacy", "VEX", "EVEX"};
 	static const char *const prefixes[] = {"", " 66", " F3", " F2"};
 
-	printf("      %s%s map %u opcode %02x W%u L%u %s", encodings[fm->encoding], prefixes[fm->pp], fm->map, fm->opcode, fm->w, fm->l,
-	       !fm->has_modrm ? "no ModRM"
-	       : fm->mem      ? "memory"
-			      : "register");
+	fprintf(to, "      %s%s map %u opcode %02x W%u L%u %s", encodings[fm->encoding], prefixes[fm->pp], fm->map, fm->opcode, fm->w,
+		fm->l,
+		!fm->has_modrm ? "no ModRM"
+		: fm->mem      ? "memory"
+			       : "register");
 	if (fm->reg != FORM_ANY)
-		printf(" /%u", fm->reg);
-	printf(": completed %llu, faulted %llu\n", (unsigned long long)fm->completed, (unsigned long long)fm->faulted);
+		fprintf(to, " /%u", fm->reg);
+	fprintf(to, ": completed %llu, faulted %llu\n", (unsigned long long)n->completed, (unsigned long long)n->faulted);
 }
 
-struct tally {
-	u32 instructions, forms, instructions_reached, forms_reached;
-};
-
-static void show_group(const struct forms *f, const struct form_group *g, const struct coverage_options *o, struct tally *t)
+static void show_group(FILE *to, const struct forms *f, const struct form_group *g, const struct coverage_options *o,
+		       struct coverage_totals *t)
 {
 	u64 completed = 0, faulted = 0;
 	u32 possible = 0, seen = 0;
 	bool native = false;
 
 	for (u32 k = g->first; k < g->first + g->n; k++) {
-		completed += f->form[k].completed;
-		faulted += f->form[k].faulted;
+		completed += f->count[k].completed;
+		faulted += f->count[k].faulted;
 		native = native || f->form[k].native;
 		possible += can_generate(&f->form[k], o);
-		seen += reached(&f->form[k]);
+		seen += reached(f, k);
 	}
 	if (!possible)
 		return;
-	printf("  %-8s %-20s forms %u/%u completed %llu faulted %llu  %s%s\n", form_class_name(f->form[g->first].cls),
-	       ZydisMnemonicGetString(g->mnemonic), seen, possible, (unsigned long long)completed, (unsigned long long)faulted,
-	       translation(g->mnemonic, native), seen ? "" : "  NOT REACHED");
+	fprintf(to, "  %-8s %-20s forms %u/%u completed %llu faulted %llu  %s%s\n", form_class_name(f->form[g->first].cls),
+		ZydisMnemonicGetString(g->mnemonic), seen, possible, (unsigned long long)completed, (unsigned long long)faulted,
+		translation(g->mnemonic, native), seen ? "" : "  NOT REACHED");
 	for (u32 k = g->first; k < g->first + g->n; k++)
-		if (o->each_form || (!reached(&f->form[k]) && can_generate(&f->form[k], o)))
-			show_form(&f->form[k]);
+		if (o->each_form || (!reached(f, k) && can_generate(&f->form[k], o)))
+			show_form(to, &f->form[k], &f->count[k]);
 	t->instructions++;
 	t->instructions_reached += seen != 0;
 	t->forms += possible;
 	t->forms_reached += seen;
 }
 
-static void show_left_out(const struct forms *f)
+static void show_left_out(FILE *to, const struct forms *f)
 {
 	u32 n = 0;
 
-	printf("announced, but not part of cases (tests/guest has them):");
+	fprintf(to, "announced, but not part of cases (tests/guest has them):");
 	for (u32 m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
 		if (f->left_out[m])
-			printf("%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m),
-			       translation(m, f->left_out[m] == 2));
-	printf("\n");
+			fprintf(to, "%s%s (%s)", n++ % 6 ? ", " : "\n  ", ZydisMnemonicGetString((ZydisMnemonic)m),
+				translation(m, f->left_out[m] == 2));
+	fprintf(to, "\n");
 }
 
-u32 coverage_show(const struct forms *f, const struct coverage_options *o)
+struct coverage_totals coverage_show(FILE *to, const struct forms *f, const struct coverage_options *o)
 {
-	struct tally t = {0};
+	struct coverage_totals t = {0};
 
 	for (u32 i = 0; i < f->ngroups; i++)
-		show_group(f, &f->group[i], o, &t);
-	show_left_out(f);
-	printf("cpu-fuzz: coverage: %u of %u instructions, %u of %u forms\n", t.instructions_reached, t.instructions, t.forms_reached,
-	       t.forms);
-	return o->each_form ? t.forms - t.forms_reached : t.instructions - t.instructions_reached;
+		show_group(to, f, &f->group[i], o, &t);
+	show_left_out(to, f);
+	return t;
 }

@@ -9,6 +9,8 @@
 #include "forms.h"
 #include "native.h"
 
+#include <stdio.h>
+
 struct coverage_options {
 	int only_class; /* -1: all */
 	u8 ring;
@@ -23,6 +25,10 @@ bool coverage_has_news(const struct forms *f, const struct cpu_case *c);
 void coverage_count(struct forms *f, const struct cpu_case *c, u64 rip);
 void coverage_count_traced(struct forms *f, const struct cpu_case *c, const struct native_trace *trace);
 
-/* Print a line for each instruction, what the translator does with it, and what no case can hold. Returns how many instructions (or forms)
- * this kind of run can generate and did not reach. */
-u32 coverage_show(const struct forms *f, const struct coverage_options *o);
+/* Of what this kind of run can generate. */
+struct coverage_totals {
+	u32 instructions, forms, instructions_reached, forms_reached;
+};
+
+/* Write a line for each instruction, what the translator does with it, and what no case can hold. */
+struct coverage_totals coverage_show(FILE *to, const struct forms *f, const struct coverage_options *o);

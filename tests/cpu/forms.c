@@ -12,8 +12,9 @@
 #define PP_F3 2
 #define PP_F2 3
 
-static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",	  "mmx",    "sse",   "avx",
-						     "fma",	"bmi",	  "crypto", "gather", "avx512", "opmask", "system", "fields"};
+static const char *const class_names[CLASS_NAMES] = {"general", "string", "bit",    "stack",  "branch", "x87",
+						     "mmx",	"sse",	  "avx",    "fma",    "bmi",	"crypto",
+						     "gather",	"avx512", "opmask", "system", "fields", "smc"};
 
 const char *form_class_name(u32 cls)
 {
@@ -106,7 +107,7 @@ struct builder {
 /* What tells two encodings of one mnemonic apart. */
 struct probe {
 	bool valid;
-	bool has_modrm, needs_mask, same_in_ring0, native;
+	bool has_modrm, needs_mask, same_in_ring0, native, jumps;
 	u16 mnemonic;
 	u8 cls;
 	u64 shape; /* digest of operand kinds and sizes */
@@ -148,6 +149,7 @@ static bool probe_decode(struct builder *b, const struct form *fm, u8 aaa, u8 mo
 	p->has_modrm = (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
 	p->same_in_ring0 = isa_same_in_ring0(&in);
 	p->native = bt_native_needs(&in) != ~0u;
+	p->jumps = in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 	p->mnemonic = (u16)in.mnemonic;
 	p->cls = (u8)isa_class(&in);
 	p->shape = operand_shape(&in, op);
@@ -183,6 +185,7 @@ static void builder_add(struct builder *b, const struct form *fm, const struct p
 	f->form[f->n].needs_mask = p->needs_mask;
 	f->form[f->n].same_in_ring0 = p->same_in_ring0;
 	f->form[f->n].native = p->native;
+	f->form[f->n].jumps = p->jumps;
 	f->form[f->n++].has_modrm = p->has_modrm;
 }
 
@@ -360,7 +363,8 @@ bool forms_build(struct forms *f, forms_has_fn has, forms_announced_fn announced
 	enumerate(&b, ENC_VEX, 1, 3, 2);
 	enumerate(&b, ENC_EVEX, 1, 3, 3);
 	f->group = calloc(f->n + 1, sizeof(*f->group));
-	if (b.failed || !f->group) {
+	f->count = calloc(f->n + 1, sizeof(*f->count));
+	if (b.failed || !f->group || !f->count) {
 		forms_free(f);
 		return false;
 	}
@@ -373,5 +377,6 @@ void forms_free(struct forms *f)
 {
 	free(f->form);
 	free(f->group);
+	free(f->count);
 	memset(f, 0, sizeof(*f));
 }

@@ -30,6 +30,7 @@ enum form_class {
 	CLASS_SYSTEM, /* deterministic at CPL 3: mostly #GP and #UD */
 	CLASS_COUNT,
 	CLASS_FIELDS = CLASS_COUNT, /* of no form: many accesses around few base registers, of all classes (gen_fields.c) */
+	CLASS_SMC,		    /* of no form: general instructions and stores that change them (gen_smc.c) */
 	CLASS_NAMES
 };
 
@@ -45,7 +46,11 @@ struct form {
 	bool same_in_ring0;
 	bool native; /* the translator may copy it */
 	u16 mnemonic;
-	u64 completed, faulted; /* coverage: cases that got to it */
+	bool jumps;
+};
+
+struct form_count { /* coverage: cases that got to a form */
+	u64 completed, faulted;
 };
 
 struct form_group { /* all forms of one mnemonic */
@@ -55,6 +60,7 @@ struct form_group { /* all forms of one mnemonic */
 
 struct forms {
 	struct form *form;
+	struct form_count *count; /* one a form */
 	u32 n;
 	struct form_group *group;
 	u32 ngroups;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define FIELDS_PERCENT 15
+#define WRITABLE_PERCENT 8
 
 /* How often each class occurs in a case of a theme. */
 struct theme {
@@ -56,7 +57,7 @@ static bool random_of_class(struct gen *g, u32 cls)
 }
 
 /* sub dword [counter], 1; jns back. Bounded by the counter, which lies in the data; returns false when all counters are in use. */
-static bool close_loop(struct gen *g, u32 back)
+bool gen_close_loop(struct gen *g, u32 back)
 {
 	u8 sub[8] = {0x83, 0x2c, 0x25, 0, 0, 0, 0, 1};
 	static const u8 jns[6] = {0x0f, 0x89};
@@ -74,7 +75,8 @@ static bool close_loop(struct gen *g, u32 back)
 /* lea reg, [rip + label], then go there through the register, the stack or memory. */
 static void indirect(struct gen *g)
 {
-	u32 reg = prng_below(&g->rnd, 16), slot = (u32)CASE_COUNTERS + 64, target = g->c->n + 2 + prng_below(&g->rnd, 4);
+	u32 reg = prng_below(&g->rnd, 16), slot = (u32)CASE_COUNTERS + 64, kind = prng_below(&g->rnd, 3);
+	u32 target = g->c->n + (kind ? 3 : 2) + prng_below(&g->rnd, 4);
 	u8 lea[7] = {(u8)(0x48 | (reg >> 3) << 2), 0x8d, (u8)(0x05 | (reg & 7) << 3)};
 	u8 go[3] = {(u8)(0x40 | reg >> 3), 0xff, (u8)((prng_chance(&g->rnd, 50) ? 0xe0 : 0xd0) | (reg & 7))};
 	u8 push[2] = {(u8)(0x40 | reg >> 3), (u8)(0x50 | (reg & 7))};
@@ -84,15 +86,12 @@ static void indirect(struct gen *g)
 
 	g->known &= ~(1u << reg);
 	gen_emit_branch(g, lea, 7, 4, target);
-	switch (prng_below(&g->rnd, 3)) {
-	case 0:
+	if (kind == 0) {
 		gen_emit(g, go, 3);
-		break;
-	case 1:
+	} else if (kind == 1) {
 		gen_emit(g, push, 2);
 		gen_emit(g, &ret, 1);
-		break;
-	default:
+	} else {
 		memcpy(store + 4, &slot, 4);
 		memcpy(through + 3, &slot, 4);
 		gen_emit(g, store, 8);
@@ -124,7 +123,7 @@ void gen_special(struct gen *g)
 		loop_by_rcx(g, back);
 		break;
 	default:
-		close_loop(g, back);
+		gen_close_loop(g, back);
 	}
 }
 
@@ -154,11 +153,13 @@ static void gen_body(struct gen *g, const struct gen_options *o)
 	u32 want = 1 + prng_below(&g->rnd, o->max_insns), made = 0, cls;
 
 	for (u32 tries = 0; made < want && tries < 4 * want && !gen_full(g); tries++) {
-		cls = o->only_class >= 0 ? (u32)o->only_class : weighted(g, t->cls, CLASS_COUNT);
+		cls = o->only_class >= 0 && o->only_class < CLASS_COUNT ? (u32)o->only_class : weighted(g, t->cls, CLASS_COUNT);
 		if (cls == CLASS_SYSTEM && !o->ring)
 			continue;
 		if (cls == CLASS_GATHER && !made)
 			gen_state_vectors(g, true);
+		if (g->c->writable && prng_chance(&g->rnd, 20))
+			gen_smc(g);
 		if (want > 3 && prng_chance(&g->rnd, 4))
 			gen_special(g);
 		else
@@ -178,6 +179,8 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c)
 	c->bits = o->forms->bits;
 	prng_seed(&g.rnd, seed);
 	gen_state(&g);
+	c->writable = o->only_class == CLASS_SMC ||
+		      (o->only_class < 0 && c->bits == 64 && c->ring && prng_chance(&g.rnd, WRITABLE_PERCENT));
 	pick_start(&g);
 	if (o->only_class == CLASS_FIELDS || (o->only_class < 0 && c->bits == 64 && prng_chance(&g.rnd, FIELDS_PERCENT)))
 		gen_fields(&g, 2 + prng_below(&g.rnd, 2 * o->max_insns));

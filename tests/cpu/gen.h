@@ -2,7 +2,7 @@
 /*
  * The generator of cases. gen_case is a function of the seed, the set of forms and the options alone, so one number reproduces a case.
  *
- * gen.c: the shape of a case, branches and loops. gen_fields.c: another shape, many accesses around few registers. gen_insn.c: one instruction
+ * gen.c: the shape of a case, branches and loops. gen_fields.c: another shape, many accesses around few registers. gen_smc.c: code that changes itself. gen_insn.c: one instruction
  * of a given form. gen_state.c: the start state.
  * Threading: none.
  */
@@ -46,6 +46,8 @@ void gen_case(const struct gen_options *o, u64 seed, struct cpu_case *c);
 void gen_state(struct gen *g);
 void gen_state_vectors(struct gen *g, bool small_lanes);
 void gen_fields(struct gen *g, u32 want);
+void gen_smc(struct gen *g);
+bool gen_close_loop(struct gen *g, u32 back); /* from here to that instruction; false when there are enough */
 void gen_special(struct gen *g);	      /* a loop, an indirect jump */
 bool gen_insn(struct gen *g, u32 form_index); /* appends one instruction of the form (and what sets up its pointers) */
 void gen_garbage(struct gen *g);	      /* appends bytes that do not decode */

@@ -51,7 +51,7 @@ static u64 window(struct gen *g, u32 span)
 		return CASE_ROM + CASE_ROM_SIZE - part;
 	if (kind < 96)
 		return CASE_DATA - part;
-	return inside(g, CASE_CODE, CASE_CODE_PAGES, span);
+	return inside(g, case_base(g->c), CASE_CODE_PAGES, span);
 }
 
 static struct gen_field make_field(struct gen *g, int base)
@@ -108,7 +108,7 @@ static void choose_fields(struct fields *c)
 	if (prng_chance(&g->rnd, 35)) {
 		c->field[c->n++] = make_field(g, -1);
 		if (prng_chance(&g->rnd, 30)) /* beside the code */
-			c->field[c->n - 1].low = CASE_CODE + (g->c->start & ~63u);
+			c->field[c->n - 1].low = case_base(g->c) + (g->c->start & ~63u);
 	}
 }
 

@@ -34,7 +34,7 @@ u64 gen_target(struct gen *g)
 	if (kind < 97)
 		return CASE_DATA - prng_below(r, 65);
 	if (kind < 99)
-		return CASE_CODE + prng_below(r, CASE_CODE_SIZE);
+		return case_base(g->c) + prng_below(r, CASE_CODE_SIZE);
 	return 0x7ffffff0 - prng_below(r, 0x1000);
 }
 
@@ -241,11 +241,17 @@ static struct form_fill random_fill(struct gen *g, const struct form *fm, const 
 	return f;
 }
 
+/* Operands are decoded when the rest is found to be of use: most drafts are not. */
 static bool draft_decode(struct gen *g, struct draft *d)
 {
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->forms->decoder, d->bytes, 15, &d->in, d->op)))
+	const ZydisDecoder *decoder = &g->forms->decoder;
+	ZydisDecoderContext context;
+
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, d->bytes, 15, &d->in)))
 		return false;
-	return forms_allowed(&d->in, g->has) && (g->c->ring || isa_same_in_ring0(&d->in));
+	if (d->in.mnemonic != d->fm->mnemonic || !forms_allowed(&d->in, g->has) || (!g->c->ring && !isa_same_in_ring0(&d->in)))
+		return false;
+	return ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &d->in, d->op, d->in.operand_count));
 }
 
 static void draft_random(struct gen *g, struct draft *d, const struct form *fm)
@@ -304,7 +310,7 @@ static bool address_part(const struct gen *g, const struct draft *d, const Zydis
 	u64 base, index;
 
 	if (d->rip_relative) {
-		*out = CASE_CODE + g->c->start + d->in.length; /* the layout so far is added by the caller */
+		*out = case_start_rip(g->c) + d->in.length; /* the layout so far is added by the caller */
 		return true;
 	}
 	if (!register_value(g, m->mem.base, &base) || !register_value(g, m->mem.index, &index))
@@ -487,7 +493,7 @@ bool gen_insn(struct gen *g, u32 form_index)
 
 	for (u32 try = 0; try < TRIES; try++) {
 		draft_random(g, &d, fm);
-		if (!draft_decode(g, &d) || d.in.mnemonic != fm->mnemonic || spoils_base(g, &d))
+		if (!draft_decode(g, &d) || spoils_base(g, &d))
 			continue;
 		if (!draft_good(g, &d, try)) {
 			if (try % 6 == 5 && !g->field && !gen_full(g))
@@ -496,8 +502,6 @@ bool gen_insn(struct gen *g, u32 form_index)
 		}
 		setup(g, &d);
 		if (d.fm->mem && !draft_aim(g, &d) && prng_chance(&g->rnd, 50))
-			continue;
-		if (!draft_decode(g, &d))
 			continue;
 		append(g, &d, form_index);
 		return true;

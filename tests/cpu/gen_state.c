@@ -33,8 +33,10 @@ static u64 gpr_value(struct gen *g)
 		return prng_below(&g->rnd, 64);
 	if (kind < 80)
 		return edge_values[prng_below(&g->rnd, ARRAY_SIZE(edge_values))];
-	if (kind < 85)
+	if (kind < 84)
 		return (u64) - (i64)prng_below(&g->rnd, 0x1000);
+	if (kind < 87) /* the ends of the canonical addresses */
+		return (prng_chance(&g->rnd, 70) ? 0x0000800000000000 : 0xffff800000000000) - 0x20 + prng_below(&g->rnd, 0x40);
 	return prng_next(&g->rnd);
 }
 

@@ -78,6 +78,13 @@ static u32 index_at(u64 va, u32 level)
 	return (u32)(va >> (12 + 9 * (level - 1)) & 511);
 }
 
+/* The code area once more, at CASE_CODE_W. */
+static void map_second_code(struct guest *g, gpa_t at, u64 flags)
+{
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		map_range(g, at + PT_CODE, index_at(CASE_CODE_W, 1) + i, 1, code_frame(i), flags);
+}
+
 static void build_pages(struct guest *g, gpa_t at, u64 user)
 {
 	const u64 upper = PTE_P | PTE_W | PTE_U | 0x20;
@@ -92,6 +99,7 @@ static void build_pages(struct guest *g, gpa_t at, u64 user)
 	map_range(g, at + PT_HIGH, 0, KERNEL_PAGES, 0, PTE_W);
 	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
 		map_range(g, at + PT_CODE, i, 1, code_frame(i), user);
+	map_second_code(g, at, user);
 	for (u32 i = 0; i < CASE_DATA_PAGES + CASE_ROM_PAGES; i++)
 		map_range(g, at + PT_DATA, i, 1, data_frame(i), user | PTE_NX | (i < CASE_DATA_PAGES ? PTE_W : 0));
 }
@@ -141,6 +149,8 @@ int guest_create(struct guest *g, struct err *e)
 	build_pages(g, OTHER, 0);
 	build_gdt(g);
 	build_idt(g);
+	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
+		memset(gm_ptr(&g->gm, code_frame(i), 4096), 0xcc, 4096);
 	return 0;
 }
 
@@ -175,8 +185,8 @@ static void load_segments(struct x86_cpu *c, const struct cpu_case *cs)
 
 	for (u32 i = 0; i < SEG_COUNT; i++)
 		c->seg[i] = null_seg;
-	c->seg[SEG_DS] = c->seg[SEG_ES] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
 	if (cs->bits == 32) {
+		c->seg[SEG_DS] = c->seg[SEG_ES] = (struct x86_seg){.sel = SEL_USER_DATA, .attr = ATTR_DATA | ATTR_DPL3, .limit = ~0u};
 		c->seg[SEG_CS] = (struct x86_seg){.sel = SEL_USER_CODE32, .attr = ATTR_CODE32 | ATTR_DPL3, .limit = ~0u};
 		c->seg[SEG_SS] = c->seg[SEG_DS];
 	} else if (cs->ring) {
@@ -206,16 +216,28 @@ static void load_control(struct guest *g, const struct cpu_case *cs, struct x86_
 	c->dr[7] = 0x400;
 }
 
+/* Bytes of the code area, page by page. */
+static bool write_code(struct guest *g, u32 at, const u8 *bytes, u32 len)
+{
+	for (u32 n; len; at += n, bytes += n, len -= n) {
+		n = 4096 - at % 4096 < len ? 4096 - at % 4096 : len;
+		if (!gm_write(&g->gm, code_frame(at / 4096) + at % 4096, bytes, n))
+			return false;
+	}
+	return true;
+}
+
+/* The code area holds INT3 where no code is. */
 static bool load_code(struct guest *g, const struct cpu_case *cs)
 {
-	u8 bytes[CASE_CODE_SIZE];
+	u8 breakpoints[CASE_CODE_SIZE];
 
-	memset(bytes, 0xcc, sizeof(bytes));
-	memcpy(bytes + cs->start, cs->code, cs->code_len);
-	for (u32 i = 0; i < CASE_CODE_PAGES; i++)
-		if (!gm_write(&g->gm, code_frame(i), bytes + i * 4096, 4096))
-			return false;
-	return true;
+	memset(breakpoints, 0xcc, sizeof(breakpoints));
+	if (!write_code(g, g->code_at, breakpoints, g->code_len))
+		return false;
+	g->code_at = cs->writable ? 0 : cs->start;
+	g->code_len = cs->writable ? CASE_CODE_SIZE : cs->code_len;
+	return write_code(g, cs->start, cs->code, cs->code_len);
 }
 
 static void load_memory(struct guest *g, const struct cpu_case *cs)
@@ -224,7 +246,10 @@ static void load_memory(struct guest *g, const struct cpu_case *cs)
 	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
 		if (!gm_write(&g->gm, data_frame(i), g->data + i * 4096, 4096))
 			return;
-	if (!g->code_in_place)
+	if (g->writable != cs->writable) /* who loads a case drops what is kept of the tables */
+		map_second_code(g, 0, PTE_U | (cs->writable ? PTE_W : 0));
+	g->writable = cs->writable;
+	if (!g->code_in_place || cs->writable)
 		g->code_in_place = load_code(g, cs);
 }
 
@@ -235,7 +260,7 @@ void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c)
 	load_segments(c, cs);
 	load_control(g, cs, c);
 	memcpy(c->gpr, cs->gpr, sizeof(c->gpr));
-	c->rip = CASE_CODE + cs->start;
+	c->rip = case_start_rip(cs);
 	c->rflags = cs->rflags;
 	memset(&c->fpu, 0, sizeof(c->fpu));
 	memcpy(c->fpu.bytes, cs->xsave.bytes, CASE_XSAVE_SIZE);
@@ -272,6 +297,7 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 
 	memset(r, 0, offsetof(struct cpu_result, xsave));
 	r->note[0] = 0;
+	r->code = 0;
 	r->end = END_FAULT;
 	memcpy(r->gpr, c->gpr, sizeof(r->gpr));
 	memcpy(r->xsave.bytes, c->fpu.bytes, CASE_XSAVE_SIZE);
@@ -285,6 +311,8 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 		r->rip = c->rip;
 		snprintf(r->note, sizeof(r->note), "stopped at rip %llx, not in an exception stub", (unsigned long long)c->rip);
 	}
+	for (u32 i = 0; i < CASE_CODE_PAGES && g->writable; i++)
+		r->code = case_digest(r->code, gm_ptr(&g->gm, code_frame(i), 4096), 4096);
 	for (u32 i = 0; i < CASE_DATA_ALL / 4096; i++)
 		if (!gm_read(&g->gm, data_frame(i), r->data + i * 4096, 4096))
 			r->end = END_ENGINE;

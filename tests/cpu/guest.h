@@ -21,6 +21,8 @@ struct guest {
 	struct guest_memory gm;
 	struct x86_cpuid cpuid;
 	u8 data[CASE_DATA_ALL]; /* what the data pages are filled with; kept from one run of a case to the next */
+	u32 code_at, code_len;	/* what the last case may have left in the code area */
+	bool writable;		/* the case may change its code */
 	bool code_in_place;	/* the case's code is already in guest RAM: do not write it again, so that translations stay */
 	bool done;		/* a stub wrote to the port */
 };

@@ -9,11 +9,18 @@
 #include <string.h>
 
 #define MAX_LINES 12u
+#define R_CX 1
+#define R_DI 7
 #define VEC_DB 1u
+#define VEC_BP 3u
+#define VEC_OF 4u
+#define VEC_UD 6u
+#define VEC_GP 13u
 #define VEC_PF 14u
 #define VEC_AC 17u
 #define PF_PRESENT 1u
 #define PF_USER 4u
+#define PF_FETCH 16u
 #define X87_STATE_SIZE 160u
 #define USER_END 0x7ffffffff000ull
 
@@ -93,12 +100,20 @@ static void compare_bytes(struct report *r, const char *name, u64 origin, const 
 	}
 }
 
-/* For an access that is both misaligned and not allowed the manuals do not say which of #AC and #PF comes first. */
+/* Which of two exceptions comes first is open:
+ * - for an access that is both misaligned and not allowed, of #AC and #PF;
+ * - for bytes that are no instruction, at the end of the code, of #UD and the #PF of fetching the next one: no manual says how many bytes such
+ *   an instruction has (EAh in 64-bit mode has six on Zen 4). */
 static bool left_open(const struct cpu_result *cpu, const struct cpu_result *engine)
 {
+	u32 other = cpu->vector == VEC_PF ? engine->vector : cpu->vector;
+	u64 cr2 = cpu->vector == VEC_PF ? cpu->cr2 : engine->cr2;
+
 	if (cpu->end != END_FAULT || engine->end != END_FAULT || cpu->rip != engine->rip)
 		return false;
-	return (cpu->vector == VEC_AC && engine->vector == VEC_PF) || (cpu->vector == VEC_PF && engine->vector == VEC_AC);
+	if (cpu->vector != VEC_PF && engine->vector != VEC_PF)
+		return false;
+	return other == VEC_AC || (other == VEC_UD && (cr2 == CASE_CODE + CASE_CODE_SIZE || cr2 == CASE_CODE_W + CASE_CODE_SIZE));
 }
 
 u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine, const struct judge_notes *notes, char *text, size_t size)
@@ -112,20 +127,55 @@ u32 judge_compare(const struct cpu_result *cpu, const struct cpu_result *engine,
 	compare_ending(&r, cpu, engine, notes);
 	compare_registers(&r, cpu, engine, notes);
 	compare_bytes(&r, "xsave+", from, cpu->xsave.bytes + from, engine->xsave.bytes + from, CASE_XSAVE_SIZE - from);
+	compare_u64(&r, "code sum", cpu->code, engine->code);
 	compare_bytes(&r, "memory", CASE_DATA, cpu->data, engine->data, CASE_DATA_ALL);
 	if (engine->note[0] && r.n)
 		differ(&r, "  engine says: %s\n", engine->note);
 	return r.n;
 }
 
-/* The instruction at `rip`, if it lies in the case's code. */
-static bool decode_at(const struct forms *forms, const struct cpu_case *c, u64 rip, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
-{
-	u64 off = rip - CASE_CODE - c->start;
+/* What the CPU finds at an instruction's address: what the trace says, since code may change. */
+struct site {
+	u64 rip;
+	const u64 *gpr; /* before it */
+	const u8 *code;
+	u32 len;
+};
 
-	if (off >= c->code_len)
+static struct site site_at_start(const struct cpu_case *c)
+{
+	return (struct site){.rip = case_start_rip(c), .gpr = c->gpr, .code = c->code, .len = c->code_len};
+}
+
+static struct site site_of_step(const struct native_step *s)
+{
+	return (struct site){.rip = s->rip, .gpr = s->gpr, .code = s->code, .len = s->len};
+}
+
+static bool decode_at(const struct forms *forms, const struct site *at, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
+{
+	return at->len && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, at->code, at->len, in, op));
+}
+
+/* Did the CPU get as far as the operands of what ended the case? #UD and #GP (more than 15 bytes) are about the bytes, as is a page fault of the
+ * fetch. */
+static bool ended_behind_decoding(const struct cpu_result *cpu)
+{
+	if (cpu->vector == VEC_PF)
+		return !(cpu->error & PF_FETCH);
+	return cpu->vector != VEC_UD && cpu->vector != VEC_GP;
+}
+
+/* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
+static bool stores_over_itself(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const struct site *at)
+{
+	u64 count = at->gpr[R_CX] < CASE_CODE_SIZE ? at->gpr[R_CX] : CASE_CODE_SIZE, away;
+
+	if (in->meta.category != ZYDIS_CATEGORY_STRINGOP || op[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+	    !(op[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 		return false;
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&forms->decoder, c->code + off, c->code_len - off, in, op));
+	away = op[0].size / 8 * (count + 1) + in->length;
+	return at->gpr[R_DI] - (at->rip - away) <= 2 * away;
 }
 
 /* Behind a CALL or PUSH, Zen 4 broadcasts the stack pointer as it was before (seen with VPBROADCASTW ymm, esp). */
@@ -140,37 +190,45 @@ static bool stale_stack_pointer(const ZydisDecodedInstruction *in, const ZydisDe
 	return false;
 }
 
-static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, u64 rip, const u64 *gpr,
+/* CPUs carry out some of what no manual has; the engines refuse it. Zen 4: VERW with LOCK, VAESDEC with EVEX.z and no mask, VPERMQ with VEX.W = 0. */
+static bool judge_step(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct site *at,
 		       struct judge_notes *notes)
 {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	u64 read;
 
-	if (!decode_at(forms, c, rip, &in, op))
-		return true;
+	if (!decode_at(forms, at, &in, op)) {
+		snprintf(notes->why, sizeof(notes->why), "executed at %llx what is no instruction", (unsigned long long)at->rip);
+		return !at->len;
+	}
+	if (c->writable && stores_over_itself(&in, op, at)) {
+		snprintf(notes->why, sizeof(notes->why), "%s at %llx stores over itself", ZydisMnemonicGetString(in.mnemonic),
+			 (unsigned long long)at->rip);
+		return false;
+	}
 	if (!forms_allowed(&in, has) || (!c->ring && !isa_same_in_ring0(&in))) {
 		snprintf(notes->why, sizeof(notes->why), "executed %s at %llx", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
 	read = in.cpu_flags ? in.cpu_flags->tested & notes->undefined : 0;
 	if (read) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads undefined flags %llx", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip, (unsigned long long)read);
+			 (unsigned long long)at->rip, (unsigned long long)read);
 		return false;
 	}
 	if (stale_stack_pointer(&in, op)) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx reads rsp", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
-	if (undefined_result(&in, op, gpr)) {
+	if (undefined_result(&in, op, at->gpr)) {
 		snprintf(notes->why, sizeof(notes->why), "%s at %llx has an undefined result", ZydisMnemonicGetString(in.mnemonic),
-			 (unsigned long long)rip);
+			 (unsigned long long)at->rip);
 		return false;
 	}
-	notes->undefined = undefined_flags_after(&in, op, gpr, notes->undefined);
+	notes->undefined = undefined_flags_after(&in, op, at->gpr, notes->undefined);
 	return true;
 }
 
@@ -178,7 +236,7 @@ static bool judge_step(const struct forms *forms, forms_has_fn has, const struct
  * the traced run went on. */
 static u32 completed_steps(const struct cpu_case *c, const struct cpu_result *cpu, const struct native_trace *t)
 {
-	u64 last = t->n ? t->step[t->n - 1].rip : CASE_CODE + c->start;
+	u64 last = t->n ? t->step[t->n - 1].rip : case_start_rip(c);
 
 	for (u32 i = 0; i < t->n && cpu->vector == VEC_DB; i++)
 		if (t->step[i].rip == cpu->rip && !memcmp(t->step[i].gpr, cpu->gpr, sizeof(cpu->gpr)))
@@ -195,7 +253,8 @@ static bool is_one_of(ZydisMnemonic m, const u16 *list, u32 n)
 }
 
 /* What is open about the instruction that ended the case with a fault. */
-static void judge_last(const struct forms *forms, const struct cpu_case *c, const struct cpu_result *cpu, struct judge_notes *notes)
+static void judge_last(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
+		       const struct site *at, struct judge_notes *notes)
 {
 	static const u16 two_reads[] = {ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ};
 	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV,	ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
@@ -203,31 +262,42 @@ static void judge_last(const struct forms *forms, const struct cpu_case *c, cons
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
-	if (!decode_at(forms, c, cpu->rip, &in, op))
+	if (!decode_at(forms, at, &in, op)) {
+		notes->excused = at->len && ended_behind_decoding(cpu);
 		return;
-	if (!c->ring && !isa_same_in_ring0(&in)) {
+	}
+	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
 		notes->excused = true;
-		snprintf(notes->why, sizeof(notes->why), "%s is privileged", ZydisMnemonicGetString(in.mnemonic));
+		snprintf(notes->why, sizeof(notes->why), "%s is no part of cases", ZydisMnemonicGetString(in.mnemonic));
 	}
 	notes->any_fault = is_one_of(in.mnemonic, two_reads, ARRAY_SIZE(two_reads));
 	notes->any_fault_byte = is_one_of(in.mnemonic, piecemeal, ARRAY_SIZE(piecemeal));
 	notes->mmx_fault = in.meta.isa_ext == ZYDIS_ISA_EXT_MMX || in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
+/* A POPF from outside the data has cleared TF: the trace ends before the case did. Traps leave rip behind their instruction. */
+static bool is_lost(const struct cpu_result *cpu, u64 last)
+{
+	return last != cpu->rip && cpu->vector != VEC_DB && cpu->vector != VEC_BP && cpu->vector != VEC_OF;
+}
+
 void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
 		 const struct native_trace *t, struct judge_notes *notes)
 {
 	u32 steps = completed_steps(c, cpu, t);
+	struct site last = t->n ? site_of_step(&t->step[t->n - 1]) : site_at_start(c), at;
 
 	memset(notes, 0, sizeof(*notes));
 	notes->ring0 = !c->ring;
 	notes->bits32 = c->bits == 32;
-	judge_last(forms, c, cpu, notes);
-	if (t->n == NATIVE_TRACE) {
+	if (last.rip == cpu->rip)
+		judge_last(forms, has, c, cpu, &last, notes);
+	if (t->n == NATIVE_TRACE || is_lost(cpu, last.rip)) {
 		notes->excused = true;
-		snprintf(notes->why, sizeof(notes->why), "too long to be traced");
+		snprintf(notes->why, sizeof(notes->why), "could not be traced to its end");
 	}
-	for (u32 i = 0; i < steps && !notes->excused; i++)
-		notes->excused =
-			!judge_step(forms, has, c, i ? t->step[i - 1].rip : CASE_CODE + c->start, i ? t->step[i - 1].gpr : c->gpr, notes);
+	for (u32 i = 0; i < steps && !notes->excused; i++) {
+		at = i ? site_of_step(&t->step[i - 1]) : site_at_start(c);
+		notes->excused = !judge_step(forms, has, c, &at, notes);
+	}
 }

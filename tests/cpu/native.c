@@ -134,29 +134,45 @@ static bool skip_lost(struct native *nat)
 	struct native_shared *s = nat->shared;
 	struct err e;
 
-	s->slot[s->next].result.end = END_LOST;
+	s->slot[s->queue[s->next]].result.end = END_LOST;
 	s->next++;
 	return child_start(nat, &e) == 0;
 }
 
-void native_run(struct native *nat, const struct cpu_case *cases, struct cpu_result *results, u32 n)
+struct cpu_case *native_case(struct native *nat, u32 slot)
+{
+	return &nat->shared->slot[slot].c;
+}
+
+struct cpu_result *native_result(struct native *nat, u32 slot)
+{
+	return &nat->shared->slot[slot].result;
+}
+
+void native_run(struct native *nat, const u8 *slots, u32 n)
 {
 	struct native_shared *s = nat->shared;
 
 	s->n = n;
 	s->next = 0;
 	s->tracing = false;
-	for (u32 i = 0; i < n; i++) {
-		s->slot[i].c = cases[i];
-		s->slot[i].result.end = END_LOST;
-	}
+	memcpy(s->queue, slots, n);
+	for (u32 i = 0; i < n; i++)
+		s->slot[slots[i]].result.end = END_LOST;
 	while (s->next < n && !run_slots(nat))
 		if (!skip_lost(nat))
 			break;
-	for (u32 i = 0; i < n; i++) {
-		results[i] = s->slot[i].result;
-		case_xsave_normalise(&results[i].xsave);
-	}
+	for (u32 i = 0; i < n; i++)
+		case_xsave_normalise(&s->slot[slots[i]].result.xsave);
+}
+
+const struct cpu_result *native_run_one(struct native *nat, const struct cpu_case *c)
+{
+	const u8 slot = NATIVE_SLOT_ONE;
+
+	nat->shared->slot[slot].c = *c;
+	native_run(nat, &slot, 1);
+	return &nat->shared->slot[slot].result;
 }
 
 void native_run_traced(struct native *nat, const struct cpu_case *c, struct native_trace *trace)
@@ -165,9 +181,10 @@ void native_run_traced(struct native *nat, const struct cpu_case *c, struct nati
 
 	s->n = 1;
 	s->next = 0;
+	s->queue[0] = NATIVE_SLOT_TRACED;
 	s->tracing = true;
 	s->trace.n = 0;
-	s->slot[0].c = *c;
+	s->slot[NATIVE_SLOT_TRACED].c = *c;
 	if (!run_slots(nat))
 		skip_lost(nat);
 	trace->n = s->trace.n;

@@ -14,7 +14,7 @@
 #include "base/err.h"
 #include "case.h"
 
-#define NATIVE_BATCH 32u
+#define NATIVE_BATCH 64u
 #define NATIVE_TRACE 16384u
 
 struct native;
@@ -22,6 +22,7 @@ struct native;
 struct native_step {
 	u64 rip, rflags;
 	u64 gpr[16];
+	u8 code[15], len; /* what is there, as far as the code area goes */
 };
 
 struct native_trace {
@@ -33,8 +34,15 @@ struct native_trace {
 int native_new(struct native **out, struct err *e) must_check;
 void native_free(struct native *nat);
 
-/* Run n (at most NATIVE_BATCH) laid-out cases. */
-void native_run(struct native *nat, const struct cpu_case *cases, struct cpu_result *results, u32 n);
+/* The slots 0 to NATIVE_BATCH - 1, shared with the child, so that nothing is copied: put a case in, run it, read its result. */
+struct cpu_case *native_case(struct native *nat, u32 slot);
+struct cpu_result *native_result(struct native *nat, u32 slot);
+
+/* Run the laid-out cases of the n slots listed. A round trip to the child costs more than running a case: give it many. */
+void native_run(struct native *nat, const u8 *slots, u32 n);
+
+/* Run one laid-out case that is in no slot. The result is good until the next call. */
+const struct cpu_result *native_run_one(struct native *nat, const struct cpu_case *c);
 
 /* Run one case single-stepped and say which instructions were executed. */
 void native_run_traced(struct native *nat, const struct cpu_case *c, struct native_trace *trace);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores what the case left behind, waits for work, puts the next
- * case's state into the signal frame and returns into it.
+ * cpu-oracle, the oracle's child process, started by native.c with its descriptors (native_child.h). Its life is one signal handler: the handler stores
+ * what the case left behind, waits for work, puts the next case's state into the signal frame and returns into it.
  *
- * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base), and
- * clears NT and ID, which sigreturn leaves as it finds them.
+ * The case owns every register, FS base included, so the handler's entry restores what compiled code relies on (DF, AC clear; FS base). NT and
+ * ID are cleared there, and set again as the frame has them, because sigreturn leaves them as it finds them.
  * Threading: single-threaded; all signals are blocked inside the handler.
  */
 #include "native_child.h"
@@ -20,12 +20,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #define ALT_STACK_SIZE (256u * 1024)
-#define TICK_US 5000
-#define TICKS_ALLOWED 2u
+#define TICK_US 1000
+#define CPU_NS_ALLOWED 1500000ull
 #define FX_SW_RESERVED 464u
 #define USER_CODE32 0x23ull /* Linux's selectors */
 #define USER_CODE64 0x33ull
@@ -36,12 +37,16 @@
 /* A signal handler has no other way to find its data. One child process has one of these. */
 static struct {
 	struct native_shared *shared;
-	u8 *code, *data; /* writable views of the case's pages */
-	u32 ticks;	 /* timer ticks seen by the current case */
+	u8 *code, *data;       /* writable views of the case's pages */
+	u32 code_at, code_len; /* what the last case may have left in the code area */
+	bool writable;	       /* it may change its code */
+	u64 first_tick;	       /* the CPU time when the current case was first found running; 0: not yet */
 	bool running;
 } child;
 
-u64 native_host_fs, native_case_fs, native_case_gs;
+#define FL_KEPT 0x204000u /* ID and NT */
+
+u64 native_host_fs, native_case_fs, native_case_gs, native_case_flags;
 void native_signal_entry(int sig, siginfo_t *si, void *uc);
 void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc);
 
@@ -56,6 +61,9 @@ __asm__(".text\n"
 	"	mov %rax, native_case_fs(%rip)\n"
 	"	rdgsbase %rax\n"
 	"	mov %rax, native_case_gs(%rip)\n"
+	"	xor %eax, %eax\n" /* a case may have loaded selectors, in bytes that are not meant as instructions */
+	"	mov %eax, %fs\n"
+	"	mov %eax, %gs\n"
 	"	mov native_host_fs(%rip), %rax\n"
 	"	wrfsbase %rax\n"
 	"	sub $8, %rsp\n"
@@ -65,6 +73,10 @@ __asm__(".text\n"
 	"	wrfsbase %rax\n"
 	"	mov native_case_gs(%rip), %rax\n"
 	"	wrgsbase %rax\n"
+	"	mov native_case_flags(%rip), %rax\n"
+	"	pushfq\n"
+	"	or %rax, (%rsp)\n"
+	"	popfq\n"
 	"	ret\n");
 
 static const u8 greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
@@ -85,8 +97,9 @@ static void store_result(struct cpu_result *r, const ucontext_t *uc, int sig)
 	r->gs_base = native_case_gs;
 	memcpy(r->xsave.bytes, uc->uc_mcontext.fpregs, CASE_XSAVE_SIZE);
 	memcpy(r->data, child.data, CASE_DATA_ALL);
+	r->code = child.writable ? case_digest(0, child.code, CASE_CODE_SIZE) : 0;
 	r->note[0] = 0;
-	r->end = sig == SIGVTALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
+	r->end = sig == SIGALRM ? END_TIMEOUT : sig == SIGSYS ? END_UNSUPPORTED : END_FAULT;
 }
 
 static void load_xsave(const struct cpu_case *c, u8 *frame)
@@ -105,10 +118,16 @@ static bool is_prefix(u8 byte)
 	return (byte & 0xf0) == 0x40 || memchr(legacy, byte, sizeof(legacy));
 }
 
+/* Past the end when it is not in the code area. */
+static u64 code_offset(u64 rip)
+{
+	return rip - (rip < CASE_CODE_W ? CASE_CODE : CASE_CODE_W);
+}
+
 /* POPF would end the trace: set TF in the image that it is about to load. A traced run's results are not used. */
 static void keep_tracing_over_popf(u64 rip, u64 rsp)
 {
-	u64 at = rip - CASE_CODE, stack = rsp - CASE_DATA;
+	u64 at = code_offset(rip), stack = rsp - CASE_DATA;
 
 	while (at < CASE_CODE_SIZE && is_prefix(child.code[at]))
 		at++;
@@ -116,30 +135,46 @@ static void keep_tracing_over_popf(u64 rip, u64 rsp)
 		child.data[stack + 1] |= FL_TF >> 8;
 }
 
-/* 32-bit code needs them, and a case may have loaded others (LDS in bytes that are not meant as instructions). */
-static void set_data_segments(void)
+/* As Linux starts programs. A case may have loaded others (LDS in bytes that are not meant as instructions). */
+static void set_data_segments(u8 bits)
 {
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((u32)USER_DATA));
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(bits == 32 ? (u32)USER_DATA : 0));
+}
+
+/* A store that goes astray changes the code of no other case. */
+static void allow_writing(bool writable)
+{
+	if (child.writable != writable)
+		mprotect((void *)CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_EXEC | (writable ? PROT_WRITE : 0));
+	child.writable = writable;
+}
+
+static void load_code(const struct cpu_case *c)
+{
+	allow_writing(c->writable);
+	memset(child.code + child.code_at, 0xcc, child.code_len);
+	memcpy(child.code + c->start, c->code, c->code_len);
+	child.code_at = c->writable ? 0 : c->start;
+	child.code_len = c->writable ? CASE_CODE_SIZE : c->code_len;
 }
 
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
 
-	memset(child.code, 0xcc, CASE_CODE_SIZE);
-	memcpy(child.code + c->start, c->code, c->code_len);
+	load_code(c);
 	case_fill_data(c, child.data);
 	for (u32 i = 0; i < 16; i++)
 		g[greg_of[i]] = (greg_t)c->gpr[i];
 	g[REG_CSGSFS] = (greg_t)((c->bits == 64 ? USER_CODE64 : USER_CODE32) | USER_DATA << 48);
-	g[REG_RIP] = (greg_t)(CASE_CODE + c->start);
+	g[REG_RIP] = (greg_t)case_start_rip(c);
 	g[REG_EFL] = (greg_t)(c->rflags | (child.shared->tracing ? FL_TF : 0));
 	native_case_fs = c->fs_base;
 	native_case_gs = c->gs_base;
-	set_data_segments();
+	set_data_segments(c->bits);
 	load_xsave(c, (u8 *)uc->uc_mcontext.fpregs);
 	if (child.shared->tracing)
-		keep_tracing_over_popf(CASE_CODE + c->start, c->gpr[4]);
+		keep_tracing_over_popf(case_start_rip(c), c->gpr[4]);
 }
 
 static void wait_for_work(void)
@@ -159,6 +194,20 @@ static void batch_done(void)
 	syscall(SYS_futex, &s->done, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+static void note_code(struct native_step *step)
+{
+	u64 at = code_offset(step->rip), room = at < CASE_CODE_SIZE ? CASE_CODE_SIZE - at : 0;
+
+	step->len = (u8)(room < sizeof(step->code) ? room : sizeof(step->code));
+	memcpy(step->code, child.code + at, step->len);
+}
+
+/* Nothing has moved: INT1 where a hypervisor reports its own address, or a jump to itself. */
+static bool stands_still(const struct native_step *step)
+{
+	return !memcmp(step, step - 1, offsetof(struct native_step, code));
+}
+
 /* A single step of a traced case: note where it is and go on, as long as there is room. */
 static bool trace_step(const ucontext_t *uc)
 {
@@ -168,40 +217,61 @@ static bool trace_step(const ucontext_t *uc)
 
 	if (!child.shared->tracing || g[REG_TRAPNO] != VEC_DB || t->n == NATIVE_TRACE)
 		return false;
-	t->n++;
 	step->rip = (u64)g[REG_RIP];
 	step->rflags = (u64)g[REG_EFL];
 	for (u32 i = 0; i < 16; i++)
 		step->gpr[i] = (u64)g[greg_of[i]];
+	if (t->n && stands_still(step))
+		return false;
+	t->n++;
+	note_code(step);
 	keep_tracing_over_popf(step->rip, step->gpr[4]);
 	return true;
+}
+
+/* Ticks are of real time, which comes in finer steps than a process's own; what counts is the CPU time since the case's first. */
+static bool has_time(void)
+{
+	struct timespec t;
+	u64 now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	now = (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+	if (!child.first_tick)
+		child.first_tick = now;
+	return now - child.first_tick < CPU_NS_ALLOWED;
 }
 
 static bool case_goes_on(int sig, const ucontext_t *uc)
 {
 	if (!child.running)
 		return false;
-	if (sig == SIGVTALRM)
-		return ++child.ticks < TICKS_ALLOWED;
+	if (sig == SIGALRM) /* a trace ends when it is full */
+		return child.shared->tracing || has_time();
 	return sig == SIGTRAP && trace_step(uc);
 }
 
-void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
+static void next_case(int sig, ucontext_t *uc)
 {
 	struct native_shared *s = child.shared;
 
-	if (case_goes_on(sig, uc))
-		return;
 	if (child.running)
-		store_result(&s->slot[s->next++].result, uc, sig);
+		store_result(&s->slot[s->queue[s->next++]].result, uc, sig);
 	child.running = false;
 	while (s->next >= s->n) {
 		batch_done();
 		wait_for_work();
 	}
-	child.ticks = 0;
+	child.first_tick = 0;
 	child.running = true;
-	load_case(&s->slot[s->next].c, uc);
+	load_case(&s->slot[s->queue[s->next]].c, uc);
+}
+
+void native_on_signal(int sig, siginfo_t *si, ucontext_t *uc)
+{
+	if (!case_goes_on(sig, uc))
+		next_case(sig, uc);
+	native_case_flags = (u64)uc->uc_mcontext.gregs[REG_EFL] & FL_KEPT;
 }
 
 /* Present from the start, so that a refused access is reported as a violation of a present page, as in the guest. */
@@ -217,15 +287,17 @@ static void *must_map(u64 at, u64 size, int prot, int fd, u64 offset)
 static void map_pages(int code_fd, int data_fd)
 {
 	must_map(CASE_CODE, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
+	must_map(CASE_CODE_W, CASE_CODE_SIZE, PROT_READ | PROT_EXEC, code_fd, 0);
 	must_map(CASE_DATA, CASE_DATA_SIZE, PROT_READ | PROT_WRITE, data_fd, 0);
 	must_map(CASE_ROM, CASE_ROM_SIZE, PROT_READ, data_fd, CASE_DATA_SIZE);
 	child.code = must_map(0, CASE_CODE_SIZE, PROT_READ | PROT_WRITE, code_fd, 0);
 	child.data = must_map(0, CASE_DATA_ALL, PROT_READ | PROT_WRITE, data_fd, 0);
+	memset(child.code, 0xcc, CASE_CODE_SIZE);
 }
 
 static void install_handlers(void)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGVTALRM, SIGUSR1};
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGALRM, SIGUSR1};
 	struct sigaction sa = {.sa_sigaction = native_signal_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	stack_t alt = {.ss_size = ALT_STACK_SIZE};
 
@@ -249,7 +321,7 @@ static void install_filter(void)
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 4),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
 		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (u32)CASE_CODE, 0, 2),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (u32)(CASE_CODE + CASE_CODE_SIZE), 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (u32)(CASE_CODE_W + CASE_CODE_SIZE), 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -263,7 +335,7 @@ static void start_ticking(void)
 {
 	struct itimerval t = {.it_interval = {.tv_usec = TICK_US}, .it_value = {.tv_usec = TICK_US}};
 
-	setitimer(ITIMER_VIRTUAL, &t, NULL);
+	setitimer(ITIMER_REAL, &t, NULL);
 }
 
 int main(void)

@@ -10,7 +10,7 @@ static void show_insn(const struct forms *forms, const ZydisFormatter *fmt, cons
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes = c->code + c->offset[i];
-	u64 rip = CASE_CODE + c->start + c->offset[i];
+	u64 rip = case_start_rip(c) + c->offset[i];
 	char text[128] = "(does not decode)", hex[64] = "";
 
 	for (u32 k = 0; k < c->insn[i].len; k++)

@@ -18,6 +18,7 @@ struct subject {
 	void (*run)(void *s, const struct cpu_case *c, u32 repeat, struct cpu_result *r);
 	/* What the guest's CPUID announces; NULL: the host's. */
 	bool (*has)(u32 leaf, u32 sub, u32 reg, u32 bit);
+	bool in_all; /* for all kinds of cases */
 };
 
 extern const struct subject *const subjects[]; /* ends with NULL */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The translator as a subject, through the engine contract. A watchdog kicks the vCPU out of endless loops. */
+/*
+ * The translator as a subject, through the engine contract; with and without direct execution of user code. A watchdog kicks the vCPU out of
+ * endless loops.
+ */
 #include "engine/bt/bt.h"
 #include "engine/engine.h"
 #include "guest.h"
@@ -14,9 +17,10 @@
 #include <unistd.h>
 
 #define WATCHDOG_US 20000
-#define KICKS_ALLOWED 10u
+#define KICKS_ALLOWED 100u /* of real time, of which we may get little */
 
 struct bt_subject {
+	const struct engine_ops *ops;
 	struct guest guest;
 	struct engine_machine machine;
 	struct engine_vm *vm;
@@ -45,7 +49,7 @@ static void machine_pio_write(void *opaque, u16 port, u32 size, u32 value)
 	if (port != GUEST_DONE_PORT)
 		return;
 	s->guest.done = true;
-	engine_bt.vcpu_kick(s->vcpu);
+	s->ops->vcpu_kick(s->vcpu);
 }
 
 static bool machine_msr_read(void *opaque, u32 msr, u64 *value)
@@ -102,14 +106,16 @@ static void *watch(void *opaque)
 	while (!atomic_load(&s->stop)) {
 		usleep(WATCHDOG_US);
 		if (atomic_load(&s->running))
-			engine_bt.vcpu_kick(s->vcpu);
+			s->ops->vcpu_kick(s->vcpu);
 	}
 	return NULL;
 }
 
 static void ram_written(void *opaque, gpa_t gpa, u64 len)
 {
-	engine_bt.ram_written(opaque, gpa, len);
+	struct bt_subject *s = opaque;
+
+	s->ops->ram_written(s->vm, gpa, len);
 }
 
 static void bt_close(void *opaque)
@@ -120,9 +126,9 @@ static void bt_close(void *opaque)
 	if (s->has_watchdog)
 		pthread_join(s->watchdog, NULL);
 	if (s->vcpu)
-		engine_bt.vcpu_destroy(s->vcpu);
+		s->ops->vcpu_destroy(s->vcpu);
 	if (s->vm)
-		engine_bt.vm_destroy(s->vm);
+		s->ops->vm_destroy(s->vm);
 	if (s->guest.gm.map)
 		guest_destroy(&s->guest);
 	free(s);
@@ -133,35 +139,46 @@ static int bt_start(struct bt_subject *s, struct err *e)
 	int r = guest_create(&s->guest, e);
 
 	if (!r)
-		r = engine_bt.probe(e);
+		r = s->ops->probe(e);
 	if (!r)
-		r = engine_bt.vm_create(&s->vm, &s->guest.gm, &s->guest.cpuid, 1, e);
+		r = s->ops->vm_create(&s->vm, &s->guest.gm, &s->guest.cpuid, 1, e);
 	if (r)
 		return r;
 	s->guest.gm.written = ram_written;
-	s->guest.gm.written_opaque = s->vm;
+	s->guest.gm.written_opaque = s;
 	s->machine = machine_template;
 	s->machine.opaque = s;
-	r = engine_bt.vcpu_create(&s->vcpu, s->vm, 0, &s->machine, e);
+	r = s->ops->vcpu_create(&s->vcpu, s->vm, 0, &s->machine, e);
 	if (r)
 		return r;
 	s->has_watchdog = !pthread_create(&s->watchdog, NULL, watch, s);
 	return 0;
 }
 
-static int bt_open(void **out, struct err *e)
+static int open_engine(void **out, const struct engine_ops *ops, struct err *e)
 {
 	struct bt_subject *s = calloc(1, sizeof(*s));
 	int r;
 
 	if (!s)
 		return err_set(e, ENOMEM, "no memory for the translator's guest");
+	s->ops = ops;
 	r = bt_start(s, e);
 	if (r)
 		bt_close(s);
 	else
 		*out = s;
 	return r;
+}
+
+static int bt_open(void **out, struct err *e)
+{
+	return open_engine(out, &engine_translate, e);
+}
+
+static int direct_open(void **out, struct err *e)
+{
+	return open_engine(out, &engine_direct, e);
 }
 
 static void failed(struct cpu_result *r, const char *what)
@@ -176,7 +193,7 @@ static bool run_to_stub(struct bt_subject *s, struct cpu_result *r)
 	struct err e = {0};
 
 	for (u32 kicks = 0; kicks < KICKS_ALLOWED; kicks++) {
-		switch (engine_bt.vcpu_run(s->vcpu, &e)) {
+		switch (s->ops->vcpu_run(s->vcpu, &e)) {
 		case EXIT_SHUTDOWN:
 			failed(r, "triple fault");
 			return false;
@@ -205,15 +222,17 @@ static void judge_signals(const struct cpu_case *c, u64 signals, u32 repeat, str
 static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cpu_result *r)
 {
 	struct bt_subject *s = opaque;
-	struct x86_cpu *cpu = engine_bt.vcpu_state(s->vcpu);
-	const struct bt_vcpu *v = (const struct bt_vcpu *)s->vcpu;
+	struct x86_cpu *cpu = s->ops->vcpu_state(s->vcpu);
+	struct bt_vcpu *v = (struct bt_vcpu *)s->vcpu;
 	u64 signals = v->st.signals;
 	bool ok = true;
 
 	s->guest.code_in_place = false;
 	for (u32 i = 0; i < repeat && ok; i++) {
 		guest_load(&s->guest, c, cpu);
-		engine_bt.vcpu_sync_in(s->vcpu);
+		s->ops->vcpu_sync_in(s->vcpu);
+		if (s->ops == &engine_direct)
+			bt_direct_switch(v); /* as MOV to CR3 does */
 		atomic_store(&s->running, true);
 		ok = run_to_stub(s, r);
 		atomic_store(&s->running, false);
@@ -225,4 +244,11 @@ static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cp
 }
 
 const struct subject subject_bt = {
-	.name = "bt", .summary = "the translator", .open = bt_open, .close = bt_close, .run = bt_run, .has = guest_has};
+	.name = "bt", .summary = "the translator", .open = bt_open, .close = bt_close, .run = bt_run, .has = guest_has, .in_all = true};
+
+const struct subject subject_direct = {.name = "direct",
+				       .summary = "the translator with 64-bit user code executed directly, in a cell",
+				       .open = direct_open,
+				       .close = bt_close,
+				       .run = bt_run,
+				       .has = guest_has};

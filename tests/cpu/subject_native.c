@@ -22,7 +22,7 @@ static void native_close(void *s)
 static void native_subject_run(void *s, const struct cpu_case *c, u32 repeat, struct cpu_result *r)
 {
 	for (u32 i = 0; i < repeat; i++)
-		native_run(s, c, r, 1);
+		*r = *native_run_one(s, c);
 }
 
 bool subject_host_has(u32 leaf, u32 sub, u32 reg, u32 bit)

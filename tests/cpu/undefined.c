@@ -136,10 +136,24 @@ u64 undefined_flags_after(const ZydisDecodedInstruction *in, const ZydisDecodedO
 	return (before & ~written) | (row ? undefined_now(row, in, op, gpr) : 0);
 }
 
+/* "Other use of repeat prefixes ... is reserved; such use may cause unpredictable behavior" (SDM vol. 2, 2.1.1): with F2h Zen 4 makes a LOOPNE of
+ * LOOPE. */
+static bool repeats_a_loop(const ZydisDecodedInstruction *in)
+{
+	if (in->mnemonic != ZYDIS_MNEMONIC_LOOP && in->mnemonic != ZYDIS_MNEMONIC_LOOPE && in->mnemonic != ZYDIS_MNEMONIC_LOOPNE)
+		return false;
+	for (u32 i = 0; i < in->raw.prefix_count; i++)
+		if (in->raw.prefixes[i].value == 0xf2 || in->raw.prefixes[i].value == 0xf3)
+			return true;
+	return false;
+}
+
 bool undefined_result(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const u64 gpr[16])
 {
 	const struct undefined_row *row = row_of(in);
 
+	if (repeats_a_loop(in))
+		return true;
 	/* BSWAP of a 16-bit register: "the result is undefined". */
 	if (in->mnemonic == ZYDIS_MNEMONIC_BSWAP)
 		return op[0].size == 16;

@@ -148,12 +148,18 @@ static bool complete_jump(struct bt_vcpu *v, const struct bt_place *p)
 	return true;
 }
 
+/* All eight bytes below the stack pointer: a misaligned one may lie across the end of the canonical addresses. */
+static bool may_push(const struct bt_vcpu *v)
+{
+	u64 rsp = v->cpu.gpr[R_RSP];
+	return x86_canonical(rsp - 8) && x86_canonical(rsp - 1);
+}
+
 void *bt_event_indirect(struct bt_vcpu *v, u32 site)
 {
 	v->st.indirect_misses++;
 	struct bt_place p = bt_place_of(v, site);
-	bool pushes = p.m->flags & INSN_CALL;
-	if (!x86_canonical(v->target) || (pushes && !x86_canonical(v->cpu.gpr[R_RSP] - 8))) {
+	if (!x86_canonical(v->target) || ((p.m->flags & INSN_CALL) && !may_push(v))) {
 		bt_interpret(v); /* raises the instruction's own fault */
 		return bt_dispatch(v);
 	}

@@ -139,10 +139,16 @@ static bool op_idiv(struct interp *in, struct x86_cpu *c, const struct interp_in
 	return true;
 }
 
-static void set_al_flags(struct x86_cpu *c, u64 al, u64 cf_af)
+/* Decimal adjustments. What the manuals leave undefined is as AMD's CPUs have it (measured on Zen 4, all values of AX and flags). */
+static void set_bcd_flags(struct x86_cpu *c, u64 szp, u64 others)
 {
-	interp_set_reg(c, R_RAX, 1, al);
-	c->rflags = (c->rflags & ~(u64)(FL_CF | FL_AF | FL_PF | FL_ZF | FL_SF)) | interp_flags_szp(al, 8) | cf_af;
+	c->rflags = (c->rflags & ~(u64)FL_ARITH) | szp | others;
+}
+
+/* OF of an 8-bit sum or difference that is r. */
+static u64 bcd_of(u8 a, u8 b, u8 r, bool sub)
+{
+	return ((a ^ r) & (sub ? a ^ b : b ^ r)) & 0x80 ? FL_OF : 0;
 }
 
 /* DAA (arg 0), DAS */
@@ -162,7 +168,9 @@ static bool op_daa(struct interp *in, struct x86_cpu *c, const struct interp_ins
 		al = (u8)(sub ? al - 0x60 : al + 0x60);
 		fl |= FL_CF;
 	}
-	set_al_flags(c, al, fl);
+	fl |= bcd_of(old, (u8)(sub ? old - al : al - old), al, sub);
+	interp_set_reg(c, R_RAX, 1, al);
+	set_bcd_flags(c, interp_flags_szp(al, 8), fl);
 	return true;
 }
 
@@ -175,9 +183,7 @@ static bool op_aaa(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	if (adjust)
 		ax = (u16)(i->row->arg ? ax - 0x106 : ax + 0x106);
 	interp_set_reg(c, R_RAX, 2, ax & 0xff0f);
-	c->rflags &= ~(u64)(FL_CF | FL_AF);
-	if (adjust)
-		c->rflags |= FL_CF | FL_AF;
+	set_bcd_flags(c, interp_flags_szp(ax, 16), adjust ? FL_CF | FL_AF : 0);
 	return true;
 }
 
@@ -188,17 +194,17 @@ static bool op_aam(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	if (!d)
 		return x86_raise(c, VEC_DE);
 	interp_set_reg(c, R_RAX, 2, (u64)(al % d) | (u64)(al / d) << 8);
-	set_al_flags(c, al % d, 0);
+	set_bcd_flags(c, interp_flags_szp(al % d, 8), 0);
 	return true;
 }
 
 static bool op_aad(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u16 ax = (u16)c->gpr[R_RAX];
-	u8 al = (u8)(ax + (ax >> 8) * (u8)i->op[0].imm);
+	u8 old = (u8)ax, more = (u8)((ax >> 8) * (u8)i->op[0].imm), al = (u8)(old + more);
 
 	interp_set_reg(c, R_RAX, 2, al);
-	set_al_flags(c, al, 0);
+	set_bcd_flags(c, interp_flags_szp(al, 8), bcd_of(old, more, al, false) | ((old ^ more ^ al) & FL_AF) | (al < old ? FL_CF : 0));
 	return true;
 }
 

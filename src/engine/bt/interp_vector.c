@@ -206,15 +206,25 @@ static bool next_run(u64 enabled, u32 *at, u32 *n)
 	return true;
 }
 
+/* A run that leaves the canonical addresses goes element by element: one before the end may have a page fault to raise. */
+static u32 run_length(const struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 n)
+{
+	u64 lin = off + (seg >= SEG_FS ? c->seg[seg].base : 0);
+
+	return x86_canonical(lin + n * esize - 1) ? n : 1;
+}
+
 bool interp_load_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 align, u64 enabled, u8 *buf)
 {
 	gva_t lin;
 	u32 n;
 
-	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
+	for (u32 at = 0; next_run(enabled, &at, &n); at += n) {
+		n = run_length(c, seg, off + at * esize, esize, n);
 		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_READ), &lin) || !interp_aligned(c, lin, align) ||
 		    !x86_read(c, lin, buf + at * esize, n * esize, x86_acc(c, ACC_READ)))
 			return false;
+	}
 	return true;
 }
 
@@ -223,10 +233,12 @@ static bool probe_elements(struct x86_cpu *c, u32 seg, u64 off, u32 esize, u32 a
 	gva_t lin;
 	u32 n;
 
-	for (u32 at = 0; next_run(enabled, &at, &n); at += n)
+	for (u32 at = 0; next_run(enabled, &at, &n); at += n) {
+		n = run_length(c, seg, off + at * esize, esize, n);
 		if (!interp_linear_any(c, seg, off + at * esize, n * esize, x86_acc(c, ACC_WRITE), &lin) ||
 		    !interp_aligned(c, lin, align) || !interp_probe_write(c, lin, n * esize))
 			return false;
+	}
 	return true;
 }
 

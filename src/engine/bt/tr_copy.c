@@ -252,17 +252,28 @@ static u32 reg_number(const struct tr *t, const struct plan *p, u32 raw_high)
 	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in->raw.modrm.reg;
 }
 
+static bool is_kept(u32 prefix)
+{
+	return prefix == 0x66 || prefix == 0xf2 || prefix == 0xf3 || prefix == 0xf0;
+}
+
+/* Prefixes that do nothing are copied, too, and a copy has a REX, an index and a large displacement more. VEX and EVEX always have room. */
+static bool has_room(const struct tr *t, const struct plan *p)
+{
+	const ZydisDecodedInstruction *in = t->in;
+	u32 n = 1 + 3 + 1 + (p->form == MEM_SUM ? 1 + 4 : 0); /* REX, 0f 38 and opcode, ModRM, SIB and displacement */
+	for (u32 i = 0; i < in->raw.prefix_count; i++)
+		n += is_kept(in->raw.prefixes[i].value);
+	return n + in->raw.imm[0].size / 8 + in->raw.imm[1].size / 8 <= ZYDIS_MAX_INSTRUCTION_LENGTH;
+}
+
 static void emit_legacy(struct tr *t, const struct plan *p)
 {
 	const ZydisDecodedInstruction *in = t->in;
 	u32 rex = 0;
-	for (u32 i = 0; i < in->raw.prefix_count; i++) {
-		u32 x = in->raw.prefixes[i].value;
-		if ((x & 0xf0) == 0x40)
-			continue;
-		if (x == 0x66 || x == 0xf2 || x == 0xf3 || x == 0xf0)
-			e8(&t->e, x);
-	}
+	for (u32 i = 0; i < in->raw.prefix_count; i++)
+		if (is_kept(in->raw.prefixes[i].value))
+			e8(&t->e, in->raw.prefixes[i].value);
 	bool has_rex = (in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
 	if (has_rex)
 		rex = t->raw[in->raw.rex.offset];
@@ -459,7 +470,7 @@ static bool takes_rcx(const struct plan *p)
 bool tr_copy(struct tr *t)
 {
 	struct plan p;
-	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p, t->r11_in))
+	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p, t->r11_in) || !has_room(t, &p))
 		return false;
 	tr_guard(t, 60);
 	if (p.mem)
