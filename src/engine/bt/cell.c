@@ -85,7 +85,7 @@ static bool map_window(struct plan *p)
 }
 
 /* The kernel writes to none of this process's old memory any more. */
-static bool detach(struct plan *)
+static bool detach(struct plan *p)
 {
 	syscall(SYS_set_robust_list, NULL, 24);
 	syscall(SYS_set_tid_address, NULL);
@@ -120,12 +120,12 @@ static bool end_with_parent(struct plan *p)
 	return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == p->parent;
 }
 
-static bool close_files(struct plan *)
+static bool close_files(struct plan *p)
 {
 	return syscall(SYS_close_range, 0, RAM_FD - 1, 0) == 0 && syscall(SYS_close_range, RAM_FD + 1, ~0u, 0) == 0;
 }
 
-static bool give_up_rights(struct plan *)
+static bool give_up_rights(struct plan *p)
 {
 	const struct rlimit no_core = {0, 0};
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && setrlimit(RLIMIT_CORE, &no_core) == 0;

@@ -12,6 +12,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 
 #define STR_(x) #x
 #define STR(x) STR_(x)
@@ -29,6 +30,7 @@
 #define OFF_NUMBER 64
 #define OFF_CODE 68
 #define OFF_CALL 72
+#define FRAME_FLAGS 176 /* in a struct ucontext */
 #define CALL_SIZE 56
 _Static_assert(offsetof(struct cell_shared, ncalls) == OFF_NCALLS && offsetof(struct cell_shared, stay) == OFF_STAY &&
 		       offsetof(struct cell_shared, frame) == OFF_FRAME && offsetof(struct cell_shared, fs_base) == OFF_FS &&
@@ -38,6 +40,8 @@ _Static_assert(offsetof(struct cell_shared, ncalls) == OFF_NCALLS && offsetof(st
 		       offsetof(struct cell_shared, error) == OFF_ERROR && offsetof(struct cell_shared, call) == OFF_CALL &&
 		       sizeof(struct cell_call) == CALL_SIZE,
 	       "the assembly below knows the layout");
+
+_Static_assert(offsetof(ucontext_t, uc_mcontext.gregs[REG_EFL]) == FRAME_FLAGS, "so does what loads flags");
 
 /* clang-format off */
 __asm__(".pushsection .rodata\n"
@@ -53,6 +57,9 @@ __asm__(".pushsection .rodata\n"
 	/* A signal handler: (number, siginfo, ucontext). All registers are in the frame. */
 	"cell_code_signal:\n"
 	"	cld\n"
+	"	pushfq\n" /* NT and ID are what user code left */
+	"	andl $~0x204000, (%rsp)\n"
+	"	popfq\n"
 	"	leaq cell_code_begin+4096(%rip), %rbx\n"
 	"	movq %rdx, " STR(OFF_FRAME) "(%rbx)\n"
 	"	movl %edi, " STR(OFF_SIGNAL) "(%rbx)\n"
@@ -99,6 +106,12 @@ __asm__(".pushsection .rodata\n"
 	"	wrfsbase %rax\n"
 	"	movq " STR(OFF_GS) "(%rbx), %rax\n"
 	"	wrgsbase %rax\n"
+	"	movq " STR(OFF_FRAME) "(%rbx), %rax\n" /* NT and ID, which sigreturn leaves as it finds them */
+	"	movl " STR(FRAME_FLAGS) "(%rax), %eax\n"
+	"	andl $0x204000, %eax\n"
+	"	pushfq\n"
+	"	orl %eax, (%rsp)\n"
+	"	popfq\n"
 	"	ret\n"
 
 	/* The calls of the list; each is erased, for it holds the secret. */

@@ -160,6 +160,16 @@ static u64 next_holdoff(struct direct_process *p, u64 max)
 	return p->holdoff;
 }
 
+/* 0 in the image stands for the bits that every CPU has (SDM vol. 1, 11.6.6). AMD's CPUs have MM besides. */
+static u32 host_mxcsr_mask(void)
+{
+	u8 image[512] __attribute__((aligned(16))) = {0};
+	u32 mask;
+	__asm__ volatile("fxsave64 %0" : "+m"(image));
+	memcpy(&mask, image + 28, sizeof mask);
+	return mask ? mask : 0xffbf;
+}
+
 void bt_direct_init(struct bt_vcpu *v)
 {
 	struct bt_direct *d = v->vm->directly == DIRECTLY_NEVER ? NULL : calloc(1, sizeof *d);
@@ -169,6 +179,7 @@ void bt_direct_init(struct bt_vcpu *v)
 	__cpuid(0, a, b, c, dx);
 	d->host.sysenter = b != signature_AMD_ebx;
 	d->host.xcr0 = bt_host_xcr0();
+	d->host.mxcsr_mask = host_mxcsr_mask();
 	v->direct = d;
 }
 
@@ -255,7 +266,7 @@ static void save_vectors(struct bt_vcpu *v, const struct bt_cell *c)
 	bv &= v->xsave_mask;
 	memcpy(to + FP_HEADER, &bv, sizeof bv);
 	memcpy(&mxcsr, to + 24, sizeof mxcsr);
-	mxcsr &= 0xffff;
+	mxcsr &= v->direct->host.mxcsr_mask;
 	memcpy(to + 24, &mxcsr, sizeof mxcsr);
 }
 
@@ -447,7 +458,7 @@ static void trap(struct bt_vcpu *v, u64 number, u32 code)
 		bt_interpret_one(v);
 		return;
 	}
-	if (number == VEC_DB && (c->rflags & FL_TF)) {
+	if (number == VEC_DB && code == TRAP_TRACE) { /* POPF may just have cleared TF */
 		c->dr6_pending |= DR6_BS;
 		if (x86_take_debug_trap(c))
 			x86_deliver_fault(c);

@@ -73,6 +73,7 @@ struct direct_process {
 struct direct_host {
 	bool sysenter; /* works in 64-bit code */
 	u64 xcr0;
+	u32 mxcsr_mask;
 };
 
 struct bt_direct {
