@@ -269,8 +269,10 @@ static u64 in_ring3(u64 unused)
 /* Whatever stack pointer and whatever rights the code has: every way out is a good one. */
 static void take_all_ways_out(void)
 {
-	for (u32 v = 0; v < 256; v++)
-		idt[v].ist = 1, idt[v].type = one_in(2) ? 0xee : 0x8e;
+	for (u32 v = 0; v < 256; v++) {
+		idt[v].ist = 1;
+		idt[v].type = one_in(2) ? 0xee : 0x8e;
+	}
 }
 
 static struct {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The software engine as the rest of the program sees it: whether it can run here, the VM that its vCPUs share, counters, and the two
- * tables of engine.h (translator with interpreter; interpreter alone).
+ * The software engine as the rest of the program sees it: whether it can run here, the VM that its vCPUs share, counters, and the
+ * tables of engine.h: one for each way of running user code, and the interpreter alone.
  *
  * Threading: see engine.h. Counters are read while vCPUs count: a value may be an event old.
  */

@@ -313,7 +313,7 @@ struct user_context {
 	u64 rip, cs, rflags, rsp, ss, arg;
 };
 u64 user_enter(const struct user_context *u); /* until int $0x80 (returns rax) or an unhandled trap */
-u64 user_call(u64 (*fn)(u64), u64 arg);	      /* fn in .utext, 64-bit, IF clear; trap.vector is NO_TRAP when it returned */
+u64 user_call(u64 (*fn)(u64), u64 arg);	      /* fn in .utext, 64-bit, IF set; trap.vector is NO_TRAP when it returned */
 u64 user_call_flags(u64 (*fn)(u64), u64 arg, u64 rflags);
 extern u8 user_stack[8192];
 
