@@ -317,3 +317,13 @@ void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r
 		if (!gm_read(&g->gm, data_frame(i), r->data + i * 4096, 4096))
 			r->end = END_ENGINE;
 }
+
+bool guest_at_end_marker(const struct guest *g, const struct cpu_case *cs, const struct cpu_result *r)
+{
+	u32 at = cs->start + cs->offset[cs->n];
+	u8 byte;
+
+	if (r->rip != case_end_rip(cs) || cs->fall_off)
+		return r->rip == case_end_rip(cs);
+	return gm_read(&g->gm, code_frame(at / 4096) + at % 4096, &byte, 1) && byte == cs->code[cs->offset[cs->n]];
+}

@@ -37,3 +37,6 @@ void guest_load(struct guest *g, const struct cpu_case *cs, struct x86_cpu *c);
 
 /* After the stub ran: take the result out of the state and the exception frame. */
 void guest_result(struct guest *g, const struct x86_cpu *c, struct cpu_result *r);
+
+/* The case ended at its end marker, which no store of its own has changed. */
+bool guest_at_end_marker(const struct guest *g, const struct cpu_case *cs, const struct cpu_result *r);

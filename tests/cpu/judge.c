@@ -68,7 +68,7 @@ static void compare_ending(struct report *r, const struct cpu_result *cpu, const
 		mask &= ~PF_USER;
 	compare_u64(r, "error", cpu->error & mask, engine->error & mask);
 	if (cpu->vector == VEC_PF && engine->vector == VEC_PF && !notes->any_fault && !notes->any_fault_byte)
-		compare_u64(r, "cr2", cpu->cr2, engine->cr2);
+		compare_u64(r, "cr2", cpu->cr2, notes->short_cr2 ? (u32)engine->cr2 : engine->cr2);
 }
 
 static void compare_registers(struct report *r, const struct cpu_result *cpu, const struct cpu_result *engine,
@@ -166,6 +166,15 @@ static bool ended_behind_decoding(const struct cpu_result *cpu)
 	return cpu->vector != VEC_UD && cpu->vector != VEC_GP;
 }
 
+/* Bytes after LOCK (F0h): MOV to or from CR0 is one of CR8 on AMD's CPUs, which do not announce it to guests (CPUID 80000001h ECX bit 4). */
+static bool is_locked_cr0(const struct site *at)
+{
+	for (u32 i = 0; i + 2 < at->len && i < 15; i++)
+		if (at->code[i] == 0x0f)
+			return (at->code[i + 1] & 0xfd) == 0x20 && memchr(at->code, 0xf0, i);
+	return false;
+}
+
 /* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
 static bool stores_over_itself(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const struct site *at)
 {
@@ -259,11 +268,13 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	static const u16 two_reads[] = {ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ};
 	static const u16 piecemeal[] = {ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FLDENV,	ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
 					ZYDIS_MNEMONIC_XRSTOR, ZYDIS_MNEMONIC_XRSTOR64, ZYDIS_MNEMONIC_XSAVE,	ZYDIS_MNEMONIC_XSAVE64};
+	static const u16 masked[] = {ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ, ZYDIS_MNEMONIC_VMASKMOVPS,
+				     ZYDIS_MNEMONIC_VMASKMOVPD};
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
 	if (!decode_at(forms, at, &in, op)) {
-		notes->excused = at->len && ended_behind_decoding(cpu);
+		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_cr0(at));
 		return;
 	}
 	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
@@ -272,13 +283,42 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	}
 	notes->any_fault = is_one_of(in.mnemonic, two_reads, ARRAY_SIZE(two_reads));
 	notes->any_fault_byte = is_one_of(in.mnemonic, piecemeal, ARRAY_SIZE(piecemeal));
+	notes->short_cr2 = in.address_width == 32 && c->bits == 64 && is_one_of(in.mnemonic, masked, ARRAY_SIZE(masked));
 	notes->mmx_fault = in.meta.isa_ext == ZYDIS_ISA_EXT_MMX || in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
-/* A POPF from outside the data has cleared TF: the trace ends before the case did. Traps leave rip behind their instruction. */
-static bool is_lost(const struct cpu_result *cpu, u64 last)
+static bool goes_elsewhere(const ZydisDecodedInstruction *in)
 {
-	return last != cpu->rip && cpu->vector != VEC_DB && cpu->vector != VEC_BP && cpu->vector != VEC_OF;
+	switch (in->meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_RET:
+		return true;
+	default:
+		return in->meta.category == ZYDIS_CATEGORY_STRINGOP;
+	}
+}
+
+/* A POPF from outside the data has cleared TF: what came behind it was not traced, until another one set it. */
+static bool is_out_of_sight(const struct forms *forms, const struct site *at, u64 next)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+
+	return decode_at(forms, at, &in, op) && !goes_elsewhere(&in) && next != at->rip + in.length;
+}
+
+/* The trace ends elsewhere than the case: TF was cleared in it, or the case has looked at TF. INT3 and INTO leave rip behind them. */
+static bool is_lost(const struct forms *forms, const struct cpu_result *cpu, const struct site *last)
+{
+	return (cpu->vector != VEC_BP && cpu->vector != VEC_OF) || is_out_of_sight(forms, last, cpu->rip);
+}
+
+static void lose(struct judge_notes *notes, u64 rip)
+{
+	notes->excused = true;
+	snprintf(notes->why, sizeof(notes->why), "could not be traced beyond %llx", (unsigned long long)rip);
 }
 
 void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
@@ -292,12 +332,12 @@ void judge_trace(const struct forms *forms, forms_has_fn has, const struct cpu_c
 	notes->bits32 = c->bits == 32;
 	if (last.rip == cpu->rip)
 		judge_last(forms, has, c, cpu, &last, notes);
-	if (t->n == NATIVE_TRACE || is_lost(cpu, last.rip)) {
-		notes->excused = true;
-		snprintf(notes->why, sizeof(notes->why), "could not be traced to its end");
-	}
+	if (t->n == NATIVE_TRACE || (steps > t->n && is_lost(forms, cpu, &last)))
+		lose(notes, last.rip);
 	for (u32 i = 0; i < steps && !notes->excused; i++) {
 		at = i ? site_of_step(&t->step[i - 1]) : site_at_start(c);
 		notes->excused = !judge_step(forms, has, c, &at, notes);
+		if (!notes->excused && i < t->n && is_out_of_sight(forms, &at, t->step[i].rip))
+			lose(notes, at.rip);
 	}
 }

@@ -213,9 +213,9 @@ static bool run_to_stub(struct bt_subject *s, struct cpu_result *r)
  * A signal on the host is how an instruction's exception shows; the interpreter repeats the instruction then. It would hide what else raises
  * signals: translated code that goes to a wrong address. Every run of the case ends with one exception at most.
  */
-static void judge_signals(const struct cpu_case *c, u64 signals, u32 repeat, struct cpu_result *r)
+static void judge_signals(const struct guest *g, const struct cpu_case *c, u64 signals, u32 repeat, struct cpu_result *r)
 {
-	if (signals > (r->rip == case_end_rip(c) ? 0 : repeat))
+	if (signals > (guest_at_end_marker(g, c, r) ? 0 : repeat))
 		failed(r, "a host signal that no exception of the case explains");
 }
 
@@ -240,7 +240,7 @@ static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cp
 			guest_result(&s->guest, cpu, r);
 	}
 	if (ok)
-		judge_signals(c, v->st.signals - signals, repeat, r);
+		judge_signals(&s->guest, c, v->st.signals - signals, repeat, r);
 }
 
 const struct subject subject_bt = {

@@ -239,7 +239,8 @@ static void loads_in_ring3(void)
 	TRIED(NO_TRAP, 0);
 	user_call(user_load_segment, SEL_DATA);
 	TRIED(GP, SEL_DATA);
-	CHECK_EQ(user_call(user_load_segment, 3), 3); /* null with any RPL */
+	u64 null = user_call(user_load_segment, 3); /* with any RPL, until an interrupt's IRET clears it (SDM vol. 2, IRET) */
+	CHECK(null == 3 || null == 0);
 	TRIED(NO_TRAP, 0);
 }
 

@@ -386,6 +386,15 @@ bool bt_cell_run(struct bt_cell *c)
 	return run(c, false);
 }
 
+u64 bt_cell_cpu_ns(const struct bt_cell *c)
+{
+	clockid_t clock;
+	struct timespec t = {0};
+	if (!clock_getcpuclockid(c->pid, &clock))
+		clock_gettime(clock, &t);
+	return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
+}
+
 void bt_cell_pin(struct bt_cell *c, int cpu)
 {
 	cpu_set_t one;

@@ -81,6 +81,7 @@ void bt_cell_interrupt(pid_t pid);
 u64 bt_cell_mask(void);						    /* of signals, while the guest's code runs */
 void bt_cell_end(const struct bt_cell *c, char *text, size_t size); /* what became of a broken cell, in words */
 void bt_cell_pin(struct bt_cell *c, int cpu);
+u64 bt_cell_cpu_ns(const struct bt_cell *c); /* CPU time it has used so far */
 
 /* ---- cell_watch.c */
 #define CELL_WATCHES 4

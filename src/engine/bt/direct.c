@@ -24,7 +24,10 @@
 #define SAMPLES 2			   /* in a row, that find a process computing */
 #define LONG_NS 40000			   /* between two ways into the kernel, in translated code */
 #define EXITS 64			   /* after so many, look whether the cell pays */
-#define SHORT_NS 18000			   /* on average between two exits: it does not */
+#define SHORT_NS 13000			   /* of CPU time on average between two exits: it does not */
+#define AMPLE_NS 300000			   /* it does, however long it had to wait for a CPU */
+#define MOSTLY_WAITING 3		   /* times as much went by as it ran */
+#define EXIT_NS 10000			   /* what one costs; what is done for the cell meanwhile is counted in these */
 #define HOLDOFF_MIN 20000000ull
 #define HOLDOFF_MAX 200000000ull
 #define HOLDOFF_LOOP 1000000000ull /* for a loop in a page that must not be executed directly */
@@ -133,6 +136,12 @@ static bool give_map(struct bt_vcpu *v, struct direct_process *p)
 	return true;
 }
 
+static void begin_trial(struct direct_process *p)
+{
+	p->exits = p->wall_ns = 0;
+	p->cpu_at = bt_cell_cpu_ns(p->map->cell);
+}
+
 static void turn_on(struct bt_vcpu *v, struct direct_process *p)
 {
 	if (!give_map(v, p)) {
@@ -140,7 +149,7 @@ static void turn_on(struct bt_vcpu *v, struct direct_process *p)
 		return;
 	}
 	p->on = true;
-	p->exits = p->native_ns = 0;
+	begin_trial(p);
 	v->direct_on = true;
 }
 
@@ -149,7 +158,6 @@ static void turn_off(struct bt_vcpu *v, struct direct_process *p, u64 ns)
 	p->on = v->direct_on = false;
 	p->good = 0;
 	p->sampled_at = 0;
-	p->exits = p->native_ns = 0;
 	p->not_before = now_ns() + ns;
 }
 
@@ -202,17 +210,25 @@ void bt_direct_sample(struct bt_vcpu *v)
 		turn_on(v, p);
 }
 
-/* A way out that the guest's kernel or the interpreter had to be asked for. */
-static void count_exit(struct bt_vcpu *v, struct direct_process *p, u64 native_ns)
+/* Between ways out, user code must have run long enough on the CPU. Where vCPUs are more than CPUs, thread and cell besides wait for one each time
+ * they take turns: then it must have run for a good part of the time that went by, or so long that the turns do not matter. */
+static bool pays(const struct direct_process *p)
 {
-	p->native_ns += native_ns;
-	if (++p->exits < EXITS)
+	u64 ran = bt_cell_cpu_ns(p->map->cell) - p->cpu_at;
+	return ran / p->exits >= SHORT_NS && (p->wall_ns <= MOSTLY_WAITING * ran || ran / p->exits >= AMPLE_NS);
+}
+
+/* Ways out that translated code would not have needed. */
+static void count_exits(struct bt_vcpu *v, struct direct_process *p, u64 n)
+{
+	p->exits += n;
+	if (p->exits < EXITS)
 		return;
-	if (p->native_ns / p->exits < SHORT_NS && v->vm->directly != DIRECTLY_ALWAYS)
-		turn_off(v, p, next_holdoff(p, HOLDOFF_MAX));
-	else
+	if (v->vm->directly == DIRECTLY_ALWAYS || pays(p)) {
 		p->holdoff /= 2;
-	p->exits = p->native_ns = 0;
+		begin_trial(p);
+	} else
+		turn_off(v, p, next_holdoff(p, HOLDOFF_MAX));
 }
 
 /* ---- the state, over and back */
@@ -366,13 +382,16 @@ static void fail(struct bt_vcpu *v, const char *why, const struct bt_cell *c)
 enum outcome { LEFT_ALONE, AT_SIGNAL, BROKEN };
 
 /* Whoever nudges this vCPU sets its words before it looks for a cell. */
-static enum outcome go(struct bt_vcpu *v, struct bt_cell *c)
+static enum outcome go(struct bt_vcpu *v, struct direct_process *p)
 {
+	struct bt_cell *c = p->map->cell;
 	bool ran = false, ok = true;
 	atomic_store(&v->in_cell, c->pid);
 	if (!asked_to_leave(v)) {
+		u64 since = now_ns();
 		ran = true;
 		ok = bt_cell_run(c);
+		p->wall_ns += now_ns() - since;
 	}
 	atomic_store(&v->in_cell, 0);
 	return !ok ? BROKEN : ran ? AT_SIGNAL : LEFT_ALONE;
@@ -389,11 +408,22 @@ static bool is_page_fault(const struct bt_cell *c)
 	return c->shared->signal == SIGSEGV && frame_of(c)->uc_mcontext.gregs[REG_TRAPNO] == VEC_PF;
 }
 
-/* The guest's tables as they are would allow it. */
-static bool map_missing(struct bt_vcpu *v, struct direct_map *m)
+/* The first time a page is mapped is free; who writes code that it executes pays for mapping and searching it again and again. */
+static bool map_page(struct bt_vcpu *v, struct direct_process *p, gva_t gva, u32 acc)
 {
-	const ucontext_t *uc = frame_of(m->cell);
-	return direct_map_page(v, m, (u64)uc->uc_mcontext.gregs[REG_CR2], access_of(uc));
+	u64 since = now_ns();
+	if (!direct_map_page(v, p->map, gva, acc))
+		return false;
+	if (p->map->again)
+		count_exits(v, p, 1 + (now_ns() - since) / EXIT_NS);
+	return true;
+}
+
+/* The guest's tables as they are would allow it. */
+static bool map_missing(struct bt_vcpu *v, struct direct_process *p)
+{
+	const ucontext_t *uc = frame_of(p->map->cell);
+	return map_page(v, p, (u64)uc->uc_mcontext.gregs[REG_CR2], access_of(uc));
 }
 
 /* Ask the guest's tables as the CPU does: accessed and dirty bits are set, or there is a fault. 1, 0 or -1 as bt_fill. */
@@ -427,8 +457,8 @@ static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 	u32 acc = access_of(frame_of(m->cell));
 	int r = translate(v, gva, acc);
 	bt_stores_done(v);
-	if (r > 0 && direct_map_page(v, m, gva, acc))
-		return true;
+	if (r > 0 && map_page(v, p, gva, acc))
+		return p->on;
 	if (r == 0)
 		x86_deliver_fault(&v->cpu);
 	else if (!(acc & ACC_FETCH))
@@ -491,7 +521,7 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 }
 
 /* False: the cell's registers are the guest's again and something is to be done outside. */
-static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
+static bool serve(struct bt_vcpu *v, struct direct_process *p)
 {
 	struct direct_map *m = p->map;
 	bool lost = m->cell->lost;
@@ -505,12 +535,14 @@ static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 		save_frame(v, m->cell);
 		return false;
 	}
-	if (is_page_fault(m->cell) && map_missing(v, m))
+	if (is_page_fault(m->cell) && map_missing(v, p) && p->on)
 		return true;
 	save_frame(v, m->cell);
+	if (!p->on)
+		return false;
 	if (is_page_fault(m->cell) && page_fault(v, p))
 		return true;
-	count_exit(v, p, now_ns() - since);
+	count_exits(v, p, 1);
 	if (!is_page_fault(m->cell))
 		handle(v, m);
 	return false;
@@ -544,11 +576,10 @@ void bt_direct_run(struct bt_vcpu *v)
 	v->cpu.rflags &= ~(u64)FL_RF;
 	v->cpu.debug_shadow = false;
 	load_frame(v, m->cell);
-	u64 since = now_ns();
-	stay_together(v->direct, m->cell, since);
+	stay_together(v->direct, m->cell, now_ns());
 	bool moved = false;
 	for (;;) {
-		enum outcome o = go(v, m->cell);
+		enum outcome o = go(v, p);
 		if (o == BROKEN)
 			fail(v, "the host has ended", m->cell);
 		if (o == LEFT_ALONE && moved)
@@ -557,7 +588,7 @@ void bt_direct_run(struct bt_vcpu *v)
 			break;
 		moved = true;
 		v->st.direct_runs++;
-		if (!serve(v, p, since))
+		if (!serve(v, p))
 			break;
 	}
 }

@@ -45,6 +45,7 @@ struct direct_map {
 	u64 npages;
 	u32 ncalls; /* that mapped something, since all was unmapped */
 	bool stale; /* the guest has flushed: look at every page before the next use */
+	bool again; /* the last page that was missing had been mapped before */
 	u32 nwatches;
 	gva_t watch[CELL_WATCHES]; /* breakpoints, in pages that are or were executed */
 	u32 nforget;
@@ -64,7 +65,7 @@ struct direct_process {
 	u64 sampled_at, crossings;
 	u64 not_before; /* ns */
 	u64 holdoff;	/* ns */
-	u64 exits, native_ns;
+	u64 exits, wall_ns, cpu_at; /* of this trial of the cell: ways out, ns that it ran or waited for a CPU, its CPU time (ns) at the start */
 	struct direct_map *map;
 	u16 pcid;
 };

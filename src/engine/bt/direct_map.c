@@ -433,6 +433,8 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	u32 here = gva >> 12 & (REGION_PAGES - 1), wanted = acc & ACC_WRITE ? HOW_WRITE : acc & ACC_FETCH ? HOW_EXEC : HOW_READ;
 	if (gva >= USER_END || !find_leaf(v, gva, USABLE, &l) || !(r = take_region(m, gva >> 21)))
 		return false;
+	u64 gpfn;
+	m->again = rights(&l, gva, &gpfn) && r->frame[here] == gpfn;
 	bool all = l.shift > 12 && !(acc & ACC_FETCH);
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;
 	r->large |= l.shift > 12;

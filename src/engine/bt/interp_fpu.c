@@ -274,11 +274,20 @@ static bool op_fnstenv(struct interp *in, struct x86_cpu *c, const struct interp
 	return true;
 }
 
+/* CPUs read an image piece by piece: what is wrong with the first comes before what is wrong with the end, be it of another kind. */
+static bool load_image(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u32 n, u8 *buf)
+{
+	u64 ea = interp_ea(in, c, i);
+
+	return env_aligned(in, c, i, ACC_READ) && interp_load_buf(c, i->ea.seg, ea, i->osize == 2 ? 2 : 4, buf) &&
+	       interp_load_buf(c, i->ea.seg, ea, n, buf);
+}
+
 static bool op_fldenv(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u8 buf[28];
 
-	if (!env_aligned(in, c, i, ACC_READ) || !interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), i->osize == 2 ? 14 : 28, buf))
+	if (!load_image(in, c, i, i->osize == 2 ? 14 : 28, buf))
 		return false;
 	interp_fpu_own(in, c, XF_X87);
 	environment_in(c, i->osize, buf);
@@ -305,7 +314,7 @@ static bool op_frstor(struct interp *in, struct x86_cpu *c, const struct interp_
 	u32 n = i->osize == 2 ? 14 : 28;
 	u8 buf[108];
 
-	if (!env_aligned(in, c, i, ACC_READ) || !interp_load_buf(c, i->ea.seg, interp_ea(in, c, i), n + 80, buf))
+	if (!load_image(in, c, i, n + 80, buf))
 		return false;
 	interp_fpu_own(in, c, XF_X87);
 	environment_in(c, i->osize, buf);
