@@ -278,6 +278,33 @@ static void registers_cross_over(void)
 	wrmsr(MSR_FS_BASE, 0);
 }
 
+/* ---- INT1: a trap, whatever a hypervisor under the host's CPU makes of it */
+
+extern const u8 icebp[];
+
+__asm__(".pushsection .utext, \"ax\"\n"
+	".balign 4096\n"
+	"icebp:\n	.byte 0xf1, 0x90, 0xf1, 0xf1, 0xf1\n	ret\n"
+	".balign 4096\n"
+	".popsection\n");
+
+static u64 icebp_seen; /* a hexadecimal digit each */
+
+static bool note_icebp(struct trap_frame *f)
+{
+	icebp_seen = icebp_seen << 4 | (f->rip - (u64)icebp);
+	return true;
+}
+
+static void icebp_is_behind(void)
+{
+	trap_set_handler(DB, note_icebp);
+	icebp_seen = 0;
+	ask(icebp, 0);
+	CHECK_EQ(icebp_seen, 0x1345);
+	trap_set_handler(DB, NULL);
+}
+
 void guest_main(void)
 {
 	static void (*const check[])(void) = {cpuid_is_this_machines, processor_number,	      descriptors,	  accessed_and_dirty,
@@ -290,4 +317,6 @@ void guest_main(void)
 	}
 	for (u32 i = 0; i < ARRAY_SIZE(check); i++)
 		loop_check("user_mode", check[i], 500);
+	if (!on_qemu_tcg()) /* which takes it for an invalid opcode */
+		LOOP(icebp_is_behind);
 }

@@ -480,6 +480,22 @@ static void system_call(struct bt_vcpu *v, const struct cell_shared *s)
 	bt_interpret_one(v);
 }
 
+static bool is_int1(struct bt_vcpu *v, gva_t gva)
+{
+	struct x86_xlat x;
+	const u8 *byte = x86_probe(&v->cpu, gva, x86_acc(&v->cpu, ACC_FETCH), &x) ? v->env.ram(v, PAGE_BASE(x.gpa), false) : NULL;
+	return byte && byte[PAGE_OFFSET(gva)] == 0xf1;
+}
+
+/* INT1 is a trap, but where the host is a guest itself, its hypervisor may report the instruction's own address. */
+static bool int1_stays(struct bt_vcpu *v)
+{
+	bool here = is_int1(v, v->cpu.rip), before = is_int1(v, v->cpu.rip - 1);
+	if (here != before)
+		v->direct->int1_stays = here;
+	return v->direct->int1_stays;
+}
+
 /* INT3 and INT1 are traps: rip is behind them. So it is after a single step. At a breakpoint of ours nothing has happened yet. */
 static void trap(struct bt_vcpu *v, u64 number, u32 code)
 {
@@ -494,7 +510,8 @@ static void trap(struct bt_vcpu *v, u64 number, u32 code)
 			x86_deliver_fault(c);
 		return;
 	}
-	c->rip -= 1;
+	if (number != VEC_DB || !int1_stays(v))
+		c->rip -= 1;
 	bt_interpret_one(v);
 }
 

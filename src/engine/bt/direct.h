@@ -85,6 +85,7 @@ struct bt_direct {
 	u64 stamp;
 	bool refused;	 /* this host does not let us */
 	bool no_watches; /* nor set breakpoints */
+	bool int1_stays; /* the host's INT1 leaves rip where it is */
 	bool pinned;
 	u64 pinned_at; /* ns */
 	int cpu;
