@@ -43,6 +43,11 @@ static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
 	return NULL;
 }
 
+static void env_ram_touched(void *opaque, const u8 *host, u32 len, bool write)
+{
+	bt_check_ram(opaque, host, len, write);
+}
+
 static void env_will_write(void *opaque, gpa_t gpa, u32 len)
 {
 	bt_will_store(opaque, gpa, len);
@@ -234,6 +239,7 @@ static void env_mode_changed(void *opaque)
 const struct x86_env bt_env = {
 	.ram = env_ram,
 	.ram_will_write = env_will_write,
+	.ram_touched = env_ram_touched,
 	.exclusive = env_exclusive,
 	.cached = bt_shadow_cached,
 	.mmio_read = env_mmio_read,
