@@ -89,8 +89,8 @@ static u32 jcc8(struct emit *e, u32 cc)
 /* rax = address, rcx = size; both as bounds.rax and bounds.rcx tell afterwards */
 static void emit_comparison(struct emit *e, i32 fs, bool write)
 {
-	static const u8 save_flags[] = {0x9f, 0x0f, 0x90, 0xc0};    /* lahf; seto al */
-	static const u8 restore_flags[] = {0x04, 0x7f, 0x9e};	    /* add al, 0x7f; sahf */
+	static const u8 save_flags[] = {0x9f, 0x0f, 0x90, 0xc0};     /* lahf; seto al */
+	static const u8 restore_flags[] = {0x04, 0x7f, 0x9e};	     /* add al, 0x7f; sahf */
 	static const u8 above_programs[] = {0x48, 0xc1, 0xe8, 0x2f}; /* shr rax, 47 */
 	static const u8 call_rax[] = {0xff, 0xd0};
 

@@ -455,7 +455,7 @@ static inline bool bt_debug_steps(const struct bt_vcpu *v)
 /* ---- bounds.c: nothing of it is called without bounds_checks */
 struct emit;
 void bt_bounds_init(struct bt_vcpu *v);
-void bt_bounds_emit(struct bt_vcpu *v, struct emit *e);	/* the trampolines of the checks in translated code */
+void bt_bounds_emit(struct bt_vcpu *v, struct emit *e); /* the trampolines of the checks in translated code */
 void bt_canaries_check(const struct bt_vcpu *v);	/* ends the process when one is dead */
 /* An access of translated code, whose host address follows, has left RAM. */
 _Noreturn void bt_outside_translated(struct bt_vcpu *v, const u8 *code, u64 address, u64 size, const char *what);

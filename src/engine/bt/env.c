@@ -37,8 +37,11 @@ static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
 	const struct guest_memory *gm = ((struct bt_vcpu *)opaque)->vm->gm;
 	for (u32 i = 0; i < gm->nslots; i++) {
 		const struct gm_slot *s = &gm->slots[i];
-		if (gpa - s->gpa < s->size)
-			return write && s->readonly ? NULL : s->hva + (PAGE_BASE(gpa) - s->gpa);
+		if (gpa - s->gpa < s->size) {
+			u8 *page = s->hva + (PAGE_BASE(gpa) - s->gpa);
+			bt_check_ram(opaque, page, PAGE_SIZE, write);
+			return write && s->readonly ? NULL : page;
+		}
 	}
 	return NULL;
 }

@@ -88,8 +88,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		if (GM_BOUNDS_CHECKS && hit_nothing(sig, info))
 			bt_outside_translated(v, v->cache_rx + off, (u64)info->si_addr, 1, "an access that nobody had checked");
 		take_over(v, context, off);
-	}
-	else if (!v->vm || !v->interp || !interp_host_signal(v->interp, sig, context))
+	} else if (!v->vm || !v->interp || !interp_host_signal(v->interp, sig, context))
 		pass_on(sig, info, context);
 	errno = saved;
 }
