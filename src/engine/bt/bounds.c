@@ -9,8 +9,8 @@
  * pass: the tables rely on its fault (shadow.c). Prefetches touch nothing.
  *
  * What the checks do not see is a store that nobody knows for one. It mostly meets an address where nothing is mapped: in translated code that
- * is reported (signal.c) instead of handed to the interpreter, and each mapping of the engine has an inaccessible page on both sides (aspace.c), as
- * guest RAM has. Canaries of memory stand where no page can: inside struct bt_vcpu, behind each part that translated code writes by
+ * is reported (signal.c) instead of handed to the interpreter, and the engine's tables and code cache have an inaccessible page on both sides
+ * (aspace.c), as guest RAM has. Canaries stand where no page can: inside struct bt_vcpu, behind each part that translated code writes by
  * displacement or reads by index, and at its end. They are looked at whenever the world stops and whenever a run ends.
  *
  * Threading: the vCPU's thread; canaries also by who has stopped the world.
