@@ -126,6 +126,13 @@ ubsan: ## build-ubsan: UndefinedBehaviorSanitizer, the same tests
 tsan: ## build-tsan: ThreadSanitizer, unit tests, guests with devices or several CPUs, Linux with several CPUs
 	$(call sanitize,tsan,thread,-Dc_args=-Wno-tsan,TSAN_OPTIONS=halt_on_error=1:handle_segv=0,$(THREADED_LINUX))
 
+# What the sanitizers do not instrument: translated code, each of whose accesses is compared here with where guest RAM lies (engine/bt/bounds.c).
+.PHONY: checked
+checked: ## build-checked: no access of a guest leaves its RAM; unit, cpu, guest tests, Linux, CHAOS_SECONDS (120) of chaos
+	$(call sanitize,checked,none,-Dbounds_checks=true,,$(SANITIZED_LINUX))
+	tests/guest/chaos.py --guise build-checked/guise --engine bt,direct,interp --jobs $(JOBS) --seed $(or $(SEED),1) \
+		--seconds $(or $(CHAOS_SECONDS),120) build-checked/tests/guest/chaos.elf
+
 define sanitize
 	tools/deps.sh build guest test
 	$(MAKE) --no-print-directory $(GUEST)
@@ -206,7 +213,7 @@ install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions 
 
 .PHONY: clean
 clean: ## remove every build directory and the guest (downloaded packages stay)
-	rm -rf build build-asan build-ubsan build-tsan build-cov build-fuzz
+	rm -rf build build-asan build-ubsan build-tsan build-checked build-chaos build-cov build-fuzz
 	rm -f guest/out/vmlinuz guest/out/initrd.img guest/out/release
 
 .PHONY: help

@@ -7,6 +7,8 @@
 #include "base/guest_memory.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -111,13 +113,24 @@ static const struct gm_slot *find_slot(const struct guest_memory *gm, gpa_t gpa)
 	return NULL;
 }
 
+/* Devices and loaders go on with the pointer and never look back. */
+static u8 *checked(const struct guest_memory *gm, u8 *hva, u64 len)
+{
+	if (GM_BOUNDS_CHECKS && unlikely(!gm_holds(gm, hva, len))) {
+		fprintf(stderr, "guise: internal error: %llu bytes at %p were handed out as guest RAM, which is %llu bytes at %p\n",
+			(unsigned long long)len, (void *)hva, (unsigned long long)gm->size, (void *)gm->map);
+		abort();
+	}
+	return hva;
+}
+
 u8 *gm_ptr(const struct guest_memory *gm, gpa_t gpa, u64 len)
 {
 	const struct gm_slot *s = find_slot(gm, gpa);
 
 	if (!s || len > s->size - (gpa - s->gpa))
 		return NULL;
-	return s->hva + (gpa - s->gpa);
+	return checked(gm, s->hva + (gpa - s->gpa), len);
 }
 
 int gm_iov(const struct guest_memory *gm, gpa_t gpa, u64 len, bool for_write, struct iovec *iov, int max)
@@ -136,7 +149,7 @@ int gm_iov(const struct guest_memory *gm, gpa_t gpa, u64 len, bool for_write, st
 		part = s->size - (gpa - s->gpa);
 		if (part > len)
 			part = len;
-		iov[n++] = (struct iovec){.iov_base = s->hva + (gpa - s->gpa), .iov_len = part};
+		iov[n++] = (struct iovec){.iov_base = checked(gm, s->hva + (gpa - s->gpa), part), .iov_len = part};
 		gpa += part;
 		len -= part;
 	}

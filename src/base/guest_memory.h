@@ -34,6 +34,13 @@ struct guest_memory {
 	void *written_opaque;
 };
 
+/* Set by meson's bounds_checks: what an engine or a device does to guest memory is compared with where that lies (engine/bt/bounds.c). */
+#ifdef GUISE_BOUNDS_CHECKS
+#define GM_BOUNDS_CHECKS true
+#else
+#define GM_BOUNDS_CHECKS false
+#endif
+
 #define GM_HOLE_START 0xc0000000ull /* RAM above this gpa moves to 4 GiB; ECAM, BARs, IOAPIC and LAPIC live in between */
 #define GM_HOLE_END 0x100000000ull
 #define GM_MAX_SIZE (16ull * 1024 * GiB)
@@ -54,6 +61,14 @@ int gm_iov(const struct guest_memory *gm, gpa_t gpa, u64 len, bool for_write, st
 
 /* Data was put into RAM through a pointer or an iovec. */
 void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len);
+
+/* Do the `len` bytes at the host address lie in guest RAM? */
+static inline bool gm_holds(const struct guest_memory *gm, const void *hva, u64 len)
+{
+	u64 off = (u64)hva - (u64)gm->map;
+
+	return off <= gm->size && len <= gm->size - off;
+}
 
 /* The gpa of a host address inside RAM; ~0 when outside. */
 gpa_t gm_gpa_of(const struct guest_memory *gm, const void *hva);

@@ -70,6 +70,7 @@ static u32 bus_step(gpa_t gpa, u32 len)
 static void piece_read(struct x86_cpu *c, const struct piece *p, u8 *buf)
 {
 	if (p->host) {
+		x86_touch(c, p->host, p->len, false);
 		x86_copy(buf, p->host, p->len);
 		return;
 	}
@@ -84,6 +85,7 @@ static void piece_write(struct x86_cpu *c, const struct piece *p, const u8 *buf)
 	if (p->host) {
 		if (c->env->ram_will_write)
 			c->env->ram_will_write(c->env->opaque, p->gpa, p->len);
+		x86_touch(c, p->host, p->len, true);
 		x86_copy(p->host, buf, p->len);
 		return;
 	}
@@ -128,6 +130,7 @@ bool x86_read(struct x86_cpu *c, gva_t gva, void *buf, u32 len, u32 acc)
 
 	note_breakpoint(c, gva, len, acc);
 	if (in_one_page(gva, len) && (p = cached(c, gva, acc))) {
+		x86_touch(c, p, len, false);
 		x86_copy(out, p, len);
 		return true;
 	}
@@ -145,6 +148,7 @@ bool x86_write(struct x86_cpu *c, gva_t gva, const void *buf, u32 len, u32 acc)
 	acc |= ACC_WRITE;
 	note_breakpoint(c, gva, len, acc);
 	if (in_one_page(gva, len) && (p = cached(c, gva, acc))) {
+		x86_touch(c, p, len, true);
 		x86_copy(p, in, len);
 		return true;
 	}
@@ -178,6 +182,8 @@ bool x86_read_val(struct x86_cpu *c, gva_t gva, u32 size, u64 *val, u32 acc)
 			return false;
 		host = p.host;
 	}
+	if (likely(host != NULL))
+		x86_touch(c, host, size, false);
 	*val = likely(host != NULL) ? x86_load_host(host, size) : value_from_bus(c, &p);
 	return true;
 }
@@ -193,6 +199,7 @@ bool x86_write_val(struct x86_cpu *c, gva_t gva, u32 size, u64 val, u32 acc)
 	note_breakpoint(c, gva, size, acc);
 	host = cached(c, gva, acc);
 	if (host) {
+		x86_touch(c, host, size, true);
 		x86_store_host(host, size, val);
 		return true;
 	}
@@ -204,6 +211,7 @@ bool x86_write_val(struct x86_cpu *c, gva_t gva, u32 size, u64 val, u32 acc)
 	}
 	if (c->env->ram_will_write)
 		c->env->ram_will_write(c->env->opaque, p.gpa, size);
+	x86_touch(c, p.host, size, true);
 	x86_store_host(p.host, size, val);
 	return true;
 }
@@ -269,6 +277,7 @@ bool x86_cmpxchg(struct x86_cpu *c, gva_t gva, u32 size, u64 expect, u64 newval,
 	if (n == 1 && p[0].host) {
 		if (c->env->ram_will_write)
 			c->env->ram_will_write(c->env->opaque, p[0].gpa, size);
+		x86_touch(c, p[0].host, size, true);
 		*old = host_cmpxchg(p[0].host, size, expect, newval);
 	} else {
 		bool ram = all_ram(p, n); /* a device's callback would wait for vCPUs that are stopped */
@@ -309,6 +318,7 @@ bool x86_cmpxchg16(struct x86_cpu *c, gva_t gva, const u64 expect[2], const u64 
 	if (p.host) {
 		if (c->env->ram_will_write)
 			c->env->ram_will_write(c->env->opaque, p.gpa, 16);
+		x86_touch(c, p.host, 16, true);
 		*done = host_cmpxchg16(p.host, expect, newval, old);
 		return true;
 	}

@@ -31,6 +31,9 @@ struct x86_env {
 	 * end of its page, RAM only, stores allowed without further notice when ACC_WRITE is asked for. NULL: not known, walk. May be NULL. */
 	u8 *(*cached)(void *opaque, gva_t gva, u32 acc);
 
+	/* In builds with bounds_checks only: C code is about to load or store what the two above led to. May be NULL. */
+	void (*ram_touched)(void *opaque, const u8 *host, u32 len, bool write);
+
 	/* Accesses outside RAM; size 1, 2, 4 or 8, never crossing a page. Larger ones are split by the caller. */
 	u64 (*mmio_read)(void *opaque, gpa_t gpa, u32 size);
 	void (*mmio_write)(void *opaque, gpa_t gpa, u32 size, u64 value);

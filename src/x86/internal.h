@@ -5,7 +5,15 @@
  */
 #pragma once
 
+#include "base/guest_memory.h"
 #include "x86/rules.h"
+
+/* Before each load or store of guest RAM through a host address. */
+static inline void x86_touch(const struct x86_cpu *c, const u8 *host, u32 len, bool write)
+{
+	if (GM_BOUNDS_CHECKS && c->env->ram_touched)
+		c->env->ram_touched(c->env->opaque, host, len, write);
+}
 
 /* ---- copying without libc ---- */
 

@@ -61,9 +61,10 @@ static inline bool read_entry(struct walk *w, gpa_t gpa, u64 *e)
 	struct x86_env *env = w->c->env;
 	u8 *page = env->ram(env->opaque, PAGE_BASE(gpa), false);
 
-	if (likely(page != NULL))
+	if (likely(page != NULL)) {
+		x86_touch(w->c, page + PAGE_OFFSET(gpa), w->entry_size, false);
 		*e = x86_load_host(page + PAGE_OFFSET(gpa), w->entry_size);
-	else if (w->probe)
+	} else if (w->probe)
 		return false;
 	else
 		*e = env->mmio_read(env->opaque, gpa, w->entry_size);
@@ -223,6 +224,7 @@ static bool set_bits(struct walk *w, u32 i, u64 bits)
 		return true;
 	if (env->ram_will_write)
 		env->ram_will_write(env->opaque, w->where[i], w->entry_size);
+	x86_touch(w->c, page + PAGE_OFFSET(w->where[i]), w->entry_size, true);
 	if (!exchange_entry(page + PAGE_OFFSET(w->where[i]), w->entry_size, w->entry[i], w->entry[i] | bits))
 		return false;
 	w->entry[i] |= bits;

@@ -12,18 +12,34 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* An inaccessible page on both sides: whoever leaves one mapping does not get into another. */
+#define GUARD PAGE_SIZE
+
+static u64 with_guards(u64 bytes)
+{
+	return PAGE_BASE(bytes + PAGE_SIZE - 1) + 2 * GUARD;
+}
+
 void *bt_sparse(u64 bytes, const char *what, struct err *e)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u8 *p = mmap(NULL, with_guards(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p != MAP_FAILED) {
-		madvise(p, bytes, MADV_DONTFORK); /* cells need none of it */
-		return p;
+		madvise(p, with_guards(bytes), MADV_DONTFORK); /* cells need none of it */
+		if (mprotect(p + GUARD, with_guards(bytes) - 2 * GUARD, PROT_READ | PROT_WRITE) == 0)
+			return p + GUARD;
+		munmap(p, with_guards(bytes));
 	}
 	err_sys(e, errno,
 		"%s: cannot reserve %llu MiB of address space (no memory is used yet); check `ulimit -v` and vm.overcommit_memory "
 		"(2 forbids it)",
 		what, (unsigned long long)(bytes >> 20));
 	return NULL;
+}
+
+void bt_sparse_free(void *p, u64 bytes)
+{
+	if (p)
+		munmap((u8 *)p - GUARD, with_guards(bytes));
 }
 
 static const char tables[] = "shadow page tables";
@@ -59,7 +75,7 @@ static void *map_table(u64 bytes, struct err *e)
 
 static void unmap_table(void *table, u64 bytes)
 {
-	munmap(table, bytes);
+	bt_sparse_free(table, bytes);
 }
 #endif
 
@@ -86,10 +102,8 @@ static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
 			unmap_table(as->table[t >> 1][t & 1], table_bytes(vm));
-	if (as->meta)
-		munmap(as->meta, BT_REGIONS);
-	if (as->regions)
-		munmap(as->regions, REGION_LIST * sizeof(u32));
+	bt_sparse_free(as->meta, BT_REGIONS);
+	bt_sparse_free(as->regions, REGION_LIST * sizeof(u32));
 	free(as);
 }
 
@@ -112,8 +126,7 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 
 void bt_aspace_fini(struct bt_vcpu *v)
 {
-	if (v->frames)
-		munmap(v->frames, v->vm->nframes * sizeof *v->frames);
+	bt_sparse_free(v->frames, v->vm->nframes * sizeof *v->frames);
 	for (u32 i = 0; i < v->vm->aspaces; i++)
 		if (v->aspaces[i])
 			aspace_free(v->vm, v->aspaces[i]);

@@ -233,8 +233,21 @@ struct bt_world {
 	bool alone;	      /* there is nobody to stop */
 };
 
+/* Words that nobody has a reason to write (bounds.c); none but in builds with bounds_checks. */
+struct bt_canary {
+	u64 word[GM_BOUNDS_CHECKS ? 8 : 0];
+};
+
+/* For the checks in translated code (bounds.c). */
+struct bt_bounds {
+	u64 ram, ram_size;
+	u64 rax, rcx, flags;
+	u64 address, size; /* under test */
+};
+
 struct bt_vcpu {
 	struct x86_cpu cpu; /* first: gpr[] is at offset 0 */
+	struct bt_canary behind_cpu;
 
 	/* constants and pointers that translated code reads */
 	u64 k_page;	/* pext mask of the page number; 0 after a kick: then every look-up misses */
@@ -262,9 +275,13 @@ struct bt_vcpu {
 	u64 target; /* where an indirect jump wants to go; also spare storage inside one instruction */
 	u64 spare;
 	u64 shared[BT_SHARED]; /* deltas that the block has looked up and uses again (tr_group.c) */
+	struct bt_canary behind_shared;
+	struct bt_bounds bounds;
 	u64 tsc_offset;
 	struct bt_jc_entry jc[2][BT_JC_SIZE];
 	struct bt_itlb kitlb; /* of supervisor code, in all address spaces: its pages are global */
+
+	struct bt_canary behind_tables;
 
 	/* the rest is C's */
 	u32 mode;
@@ -307,6 +324,7 @@ struct bt_vcpu {
 	u64 ras_saved; /* user code's, while supervisor code runs */
 	u32 ras_user;
 	u32 ev_off[16];
+	u32 bounds_off[2]; /* [write] */
 	struct bt_block *blocks;
 	u32 nblocks;
 	struct bt_cpage *cpages;
@@ -330,6 +348,7 @@ struct bt_vcpu {
 	struct bt_stats st;
 	struct err err;
 	bool failed;
+	struct bt_canary last;
 };
 
 /* Events: translated code calls C. Each handler returns the host address to continue at, or NULL to leave to vcpu_run. */
@@ -433,10 +452,25 @@ static inline bool bt_debug_steps(const struct bt_vcpu *v)
 	return unlikely(v->debug != NULL) && v->debug->step;
 }
 
+/* ---- bounds.c: nothing of it is called without bounds_checks */
+struct emit;
+void bt_bounds_init(struct bt_vcpu *v);
+void bt_bounds_emit(struct bt_vcpu *v, struct emit *e); /* the trampolines of the checks in translated code */
+void bt_canaries_check(const struct bt_vcpu *v);	/* ends the process when one is dead */
+/* An access of translated code, whose host address follows, has left RAM. */
+_Noreturn void bt_outside_translated(struct bt_vcpu *v, const u8 *code, u64 address, u64 size, const char *what);
+_Noreturn void bt_outside_c(const struct bt_vcpu *v, const u8 *host, u64 size, bool write);
+static inline void bt_check_ram(const struct bt_vcpu *v, const u8 *host, u64 size, bool write)
+{
+	if (GM_BOUNDS_CHECKS && unlikely(!gm_holds(v->vm->gm, host, size)))
+		bt_outside_c(v, host, size, write);
+}
+
 /* ---- engine.c, aspace.c */
 void bt_stats_keep(const struct bt_vcpu *v); /* its counters outlive it */
-/* Reserved, zeroed, committed when touched; given back with munmap. NULL: e tells that `what` has no room. */
+/* Reserved, zeroed, committed when touched, between two inaccessible pages. NULL: e tells that `what` has no room. */
 void *bt_sparse(u64 bytes, const char *what, struct err *e);
+void bt_sparse_free(void *p, u64 bytes); /* NULL is fine */
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
 void bt_aspace_fini(struct bt_vcpu *v);
 

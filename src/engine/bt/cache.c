@@ -197,14 +197,32 @@ static void emit_trampolines(struct bt_vcpu *v)
 	e_jmp(&k->e, v->ev_off[EV_GOTO]);
 	for (u32 user = 0; user < 2; user++)
 		emit_ras_miss(k, v, user);
+	if (GM_BOUNDS_CHECKS)
+		bt_bounds_emit(v, &k->e);
 	v->cache_start = v->cache_used = k->e.pos;
 }
 
-static void *reserve(size_t bytes)
+/* One view of the cache, in a reservation of its own for the sake of the pages around it. */
+static u8 *map_view(int fd, int prot, struct err *e)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
+	u8 *p = bt_sparse(BT_CACHE_SIZE, "code cache", e);
+	if (!p || mmap(p, BT_CACHE_SIZE, prot, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
+		return p;
+	err_sys(e, errno,
+		"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
+		"MemoryDenyWriteExecute?)");
+	bt_sparse_free(p, BT_CACHE_SIZE);
+	return NULL;
 }
+
+static bool map_views(struct bt_vcpu *v, int fd, struct err *e)
+{
+	v->cache_rw = map_view(fd, PROT_READ | PROT_WRITE, e);
+	v->cache_rx = v->cache_rw ? map_view(fd, PROT_READ | PROT_EXEC, e) : NULL;
+	return v->cache_rx != NULL;
+}
+
+static const char tables[] = "the code cache's tables";
 
 bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 {
@@ -215,25 +233,17 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 			close(fd);
 		return false;
 	}
-	v->cache_rw = mmap(NULL, BT_CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	v->cache_rx = mmap(NULL, BT_CACHE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	int failed = errno;
+	bool mapped = map_views(v, fd, e);
 	close(fd);
-	if (v->cache_rw == MAP_FAILED || v->cache_rx == MAP_FAILED) {
-		err_sys(e, failed,
-			"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
-			"MemoryDenyWriteExecute?)");
+	if (!mapped)
 		return false;
-	}
-	v->blocks = reserve(sizeof *v->blocks * BT_MAX_BLOCKS);
-	v->hash = reserve(sizeof *v->hash * BT_HASH_SIZE);
-	v->exits = reserve(sizeof *v->exits * BT_MAX_BLOCKS * 4);
-	v->maps = reserve(sizeof *v->maps * BT_MAX_BLOCKS * 16);
-	v->cpages = reserve(sizeof *v->cpages * BT_CPAGES);
-	if (!v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages) {
-		err_sys(e, ENOMEM, "code cache: cannot reserve its tables");
+	v->blocks = bt_sparse(sizeof *v->blocks * BT_MAX_BLOCKS, tables, e);
+	v->hash = bt_sparse(sizeof *v->hash * BT_HASH_SIZE, tables, e);
+	v->exits = bt_sparse(sizeof *v->exits * BT_MAX_BLOCKS * 4, tables, e);
+	v->maps = bt_sparse(sizeof *v->maps * BT_MAX_BLOCKS * 16, tables, e);
+	v->cpages = bt_sparse(sizeof *v->cpages * BT_CPAGES, tables, e);
+	if (!v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages)
 		return false;
-	}
 	v->nblocks = v->ncpages = 1;
 	emit_trampolines(v);
 	bt_jc_clear(v);
@@ -243,20 +253,13 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 void bt_cache_fini(struct bt_vcpu *v)
 {
 	bt_ras_fini(v);
-	if (v->cache_rw && v->cache_rw != MAP_FAILED)
-		munmap(v->cache_rw, BT_CACHE_SIZE);
-	if (v->cache_rx && v->cache_rx != MAP_FAILED)
-		munmap(v->cache_rx, BT_CACHE_SIZE);
-	if (v->blocks)
-		munmap(v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);
-	if (v->hash)
-		munmap(v->hash, sizeof *v->hash * BT_HASH_SIZE);
-	if (v->exits)
-		munmap(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
-	if (v->maps)
-		munmap(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
-	if (v->cpages)
-		munmap(v->cpages, sizeof *v->cpages * BT_CPAGES);
+	bt_sparse_free(v->cache_rw, BT_CACHE_SIZE);
+	bt_sparse_free(v->cache_rx, BT_CACHE_SIZE);
+	bt_sparse_free(v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);
+	bt_sparse_free(v->hash, sizeof *v->hash * BT_HASH_SIZE);
+	bt_sparse_free(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
+	bt_sparse_free(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
+	bt_sparse_free(v->cpages, sizeof *v->cpages * BT_CPAGES);
 }
 
 static void forget_frame(struct bt_vcpu *v, u64 gpfn)

@@ -128,7 +128,7 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	if (!vm)
 		return;
-	munmap(vm->frames, vm->nframes * sizeof *vm->frames);
+	bt_sparse_free(vm->frames, vm->nframes * sizeof *vm->frames);
 	pthread_cond_destroy(&vm->go);
 	pthread_cond_destroy(&vm->quiet);
 	pthread_mutex_destroy(&vm->lock);

@@ -37,10 +37,18 @@ static u8 *env_ram(void *opaque, gpa_t gpa, bool write)
 	const struct guest_memory *gm = ((struct bt_vcpu *)opaque)->vm->gm;
 	for (u32 i = 0; i < gm->nslots; i++) {
 		const struct gm_slot *s = &gm->slots[i];
-		if (gpa - s->gpa < s->size)
-			return write && s->readonly ? NULL : s->hva + (PAGE_BASE(gpa) - s->gpa);
+		if (gpa - s->gpa < s->size) {
+			u8 *page = s->hva + (PAGE_BASE(gpa) - s->gpa);
+			bt_check_ram(opaque, page, PAGE_SIZE, write);
+			return write && s->readonly ? NULL : page;
+		}
 	}
 	return NULL;
+}
+
+static void env_ram_touched(void *opaque, const u8 *host, u32 len, bool write)
+{
+	bt_check_ram(opaque, host, len, write);
 }
 
 static void env_will_write(void *opaque, gpa_t gpa, u32 len)
@@ -234,6 +242,7 @@ static void env_mode_changed(void *opaque)
 const struct x86_env bt_env = {
 	.ram = env_ram,
 	.ram_will_write = env_will_write,
+	.ram_touched = env_ram_touched,
 	.exclusive = env_exclusive,
 	.cached = bt_shadow_cached,
 	.mmio_read = env_mmio_read,

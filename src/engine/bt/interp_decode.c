@@ -7,6 +7,7 @@
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
+#include "x86/internal.h"
 
 #include <stdlib.h>
 
@@ -132,6 +133,7 @@ static bool open_window(struct interp *in, struct x86_cpu *c, struct window *w, 
 	host = interp_host(in, c, w->lin, 1, TLB_FETCH);
 	if (!host)
 		return read_more(c, w, page_left < MAX_LEN ? page_left : MAX_LEN);
+	x86_touch(c, host, page_left < sizeof(w->b) ? page_left : (u32)sizeof(w->b), false);
 	w->n = page_left < w->limit ? page_left : w->limit;
 	if (page_left >= sizeof(w->b))
 		memcpy(w->b, host, sizeof(w->b));

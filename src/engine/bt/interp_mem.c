@@ -117,7 +117,7 @@ static u8 *engine_host(struct x86_cpu *c, gva_t lin, u32 kind)
 	return c->env->cached ? c->env->cached(c->env->opaque, lin, x86_acc(c, tlb_acc[kind])) : NULL;
 }
 
-u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 kind)
+static u8 *find_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 kind)
 {
 	struct interp_tlb_entry *t = &in->tlb[kind][(lin >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	u64 tag = tlb_tag(c, lin);
@@ -137,6 +137,15 @@ u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 k
 	if (kind == TLB_WRITE)
 		will_write(c, t->gpa + PAGE_OFFSET(lin), size);
 	return host + PAGE_OFFSET(lin);
+}
+
+u8 *interp_host(struct interp *in, struct x86_cpu *c, gva_t lin, u32 size, u32 kind)
+{
+	u8 *host = find_host(in, c, lin, size, kind);
+
+	if (host)
+		x86_touch(c, host, size, kind == TLB_WRITE);
+	return host;
 }
 
 /* Guest values lie at any address; the host's unit does not mind, the C language does. */

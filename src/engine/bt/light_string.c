@@ -78,6 +78,9 @@ static int string_run(struct bt_vcpu *v, u64 left, u32 size, bool movs, u64 *don
 	if (!dst)
 		return why;
 	if (movs)
+		bt_check_ram(v, src, n * size, false);
+	bt_check_ram(v, dst, n * size, true);
+	if (movs)
 		copy_run(dst, src, n, size);
 	else
 		fill_run(dst, c->gpr[R_RAX], n, size);

@@ -71,6 +71,12 @@ static void pass_on(int sig, siginfo_t *info, void *uc)
 	}
 }
 
+/* A program's address where nothing is mapped: no address of the guest's and no other fault of its making comes to that. */
+static bool hit_nothing(int sig, const siginfo_t *info)
+{
+	return sig == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR) && (u64)info->si_addr >> 47 == 0;
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno;
@@ -78,9 +84,11 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	u32 off;
 	if (v->vm && bt_ras_overflow(v, (u64)info->si_addr)) /* the call runs again */
 		((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP] = (greg_t)v->ras_top[v->ras_user];
-	else if (v->vm && in_block(v, context, &off))
+	else if (v->vm && in_block(v, context, &off)) {
+		if (GM_BOUNDS_CHECKS && hit_nothing(sig, info))
+			bt_outside_translated(v, v->cache_rx + off, (u64)info->si_addr, 1, "an access that nobody had checked");
 		take_over(v, context, off);
-	else if (!v->vm || !v->interp || !interp_host_signal(v->interp, sig, context))
+	} else if (!v->vm || !v->interp || !interp_host_signal(v->interp, sig, context))
 		pass_on(sig, info, context);
 	errno = saved;
 }

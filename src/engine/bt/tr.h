@@ -169,6 +169,19 @@ void tr_jump_careful(struct tr *t);				      /* jrcxz to this instruction in a c
 bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
 void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map entry */
 
+/* ---- bounds.c */
+/* The instruction that comes next accesses guest memory at [base + index + disp] (index H_RSP: none). No register nor flag changes. */
+void tr_bounds_check(struct tr *t, u32 base, u32 index, i32 disp, u32 size, bool write);
+static inline void tr_check(struct tr *t, u32 base, u32 index, i32 disp, u32 size, bool write)
+{
+	if (GM_BOUNDS_CHECKS)
+		tr_bounds_check(t, base, index, disp, size, write);
+}
+static inline void tr_check_place(struct tr *t, struct tr_place p, u32 size, bool write)
+{
+	tr_check(t, p.base < 0 ? (u32)H_RCX : (u32)p.base, p.base < 0 ? (u32)H_RSP : (u32)H_RCX, p.disp, size, write);
+}
+
 /* ---- translate.c */
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 

@@ -467,6 +467,16 @@ static bool takes_rcx(const struct plan *p)
 	return taken;
 }
 
+/* What must be aligned faults by itself where it is not, and lies in one page where it is. */
+static void check_memory(struct tr *t, const struct plan *p)
+{
+	u32 size = is_aligned_form(t->in) ? 1 : p->mem->size / 8u;
+	if (p->form == MEM_SUM)
+		tr_check_place(t, p->place, size, tr_writes(p->mem));
+	else
+		tr_check(t, p->form == MEM_R10 ? (u32)H_R10 : (u32)H_RCX, H_RSP, 0, size, tr_writes(p->mem));
+}
+
 bool tr_copy(struct tr *t)
 {
 	struct plan p;
@@ -482,6 +492,8 @@ bool tr_copy(struct tr *t)
 	load_temps(t, &p);
 	struct plan encoded = p;
 	encode_high(&encoded);
+	if (p.mem)
+		check_memory(t, &p);
 	emit_encoded(t, &encoded);
 	store_temps(t, &p);
 	t->r11 = t->r11_in;

@@ -149,6 +149,7 @@ static void push_constant(struct tr *t, u64 value)
 {
 	struct tr_place top = prepare_push(t);
 	if ((i64)value == (i32)value) {
+		tr_check_place(t, top, 8, true);
 		e_rex(&t->e, true, 0, 0, (u32)top.base);
 		e8(&t->e, 0xc7);
 		tr_modrm(t, 0, top, false);
@@ -427,6 +428,7 @@ static void flow_bt(struct tr *t)
 	tr_lookup(t, H_R10, write, size == 64 ? 3 : 2, size / 8);
 	h = tr_read_guest(t, g, H_R11);
 	e_pext_fs(e, true, H_R11, h, size == 64 ? FS(k_63) : FS(k_31));
+	tr_check(t, H_R10, H_RCX, 0, size / 8, write);
 	if (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK)
 		e8(e, 0xf0);
 	e_rex(e, size == 64, H_R11, H_RCX, H_R10);
@@ -464,6 +466,7 @@ static void flow_pushf(struct tr *t)
 	e_lea(e, true, H_R11, H_R11, H_RCX, 0, 0);
 	e_lea(e, true, H_R11, H_R11, H_RAX, 0, 0);
 	e_load_fs(e, H_RAX, FS(spare));
+	tr_check(t, H_R10, H_RSP, 0, 8, true);
 	e_store(e, true, H_R10, H_RSP, 0, 0, H_R11);
 	add_to_rsp(t, -8);
 }

@@ -331,10 +331,12 @@ static void op64(struct tr *t, u32 op, u32 reg, struct tr_place p)
 
 void tr_load(struct tr *t, u32 reg, struct tr_place p)
 {
+	tr_check_place(t, p, 8, false);
 	op64(t, 0x8b, reg, p);
 }
 void tr_store(struct tr *t, struct tr_place p, u32 reg)
 {
+	tr_check_place(t, p, 8, true);
 	op64(t, 0x89, reg, p);
 }
 void tr_place_address(struct tr *t, u32 dst, struct tr_place p)

@@ -74,6 +74,8 @@ static void vcpu_init(struct bt_vcpu *v, struct bt_vm *vm, u32 id, const struct 
 	v->xsave_mask = bt_host_xcr0() & 0xe7;
 	v->fpu_saved = true;
 	set_constants(v);
+	if (GM_BOUNDS_CHECKS)
+		bt_bounds_init(v);
 }
 
 /* Nobody looks at it with the world stopped, nor under the lock. */
@@ -257,6 +259,8 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 	bt_enter(v);
 	enum exit_kind kind = run(v, e);
 	bt_direct_rest(v);
+	if (GM_BOUNDS_CHECKS)
+		bt_canaries_check(v);
 	bt_leave(v);
 	return kind;
 }

@@ -127,6 +127,14 @@ static void wait_until_quiet(struct bt_vm *vm)
 		pthread_cond_wait(&vm->quiet, &vm->lock);
 }
 
+/* Here by chance: it comes often, everybody is at rest, and what a stray store has hit is not old yet. */
+static void check_canaries(const struct bt_vm *vm)
+{
+	for (u32 i = 0; i < vm->max_vcpus; i++)
+		if (vm->vcpus[i])
+			bt_canaries_check(vm->vcpus[i]);
+}
+
 struct bt_world bt_world_stop(struct bt_vm *vm)
 {
 	struct bt_world w = {.vm = vm, .self = bt_self.vm == vm && bt_self.running ? &bt_self : NULL};
@@ -145,6 +153,8 @@ struct bt_world bt_world_stop(struct bt_vm *vm)
 	vm->stopped = true;
 	nudge_all(vm);
 	wait_until_quiet(vm);
+	if (GM_BOUNDS_CHECKS)
+		check_canaries(vm);
 	pthread_mutex_unlock(&vm->lock);
 	return w;
 }
