@@ -389,7 +389,7 @@ static u8 search(const void *code, size_t n, u32 at)
 
 	memset(page, 0x90, sizeof page);
 	memcpy(page + at, code, n);
-	return direct_scan(&host, page, NULL, NULL, &sites);
+	return direct_scan(&host, false, page, NULL, NULL, &sites);
 }
 
 static void finds_instructions(void **state)
@@ -420,6 +420,37 @@ static void finds_instructions(void **state)
 			assert_int_equal(search(rows[i].code, rows[i].n, at), rows[i].kind);
 }
 
+/* The same bytes in 32-bit code: INT 0x80 comes back as it was, SYSCALL does not, 40 to 4f are instructions and no prefixes. */
+static void finds_32_bit_instructions(void **state)
+{
+	static const struct direct_host amd = {.syscall32 = true}, intel = {.sysenter = true};
+	static const struct {
+		u8 code[6], n, on_amd, on_intel;
+	} rows[] = {
+		{{0x0f, 0xa2}, 2, FRAME_WATCHED, FRAME_WATCHED},		   /* cpuid */
+		{{0x48, 0x0f, 0xa2}, 3, FRAME_WATCHED, FRAME_WATCHED},		   /* dec eax; cpuid */
+		{{0x66, 0x0f, 0xa2}, 3, FRAME_SENSITIVE, FRAME_SENSITIVE},	   /* a prefix */
+		{{0x0f, 0x31}, 2, FRAME_TSC, FRAME_TSC},			   /* rdtsc */
+		{{0x89, 0xcd, 0x0f, 0x05}, 4, FRAME_WATCHED, FRAME_CLEAN},	   /* mov ebp, ecx; syscall */
+		{{0x89, 0xe5, 0x0f, 0x34}, 4, FRAME_CLEAN, FRAME_WATCHED},	   /* mov ebp, esp; sysenter */
+		{{0xcd, 0x80}, 2, FRAME_CLEAN, FRAME_CLEAN},			   /* int 0x80 */
+		{{0xcd, 0x03}, 2, FRAME_WATCHED, FRAME_WATCHED},		   /* int 3, in two bytes */
+		{{0xce}, 1, FRAME_CLEAN, FRAME_CLEAN},				   /* into */
+		{{0x8e, 0xe8}, 2, FRAME_CLEAN, FRAME_CLEAN},			   /* mov gs, eax */
+		{{0x65, 0xff, 0x15, 0x10, 0, 0}, 6, FRAME_CLEAN, FRAME_CLEAN},	   /* call gs:... */
+		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN, FRAME_CLEAN},	   /* mov eax, 0xa20f */
+	};
+	static u8 page[PAGE_SIZE];
+
+	for (u32 i = 0; i < ARRAY_SIZE(rows); i++)
+		for (u32 at = 200; at < PAGE_SIZE - 8; at += 617) {
+			memset(page, 0x90, sizeof page);
+			memcpy(page + at, rows[i].code, rows[i].n);
+			assert_int_equal(direct_scan(&amd, true, page, NULL, NULL, &sites), rows[i].on_amd);
+			assert_int_equal(direct_scan(&intel, true, page, NULL, NULL, &sites), rows[i].on_intel);
+		}
+}
+
 static void finds_what_crosses_pages(void **state)
 {
 	static u8 first[PAGE_SIZE], second[PAGE_SIZE];
@@ -428,11 +459,11 @@ static void finds_what_crosses_pages(void **state)
 	memset(second, 0x90, sizeof second);
 	first[PAGE_SIZE - 1] = 0x0f;
 	second[0] = 0xa2;
-	assert_int_equal(direct_scan(&host, first, NULL, second, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, false, first, NULL, second, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], PAGE_SIZE - 1);
-	assert_int_equal(direct_scan(&host, second, first, NULL, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, false, second, first, NULL, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], -1);
-	assert_int_equal(direct_scan(&host, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
+	assert_int_equal(direct_scan(&host, false, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
 }
 
 static void tells_where(void **state)
@@ -468,6 +499,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(compat_segments, begin, end),
 		cmocka_unit_test_setup_teardown(compat_limits, begin, end),
 		cmocka_unit_test(finds_instructions),
+		cmocka_unit_test(finds_32_bit_instructions),
 		cmocka_unit_test(tells_where),
 		cmocka_unit_test(finds_what_crosses_pages),
 	};

@@ -52,12 +52,12 @@ struct cell_shared {
 };
 _Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");
 
-/* A segment of data, from 0 or wherever its base register is set to. */
+/* A segment of data. */
 #define CELL_TLS 3	      /* a host's programs have as many segments of their own, */
 #define CELL_TLS_SELECTOR 0x63 /* the first of which has this selector, the others follow in steps of 8 */
 struct cell_tls {
 	bool present, writable, pages;
-	u32 limit; /* 20 bits, in pages or bytes */
+	u32 base, limit; /* the limit in pages or bytes, 20 bits */
 };
 
 struct bt_cell {

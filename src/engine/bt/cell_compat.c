@@ -4,8 +4,7 @@
  * there arrive in 64-bit code as ever.
  *
  * 32-bit code cannot use FS and GS without a selector of a real segment. The host gives each thread three of its own, in the places where Linux gives
- * them to the guest's programs, so that the guest's selectors can stand in the registers as they are. Where they begin is the base registers' matter,
- * which Linux keeps apart from the selectors: when a thread of the guest's comes with another base, nothing changes here.
+ * them to the guest's programs, so that the guest's selectors can stand in the registers as they are, and be loaded there.
  *
  * Threading: the vCPU's thread, while the cell waits.
  */
@@ -47,6 +46,7 @@ static bool set_area(pid_t pid, const void *with)
 	if (a->tls->present) {
 		d.seg_not_present = 0;
 		d.read_exec_only = !a->tls->writable;
+		d.base_addr = a->tls->base;
 		d.limit = a->tls->limit;
 		d.limit_in_pages = a->tls->pages;
 		d.seg_32bit = d.useable = 1;

@@ -269,8 +269,7 @@ void direct_map_settle(struct bt_vcpu *v, struct direct_map *m)
 
 /* ---- mapping */
 
-/* The bytes of a page that is mapped, accessed yet or not. */
-static const u8 *peek(struct bt_vcpu *v, gva_t gva)
+const u8 *direct_peek(struct bt_vcpu *v, gva_t gva)
 {
 	struct leaf l;
 	if (!find_leaf(v, gva, PTE_P, &l))
@@ -279,28 +278,29 @@ static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 	return entry & PTE_P ? v->env.ram(v, page_of(&l, gva, entry), false) : NULL;
 }
 
-static u8 search(struct bt_vcpu *v, gva_t gva, u64 gpfn, struct direct_sites *sites)
+static u8 search(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpfn, struct direct_sites *sites)
 {
-	return direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE), sites);
+	return direct_scan(&v->direct->host, compat, v->env.ram(v, gpfn << 12, false), direct_peek(v, gva - PAGE_SIZE),
+			   direct_peek(v, gva + PAGE_SIZE), sites);
 }
 
 /* From now on stores to the frame are seen. */
-static void prepare_execution(struct bt_vcpu *v, gva_t gva, u64 gpfn)
+static void prepare_execution(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpfn)
 {
 	struct bt_vframe *f = &v->frames[gpfn];
-	if (f->executed)
+	if (f->executed[compat])
 		return;
 	__atomic_store_n(&f->lines, ~0ull, __ATOMIC_RELAXED);
 	__atomic_fetch_or(&v->vm->frames[gpfn].lines, ~0ull, __ATOMIC_SEQ_CST);
 	bt_protect(v, gpfn);
 	struct direct_sites sites;
-	f->executed = search(v, gva, gpfn, &sites);
-	v->direct->tsc |= f->executed == FRAME_TSC;
+	f->executed[compat] = search(v, compat, gva, gpfn, &sites);
+	v->direct->tsc |= f->executed[compat] == FRAME_TSC;
 }
 
-static bool may_execute(const struct bt_vcpu *v, u64 gpfn)
+static bool may_execute(const struct bt_vcpu *v, bool compat, u64 gpfn)
 {
-	u8 executed = v->frames[gpfn].executed;
+	u8 executed = v->frames[gpfn].executed[compat];
 	return executed == FRAME_CLEAN || (executed == FRAME_TSC && direct_tsc(v));
 }
 
@@ -363,11 +363,11 @@ static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct lea
 	u64 gpfn;
 	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes)
 		return false;
-	u8 executed = v->frames[gpfn].executed;
+	u8 executed = v->frames[gpfn].executed[m->compat];
 	if (executed != FRAME_WATCHED && executed != FRAME_TSC)
 		return false;
 	u32 n = keep_watches(m, watch);
-	search(v, page, gpfn, &sites);
+	search(v, m->compat, page, gpfn, &sites);
 	return sites.n != TOO_MANY_SITES && add_watches(watch, &n, page, &sites) && set_watches(v, m, watch, n);
 }
 
@@ -383,11 +383,11 @@ static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
 }
 
 /* What to map a page as, of what the guest allows. */
-static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc, bool watched)
+static u8 choose(struct bt_vcpu *v, const struct direct_map *m, u8 have, u8 allowed, u64 gpfn, u32 acc, bool watched)
 {
 	u8 how = HOW_READ;
 	if (acc & ACC_FETCH)
-		return (allowed & HOW_EXEC) && (may_execute(v, gpfn) || watched) ? HOW_READ | HOW_EXEC : have;
+		return (allowed & HOW_EXEC) && (may_execute(v, m->compat, gpfn) || watched) ? HOW_READ | HOW_EXEC : have;
 	if ((allowed & HOW_WRITE) && ((acc & ACC_WRITE) || !(allowed & HOW_EXEC)) && bt_may_write(v, gpfn)) {
 		v->frames[gpfn].in_cells = true;
 		how |= HOW_WRITE;
@@ -397,11 +397,11 @@ static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc, bool
 }
 
 /* Before any of them is mapped: others may stop the world meanwhile and take rights away. */
-static void prepare_one(struct bt_vcpu *v, const struct leaf *l, gva_t gva)
+static void prepare_one(struct bt_vcpu *v, bool compat, const struct leaf *l, gva_t gva)
 {
 	u64 gpfn;
 	if ((rights(l, gva, &gpfn) & HOW_EXEC) && gpfn < v->vm->nframes && v->env.ram(v, gpfn << 12, false))
-		prepare_execution(v, gva, gpfn);
+		prepare_execution(v, compat, gva, gpfn);
 }
 
 /* Linux maps nothing below vm.mmap_min_addr for most users, nor above what a program gets. */
@@ -421,7 +421,7 @@ static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_regio
 		have = 0;
 	u64 offset = ram_offset(v, gpfn);
 	bool writable = offset != ~0ull && v->env.ram(v, gpfn << 12, true);
-	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc, watched);
+	u8 how = offset == ~0ull ? 0 : choose(v, m, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc, watched);
 	if (how)
 		set_page(m, r, gva, gpfn, offset, how);
 }
@@ -437,7 +437,7 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;
 	r->large |= l.shift > 12;
 	for (u32 i = first; (acc & ACC_FETCH) && i < end; i++)
-		prepare_one(v, &l, (r->number << 21) + i * PAGE_SIZE);
+		prepare_one(v, m->compat, &l, (r->number << 21) + i * PAGE_SIZE);
 	bool watched = (acc & ACC_FETCH) && watch_page(v, m, &l, PAGE_BASE(gva));
 	for (u32 i = first; i < end; i++)
 		map_one(v, m, r, &l, (r->number << 21) + i * PAGE_SIZE, acc, watched && i == here);
