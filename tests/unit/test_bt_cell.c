@@ -389,7 +389,7 @@ static u8 search(const void *code, size_t n, u32 at)
 
 	memset(page, 0x90, sizeof page);
 	memcpy(page + at, code, n);
-	return direct_scan(&host, false, page, NULL, NULL, &sites);
+	return direct_scan(&host, 0, page, NULL, NULL, &sites);
 }
 
 static void finds_instructions(void **state)
@@ -446,8 +446,8 @@ static void finds_32_bit_instructions(void **state)
 		for (u32 at = 200; at < PAGE_SIZE - 8; at += 617) {
 			memset(page, 0x90, sizeof page);
 			memcpy(page + at, rows[i].code, rows[i].n);
-			assert_int_equal(direct_scan(&amd, true, page, NULL, NULL, &sites), rows[i].on_amd);
-			assert_int_equal(direct_scan(&intel, true, page, NULL, NULL, &sites), rows[i].on_intel);
+			assert_int_equal(direct_scan(&amd, SCAN_COMPAT, page, NULL, NULL, &sites), rows[i].on_amd);
+			assert_int_equal(direct_scan(&intel, SCAN_COMPAT, page, NULL, NULL, &sites), rows[i].on_intel);
 		}
 }
 
@@ -459,11 +459,11 @@ static void finds_what_crosses_pages(void **state)
 	memset(second, 0x90, sizeof second);
 	first[PAGE_SIZE - 1] = 0x0f;
 	second[0] = 0xa2;
-	assert_int_equal(direct_scan(&host, false, first, NULL, second, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, 0, first, NULL, second, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], PAGE_SIZE - 1);
-	assert_int_equal(direct_scan(&host, false, second, first, NULL, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, 0, second, first, NULL, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], -1);
-	assert_int_equal(direct_scan(&host, false, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
+	assert_int_equal(direct_scan(&host, 0, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
 }
 
 static void tells_where(void **state)

@@ -612,6 +612,10 @@ void bt_direct_run(struct bt_vcpu *v)
 		bt_interpret_one(v);
 		return;
 	}
+	if (p->map->compat && direct_map_refuses(p->map, v->cpu.rip)) { /* the way into the cell would end there */
+		interpret_page(v, IN_PAGE_COMPAT);
+		return;
+	}
 	struct direct_map *m = p->map;
 	v->cpu.rflags &= ~(u64)FL_RF;
 	v->cpu.debug_shadow = false;

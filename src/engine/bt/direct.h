@@ -21,6 +21,8 @@
 #define DIRECT_FORGET 64
 #define DIRECT_REGIONS 8192   /* of one cell; when there are more, all is unmapped */
 #define DIRECT_MAPPINGS 30000 /* the same; vm.max_map_count is 65,530 */
+#define DIRECT_WAITING 64 /* pages that wait for breakpoints */
+#define DIRECT_PATIENCE 64
 #define REGION_PAGES 512
 #define REGION_HASH 256
 
@@ -47,6 +49,10 @@ struct direct_map {
 	bool stale;  /* the guest has flushed: look at every page before the next use */
 	u32 nwatches;
 	gva_t watch[CELL_WATCHES]; /* breakpoints, in pages that are or were executed */
+	struct {
+		gva_t page;
+		u32 visits;
+	} waiting[DIRECT_WAITING]; /* pages that were not executed for want of breakpoints, and how often since */
 	u32 nforget;
 	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
 	struct {
@@ -91,7 +97,7 @@ struct bt_direct {
 	u64 pinned_at; /* ns */
 	int cpu;
 	cpu_set_t allowed; /* where the vCPU's thread may run otherwise */
-	bool tsc;	   /* pages with RDTSC are or were mapped: the guest's clock was the host's */
+	bool tsc;	   /* pages with RDTSC may be or have been mapped: the guest's clock was the host's */
 };
 
 /* The guest's TSC is the host's. */
@@ -112,6 +118,8 @@ void direct_map_free(struct direct_map *m);
 bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc);
 /* A failed call or too much to keep: unmap everything, to begin anew. True when that was necessary. */
 bool direct_map_recover(struct direct_map *m);
+/* The page was refused not long ago, and would be again. */
+bool direct_map_refuses(struct direct_map *m, gva_t gva);
 #define ANY_FRAME (~0ull)
 void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these rights to the frame away */
 void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */
@@ -131,6 +139,6 @@ struct direct_sites {
 	i32 at[CELL_WATCHES];
 };
 #define TOO_MANY_SITES (CELL_WATCHES + 1)
-/* FRAME_: may this page be executed? before, behind: the pages on both sides, NULL when they are not mapped;
- * compat: as 32-bit code. */
-u8 direct_scan(const struct direct_host *host, bool compat, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites);
+/* FRAME_: may this page be executed? before, behind: the pages on both sides, NULL when they are not mapped. */
+enum { SCAN_COMPAT = 1 /* as 32-bit code */, SCAN_TSC = 2 /* RDTSC needs no breakpoints */ };
+u8 direct_scan(const struct direct_host *host, u32 how, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites);

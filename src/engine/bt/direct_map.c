@@ -280,7 +280,8 @@ const u8 *direct_peek(struct bt_vcpu *v, gva_t gva)
 
 static u8 search(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpfn, struct direct_sites *sites)
 {
-	return direct_scan(&v->direct->host, compat, v->env.ram(v, gpfn << 12, false), direct_peek(v, gva - PAGE_SIZE),
+	u32 how = (compat ? SCAN_COMPAT : 0) | (direct_tsc(v) ? SCAN_TSC : 0);
+	return direct_scan(&v->direct->host, how, v->env.ram(v, gpfn << 12, false), direct_peek(v, gva - PAGE_SIZE),
 			   direct_peek(v, gva + PAGE_SIZE), sites);
 }
 
@@ -295,7 +296,7 @@ static void prepare_execution(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpf
 	bt_protect(v, gpfn);
 	struct direct_sites sites;
 	f->executed[compat] = search(v, compat, gva, gpfn, &sites);
-	v->direct->tsc |= f->executed[compat] == FRAME_TSC;
+	v->direct->tsc |= f->executed[compat] != FRAME_CLEAN;
 }
 
 static bool may_execute(const struct bt_vcpu *v, bool compat, u64 gpfn)
@@ -355,20 +356,66 @@ static bool set_watches(struct bt_vcpu *v, struct direct_map *m, const gva_t *wa
 	return true;
 }
 
-/* First come, first served: a page for which too few are left is not executed. */
-static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct leaf *l, gva_t page)
+/* The pages that have them give way to one that has waited long enough. */
+static void take_watches(struct direct_map *m)
+{
+	for (u32 i = 0; i < m->nwatches; i++)
+		for (u32 reach = 0; reach <= 2; reach += 2) {
+			gva_t gva = m->watch[i] + reach;
+			struct direct_region *r = find_region(m, gva >> 21);
+			u32 page = gva >> 12 & (REGION_PAGES - 1);
+			if (r && (r->how[page] & HOW_EXEC))
+				drop_pages(m, r, page, page + 1);
+		}
+}
+
+/* The debug registers are set only when something is new. */
+static bool grant_watches(struct bt_vcpu *v, struct direct_map *m, gva_t page, u64 gpfn, bool waited)
 {
 	gva_t watch[CELL_WATCHES];
 	struct direct_sites sites;
+	u32 n = keep_watches(m, watch), kept = n;
+	search(v, m->compat, page, gpfn, &sites);
+	if (sites.n == TOO_MANY_SITES)
+		return false;
+	if (add_watches(watch, &n, page, &sites))
+		return n == kept || set_watches(v, m, watch, n);
+	n = 0;
+	if (!waited || !add_watches(watch, &n, page, &sites))
+		return false;
+	take_watches(m);
+	return set_watches(v, m, watch, n);
+}
+
+static u32 waiting_place(gva_t page)
+{
+	return (page >> 12 ^ page >> 18) & (DIRECT_WAITING - 1);
+}
+
+bool direct_map_refuses(struct direct_map *m, gva_t gva)
+{
+	u32 i = waiting_place(PAGE_BASE(gva));
+	if (m->waiting[i].page != PAGE_BASE(gva) || m->waiting[i].visits >= DIRECT_PATIENCE || is_executed(m, gva))
+		return false;
+	m->waiting[i].visits++;
+	return true;
+}
+
+/* First come, first served, until another page has waited long enough: each visit to a page that is not executed costs as much as any way out, and
+ * setting breakpoints several times that. */
+static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct leaf *l, gva_t page)
+{
+	u32 i = waiting_place(page);
 	u64 gpfn;
-	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes)
+	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes || may_execute(v, m->compat, gpfn) ||
+	    direct_map_refuses(m, page))
 		return false;
 	u8 executed = v->frames[gpfn].executed[m->compat];
-	if (executed != FRAME_WATCHED && executed != FRAME_TSC)
-		return false;
-	u32 n = keep_watches(m, watch);
-	search(v, m->compat, page, gpfn, &sites);
-	return sites.n != TOO_MANY_SITES && add_watches(watch, &n, page, &sites) && set_watches(v, m, watch, n);
+	bool waited = m->waiting[i].page == page;
+	bool granted = (executed == FRAME_WATCHED || executed == FRAME_TSC) && grant_watches(v, m, page, gpfn, waited);
+	m->waiting[i].page = granted ? 0 : page;
+	m->waiting[i].visits = 0;
+	return granted;
 }
 
 /* ---- what to map */

@@ -143,8 +143,9 @@ static void add_site(struct direct_sites *s, bool compat, const u8 *op, const u8
 		s->n = TOO_MANY_SITES;
 }
 
-u8 direct_scan(const struct direct_host *host, bool compat, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites)
+u8 direct_scan(const struct direct_host *host, u32 how, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites)
 {
+	bool compat = how & SCAN_COMPAT;
 	struct text t;
 	gather(&t, compat, page, before, behind);
 	/* From the end of the page before: an instruction may begin there. */
@@ -157,7 +158,8 @@ u8 direct_scan(const struct direct_host *host, bool compat, const u8 *page, cons
 		u8 kind = kind_of(host, compat, p, t.byte + t.start);
 		if (kind != FRAME_CLEAN && is_instruction(&t, (u32)(p - t.byte))) {
 			worst = kind > worst ? kind : worst;
-			add_site(sites, compat, p, t.byte + LEAD);
+			if (kind != FRAME_TSC || !(how & SCAN_TSC))
+				add_site(sites, compat, p, t.byte + LEAD);
 		}
 		p++;
 	}
