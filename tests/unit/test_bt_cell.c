@@ -245,6 +245,23 @@ static void breakpoints(void **state)
 	run_to(f, SIGILL, CODE + 8);
 }
 
+/* As many as there are, each of them. */
+static void all_breakpoints(void **state)
+{
+	static const u8 code[] = {0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0x0b};
+	static const u64 at[CELL_WATCHES] = {CODE, CODE + 2, CODE + 4, CODE + 6};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	if (!bt_cell_watch(f->cell, at, CELL_WATCHES))
+		skip();
+	for (u32 i = 0; i < CELL_WATCHES; i++) {
+		f->g[REG_RIP] = (greg_t)at[i];
+		f->g[REG_EFL] &= ~(greg_t)FL_RF; /* which the last one has set */
+		run_to(f, SIGTRAP, at[i]);
+	}
+}
+
 static void breakpoints_end_with_the_cell(void **state)
 {
 	static const u64 at = CODE;
@@ -493,6 +510,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_secret_does_not_stay, begin, end),
 		cmocka_unit_test_setup_teardown(the_end_is_noticed, begin, end),
 		cmocka_unit_test_setup_teardown(breakpoints, begin, end),
+		cmocka_unit_test_setup_teardown(all_breakpoints, begin, end),
 		cmocka_unit_test_setup_teardown(breakpoints_end_with_the_cell, begin, end),
 		cmocka_unit_test_setup_teardown(compat_faults_and_memory, begin, end),
 		cmocka_unit_test_setup_teardown(compat_system_calls, begin, end),

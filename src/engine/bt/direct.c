@@ -528,6 +528,13 @@ static bool changed_mode(const struct direct_map *m)
 	return ((u16)frame_of(m->cell)->uc_mcontext.gregs[REG_CSGSFS] == HOST_CS32) != m->compat;
 }
 
+/* The fault has set RF, and the instruction that was to be fetched may have a breakpoint by now. */
+static bool go_on(struct direct_map *m)
+{
+	frame_of(m->cell)->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)FL_RF;
+	return true;
+}
+
 /* False: the cell's registers are the guest's again and something is to be done outside. */
 static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 {
@@ -544,10 +551,10 @@ static bool serve(struct bt_vcpu *v, struct direct_process *p, u64 since)
 		return false;
 	}
 	if (is_page_fault(m->cell) && map_missing(v, m))
-		return true;
+		return go_on(m);
 	save_frame(v, m->cell);
 	if (is_page_fault(m->cell) && page_fault(v, p))
-		return true;
+		return go_on(m);
 	count_exit(v, p, now_ns() - since);
 	if (!is_page_fault(m->cell))
 		handle(v, m);
