@@ -30,6 +30,8 @@
 #define HOLDOFF_LOOP 1000000000ull /* for a loop in a page that must not be executed directly */
 #define IN_PAGE 400		   /* instructions to interpret in a page that must not be executed directly, */
 #define IN_PAGE_COMPAT 4000	   /* and where all would be interpreted otherwise */
+#define NEAR 400		   /* instructions of which the interpreter takes as long as a way into a cell and out */
+#define NOT_NEAR 32
 #define PINNED_NS 20000000ull
 #define VSYSCALL 0xffffffffff600000ull
 
@@ -432,15 +434,42 @@ static int translate(struct bt_vcpu *v, gva_t gva, u32 acc)
 }
 
 /* This page is not to be executed directly: interpret until it is behind. False: that takes too long. */
+static bool left_user(const struct bt_vcpu *v)
+{
+	return x86_cpl(&v->cpu) != 3 || asked_to_leave(v) || v->cpu.triple_fault || v->halted;
+}
+
 static bool interpret_page(struct bt_vcpu *v, u32 limit)
 {
 	gva_t page = PAGE_BASE(v->cpu.rip);
 	for (u32 i = 0; i < limit; i++) {
 		bt_interpret_one(v);
-		if (x86_cpl(&v->cpu) != 3 || PAGE_BASE(v->cpu.rip) != page || asked_to_leave(v) || v->cpu.triple_fault || v->halted)
+		if (left_user(v) || PAGE_BASE(v->cpu.rip) != page)
 			return true;
 	}
 	return false;
+}
+
+/* Does the code come back to such a page before a way into the cell would have paid? */
+static bool comes_back(struct bt_vcpu *v, struct direct_map *m)
+{
+	for (u32 i = 0; i < NEAR; i++) {
+		if (direct_map_refuses(m, v->cpu.rip))
+			return true;
+		bt_interpret_one(v);
+		if (left_user(v))
+			return false;
+	}
+	m->not_near = NOT_NEAR;
+	return false;
+}
+
+/* The page may hold something that everybody calls: 32-bit code is interpreted until it is behind for a while. */
+static void interpret_around(struct bt_vcpu *v, struct direct_map *m)
+{
+	do
+		interpret_page(v, IN_PAGE_COMPAT);
+	while (!left_user(v) && (m->not_near ? (m->not_near--, false) : comes_back(v, m)));
 }
 
 /* A page fault that the guest's tables as they were did not explain. True: the cell may go on. */
@@ -457,7 +486,9 @@ static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 		x86_deliver_fault(&v->cpu);
 	else if (!(acc & ACC_FETCH))
 		bt_interpret_one(v);
-	else if (!interpret_page(v, m->compat ? IN_PAGE_COMPAT : IN_PAGE) && v->vm->directly != DIRECTLY_ALWAYS && !m->compat)
+	else if (m->compat)
+		interpret_around(v, m);
+	else if (!interpret_page(v, IN_PAGE) && v->vm->directly != DIRECTLY_ALWAYS)
 		turn_off(v, p, next_holdoff(p, HOLDOFF_LOOP));
 	return false;
 }
@@ -620,7 +651,7 @@ void bt_direct_run(struct bt_vcpu *v)
 		return;
 	}
 	if (p->map->compat && direct_map_refuses(p->map, v->cpu.rip)) { /* the way into the cell would end there */
-		interpret_page(v, IN_PAGE_COMPAT);
+		interpret_around(v, p->map);
 		return;
 	}
 	struct direct_map *m = p->map;

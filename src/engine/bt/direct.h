@@ -53,6 +53,7 @@ struct direct_map {
 		gva_t page;
 		u32 visits;
 	} waiting[DIRECT_WAITING]; /* pages that were not executed for want of breakpoints, and how often since */
+	u32 not_near;		   /* so often yet, do not hope that the code comes back to such a page soon */
 	u32 nforget;
 	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
 	struct {
