@@ -444,18 +444,18 @@ static void finds_32_bit_instructions(void **state)
 	static const struct {
 		u8 code[6], n, on_amd, on_intel;
 	} rows[] = {
-		{{0x0f, 0xa2}, 2, FRAME_WATCHED, FRAME_WATCHED},		   /* cpuid */
-		{{0x48, 0x0f, 0xa2}, 3, FRAME_WATCHED, FRAME_WATCHED},		   /* dec eax; cpuid */
-		{{0x66, 0x0f, 0xa2}, 3, FRAME_SENSITIVE, FRAME_SENSITIVE},	   /* a prefix */
-		{{0x0f, 0x31}, 2, FRAME_TSC, FRAME_TSC},			   /* rdtsc */
-		{{0x89, 0xcd, 0x0f, 0x05}, 4, FRAME_WATCHED, FRAME_CLEAN},	   /* mov ebp, ecx; syscall */
-		{{0x89, 0xe5, 0x0f, 0x34}, 4, FRAME_CLEAN, FRAME_WATCHED},	   /* mov ebp, esp; sysenter */
-		{{0xcd, 0x80}, 2, FRAME_CLEAN, FRAME_CLEAN},			   /* int 0x80 */
-		{{0xcd, 0x03}, 2, FRAME_WATCHED, FRAME_WATCHED},		   /* int 3, in two bytes */
-		{{0xce}, 1, FRAME_CLEAN, FRAME_CLEAN},				   /* into */
-		{{0x8e, 0xe8}, 2, FRAME_CLEAN, FRAME_CLEAN},			   /* mov gs, eax */
-		{{0x65, 0xff, 0x15, 0x10, 0, 0}, 6, FRAME_CLEAN, FRAME_CLEAN},	   /* call gs:... */
-		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN, FRAME_CLEAN},	   /* mov eax, 0xa20f */
+		{{0x0f, 0xa2}, 2, FRAME_WATCHED, FRAME_WATCHED},	       /* cpuid */
+		{{0x48, 0x0f, 0xa2}, 3, FRAME_WATCHED, FRAME_WATCHED},	       /* dec eax; cpuid */
+		{{0x66, 0x0f, 0xa2}, 3, FRAME_SENSITIVE, FRAME_SENSITIVE},     /* a prefix */
+		{{0x0f, 0x31}, 2, FRAME_TSC, FRAME_TSC},		       /* rdtsc */
+		{{0x89, 0xcd, 0x0f, 0x05}, 4, FRAME_WATCHED, FRAME_CLEAN},     /* mov ebp, ecx; syscall */
+		{{0x89, 0xe5, 0x0f, 0x34}, 4, FRAME_CLEAN, FRAME_WATCHED},     /* mov ebp, esp; sysenter */
+		{{0xcd, 0x80}, 2, FRAME_CLEAN, FRAME_CLEAN},		       /* int 0x80 */
+		{{0xcd, 0x03}, 2, FRAME_WATCHED, FRAME_WATCHED},	       /* int 3, in two bytes */
+		{{0xce}, 1, FRAME_CLEAN, FRAME_CLEAN},			       /* into */
+		{{0x8e, 0xe8}, 2, FRAME_CLEAN, FRAME_CLEAN},		       /* mov gs, eax */
+		{{0x65, 0xff, 0x15, 0x10, 0, 0}, 6, FRAME_CLEAN, FRAME_CLEAN}, /* call gs:... */
+		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN, FRAME_CLEAN},       /* mov eax, 0xa20f */
 	};
 	static u8 page[PAGE_SIZE];
 

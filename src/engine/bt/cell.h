@@ -53,7 +53,7 @@ struct cell_shared {
 _Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");
 
 /* A segment of data. */
-#define CELL_TLS 3	      /* a host's programs have as many segments of their own, */
+#define CELL_TLS 3	       /* a host's programs have as many segments of their own, */
 #define CELL_TLS_SELECTOR 0x63 /* the first of which has this selector, the others follow in steps of 8 */
 struct cell_tls {
 	bool present, writable, pages;

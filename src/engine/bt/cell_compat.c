@@ -42,7 +42,8 @@ struct area {
 static bool set_area(pid_t pid, const void *with)
 {
 	const struct area *a = with;
-	struct user_desc d = {.entry_number = FIRST_TLS_ENTRY + a->n, .read_exec_only = 1, .seg_not_present = 1}; /* as Linux wants an empty one */
+	struct user_desc d = {
+		.entry_number = FIRST_TLS_ENTRY + a->n, .read_exec_only = 1, .seg_not_present = 1}; /* as Linux wants an empty one */
 	if (a->tls->present) {
 		d.seg_not_present = 0;
 		d.read_exec_only = !a->tls->writable;

@@ -21,7 +21,7 @@
 #define DIRECT_FORGET 64
 #define DIRECT_REGIONS 8192   /* of one cell; when there are more, all is unmapped */
 #define DIRECT_MAPPINGS 30000 /* the same; vm.max_map_count is 65,530 */
-#define DIRECT_WAITING 64 /* pages that wait for breakpoints */
+#define DIRECT_WAITING 64     /* pages that wait for breakpoints */
 #define DIRECT_PATIENCE 64
 #define REGION_PAGES 512
 #define REGION_HASH 256
@@ -44,7 +44,7 @@ struct direct_map {
 	struct direct_region *hash[REGION_HASH];
 	u32 nregions;
 	u64 npages;
-	u32 ncalls; /* that mapped something, since all was unmapped */
+	u32 ncalls;  /* that mapped something, since all was unmapped */
 	bool compat; /* what is executable was searched as 32-bit code */
 	bool stale;  /* the guest has flushed: look at every page before the next use */
 	u32 nwatches;
@@ -67,7 +67,7 @@ struct direct_process {
 	u64 cr3;
 	u64 stamp;
 	bool on[2]; /* [1]: its 32-bit code */
-	u32 good; /* samples in a row that speak for direct execution */
+	u32 good;   /* samples in a row that speak for direct execution */
 	u64 sampled_at, crossings;
 	u64 not_before; /* ns */
 	u64 holdoff;	/* ns */

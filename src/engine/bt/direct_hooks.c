@@ -95,7 +95,8 @@ static bool long_segments(const struct x86_seg *s)
 bool bt_direct_may(const struct bt_vcpu *v)
 {
 	const struct x86_cpu *c = &v->cpu;
-	if ((v->mode & ~(u32)(MODE_DF | MODE_USER | MODE_COMPAT | MODE_INTERP)) != whole_mode(v) || v->debug || c->watch || !(c->rflags & FL_IF))
+	if ((v->mode & ~(u32)(MODE_DF | MODE_USER | MODE_COMPAT | MODE_INTERP)) != whole_mode(v) || v->debug || c->watch ||
+	    !(c->rflags & FL_IF))
 		return false;
 	if ((c->rflags & (FL_TF | FL_NT | FL_AC | FL_VM | FL_VIF | FL_VIP | FL_IOPL)) ||
 	    (c->cr4 & (CR4_FSGSBASE | CR4_TSD)) != CR4_FSGSBASE || c->irq_shadow)
