@@ -247,7 +247,7 @@ const struct subject subject_bt = {
 	.name = "bt", .summary = "the translator", .open = bt_open, .close = bt_close, .run = bt_run, .has = guest_has, .in_all = true};
 
 const struct subject subject_direct = {.name = "direct",
-				       .summary = "the translator with 64-bit user code executed directly, in a cell",
+				       .summary = "the translator with user code executed directly, in a cell",
 				       .open = direct_open,
 				       .close = bt_close,
 				       .run = bt_run,

@@ -155,7 +155,7 @@ int main(void)
 
 @test("others-i386", timeout=900)
 def i386(t):
-    """All programs are 32-bit, under the 64-bit kernel: a compiler, an interpreter, cryptography. Without systemd: 32-bit code is interpreted."""
+    """All programs are 32-bit, under the 64-bit kernel: a compiler, an interpreter, cryptography."""
     image = os.path.join(vmm.GUEST, "debian-i386.img") if t.options.i386 is None else t.options.i386
     if not os.path.exists(image):
         raise Skip(f"{image} is not there: tools/make-rootdisk.sh --arch i386 --output {image} makes it")

@@ -245,6 +245,23 @@ static void breakpoints(void **state)
 	run_to(f, SIGILL, CODE + 8);
 }
 
+/* As many as there are, each of them. */
+static void all_breakpoints(void **state)
+{
+	static const u8 code[] = {0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0x0b};
+	static const u64 at[CELL_WATCHES] = {CODE, CODE + 2, CODE + 4, CODE + 6};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	if (!bt_cell_watch(f->cell, at, CELL_WATCHES))
+		skip();
+	for (u32 i = 0; i < CELL_WATCHES; i++) {
+		f->g[REG_RIP] = (greg_t)at[i];
+		f->g[REG_EFL] &= ~(greg_t)FL_RF; /* which the last one has set */
+		run_to(f, SIGTRAP, at[i]);
+	}
+}
+
 static void breakpoints_end_with_the_cell(void **state)
 {
 	static const u64 at = CODE;
@@ -254,6 +271,127 @@ static void breakpoints_end_with_the_cell(void **state)
 	kill(f->cell->pid, SIGKILL);
 	assert_false(bt_cell_watch(f->cell, &at, 1));
 	assert_false(bt_cell_run(f->cell));
+}
+
+/* ---- 32-bit code */
+
+#define CODE32 0x10000000ull
+#define DATA32 0xffffd000ull
+#define TLS32 0x20000000ull
+
+static void put_code32(struct fixture *f, const void *code, size_t n)
+{
+	put_code(f, code, n);
+	if (!f->cell->compat)
+		skip(); /* this host has no segment for it; such code is then interpreted */
+	bt_cell_map(f->cell, CODE32, PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_EXEC);
+	bt_cell_map(f->cell, DATA32, PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE);
+	f->g[REG_RIP] = CODE32;
+	f->g[REG_CSGSFS] = HOST_CS32 | (greg_t)HOST_DS << 48;
+	f->cell->shared->sel[0] = f->cell->shared->sel[1] = HOST_DS;
+}
+
+static void run_to32(struct fixture *f, u32 signal, u64 rip)
+{
+	run_to(f, signal, rip);
+	assert_int_equal((u16)f->g[REG_CSGSFS], HOST_CS32);
+	assert_int_equal((u16)(f->g[REG_CSGSFS] >> 48), HOST_DS);
+}
+
+static void compat_faults_and_memory(void **state)
+{
+	/* dec eax, not a prefix: mov [ebx], eax; ud2 */
+	static const u8 code[] = {0x48, 0x89, 0x03, 0x0f, 0x0b};
+	struct fixture *f = *state;
+
+	put_code32(f, code, sizeof code);
+	f->g[REG_RAX] = 42;
+	f->g[REG_RBX] = (greg_t)DATA32 - 16;
+	run_to32(f, SIGSEGV, CODE32 + 1);
+	assert_int_equal(f->g[REG_CR2], DATA32 - 16);
+	assert_int_equal(f->g[REG_ERR], 6);
+	f->g[REG_RBX] = (greg_t)DATA32 + 16;
+	run_to32(f, SIGILL, CODE32 + 3);
+	assert_int_equal(*(u32 *)(f->ram + 2 * PAGE_SIZE + 16), 41);
+}
+
+static void compat_system_calls(void **state)
+{
+	static const u8 code[] = {0xcd, 0x80, 0xcd, 0x80, 0xcd, 0x80};
+	static const u32 wanted[] = {1 /* exit */, 90 /* mmap */, 0xfffffe00 /* -ERESTARTSYS, were it a result */};
+	struct fixture *f = *state;
+
+	put_code32(f, code, sizeof code);
+	for (u32 i = 0; i < ARRAY_SIZE(wanted); i++) {
+		f->g[REG_RAX] = (greg_t)wanted[i];
+		f->g[REG_RCX] = f->g[REG_RBP] = 0x7654321;
+		f->g[REG_R11] = 0x1234567890abcdefll;
+		assert_true(bt_cell_run(f->cell));
+		if (f->cell->shared->signal == SIGSEGV)
+			skip(); /* the host runs no 32-bit programs: a fault like any other */
+		assert_int_equal(f->cell->shared->signal, SIGSYS);
+		assert_int_equal(f->cell->shared->call_number, wanted[i]);
+		assert_int_equal(f->cell->shared->call_address, CODE32 + 2 * i + 2);
+		assert_int_equal(f->g[REG_RCX], 0x7654321);
+		assert_int_equal(f->g[REG_RBP], 0x7654321);
+		assert_int_equal(f->g[REG_R11], 0x1234567890abcdefll);
+	}
+}
+
+/* mov eax, gs:[0]; mov ecx, gs; mov edx, ds; mov ebx, [esi]; mov edi, gs:[4]; ud2. The signal in the middle changes nothing, nor does another
+ * process in between. */
+static void compat_segments(void **state)
+{
+	static const u8 code[] = {0x65, 0xa1, 0, 0, 0, 0, 0x8c, 0xe9, 0x8c, 0xda, 0x8b, 0x1e, 0x65, 0x8b, 0x3d, 4, 0, 0, 0, 0x0f, 0x0b};
+	static const struct cell_tls all = {.present = true, .writable = true, .pages = true, .limit = 0xfffff}, none = {0};
+	struct fixture *f = *state;
+
+	put_code32(f, code, sizeof code);
+	bt_cell_map(f->cell, TLS32, PAGE_SIZE, 3 * PAGE_SIZE, PROT_READ);
+	*(u32 *)(f->ram + 3 * PAGE_SIZE) = 1234;
+	*(u32 *)(f->ram + 3 * PAGE_SIZE + 4) = 5678;
+	if (!bt_cell_set_tls(f->cell, 1, &all))
+		skip(); /* programs that use such segments are then interpreted */
+	f->cell->shared->sel[3] = CELL_TLS_SELECTOR + 8;
+	f->cell->shared->gs_base = TLS32;
+	f->g[REG_RSI] = (greg_t)DATA32 + 4096;
+	run_to32(f, SIGSEGV, CODE32 + 10);
+	assert_int_equal(f->g[REG_RAX], 1234);
+	assert_int_equal(f->g[REG_RCX], CELL_TLS_SELECTOR + 8);
+	assert_int_equal(f->g[REG_RDX], HOST_DS);
+	assert_int_equal(f->cell->shared->sel[0], HOST_DS);
+	assert_int_equal(f->cell->shared->sel[1], HOST_DS);
+	assert_int_equal(f->cell->shared->sel[2], 0);
+	assert_int_equal(f->cell->shared->sel[3], CELL_TLS_SELECTOR + 8);
+	assert_int_equal(f->cell->shared->gs_base, TLS32);
+	f->g[REG_RSI] = (greg_t)DATA32;
+	run_to32(f, SIGILL, CODE32 + 19);
+	assert_int_equal(f->g[REG_RDI], 5678);
+	/* Without the segment such a selector cannot be loaded: mov gs, ecx */
+	f->cell->shared->sel[3] = 0;
+	assert_true(bt_cell_set_tls(f->cell, 1, &none));
+	put_code32(f, "\x8e\xe9\x0f\x0b", 4);
+	run_to32(f, SIGSEGV, CODE32);
+	assert_int_equal(f->g[REG_TRAPNO], 13);
+}
+
+/* Beyond the limit, and a store where none is allowed. */
+static void compat_limits(void **state)
+{
+	static const u8 code[] = {0x64, 0xa1, 0xfc, 0x0f, 0, 0, 0x64, 0xa1, 0xfd, 0x0f, 0, 0, 0x64, 0xa3, 0, 0, 0, 0};
+	static const struct cell_tls small = {.present = true, .limit = 0xfff};
+	struct fixture *f = *state;
+
+	put_code32(f, code, sizeof code);
+	if (!bt_cell_set_tls(f->cell, 0, &small))
+		skip();
+	f->cell->shared->sel[2] = CELL_TLS_SELECTOR;
+	f->cell->shared->fs_base = DATA32;
+	run_to32(f, SIGSEGV, CODE32 + 6);
+	assert_int_equal(f->g[REG_TRAPNO], 13);
+	f->g[REG_RIP] = CODE32 + 12;
+	run_to32(f, SIGSEGV, CODE32 + 12);
+	assert_int_equal(f->g[REG_TRAPNO], 13);
 }
 
 /* ---- the search */
@@ -268,7 +406,7 @@ static u8 search(const void *code, size_t n, u32 at)
 
 	memset(page, 0x90, sizeof page);
 	memcpy(page + at, code, n);
-	return direct_scan(&host, page, NULL, NULL, &sites);
+	return direct_scan(&host, 0, page, NULL, NULL, &sites);
 }
 
 static void finds_instructions(void **state)
@@ -299,6 +437,37 @@ static void finds_instructions(void **state)
 			assert_int_equal(search(rows[i].code, rows[i].n, at), rows[i].kind);
 }
 
+/* The same bytes in 32-bit code: INT 0x80 comes back as it was, SYSCALL does not, 40 to 4f are instructions and no prefixes. */
+static void finds_32_bit_instructions(void **state)
+{
+	static const struct direct_host amd = {.syscall32 = true}, intel = {.sysenter = true};
+	static const struct {
+		u8 code[6], n, on_amd, on_intel;
+	} rows[] = {
+		{{0x0f, 0xa2}, 2, FRAME_WATCHED, FRAME_WATCHED},	       /* cpuid */
+		{{0x48, 0x0f, 0xa2}, 3, FRAME_WATCHED, FRAME_WATCHED},	       /* dec eax; cpuid */
+		{{0x66, 0x0f, 0xa2}, 3, FRAME_SENSITIVE, FRAME_SENSITIVE},     /* a prefix */
+		{{0x0f, 0x31}, 2, FRAME_TSC, FRAME_TSC},		       /* rdtsc */
+		{{0x89, 0xcd, 0x0f, 0x05}, 4, FRAME_WATCHED, FRAME_CLEAN},     /* mov ebp, ecx; syscall */
+		{{0x89, 0xe5, 0x0f, 0x34}, 4, FRAME_CLEAN, FRAME_WATCHED},     /* mov ebp, esp; sysenter */
+		{{0xcd, 0x80}, 2, FRAME_CLEAN, FRAME_CLEAN},		       /* int 0x80 */
+		{{0xcd, 0x03}, 2, FRAME_WATCHED, FRAME_WATCHED},	       /* int 3, in two bytes */
+		{{0xce}, 1, FRAME_CLEAN, FRAME_CLEAN},			       /* into */
+		{{0x8e, 0xe8}, 2, FRAME_CLEAN, FRAME_CLEAN},		       /* mov gs, eax */
+		{{0x65, 0xff, 0x15, 0x10, 0, 0}, 6, FRAME_CLEAN, FRAME_CLEAN}, /* call gs:... */
+		{{0xb8, 0x0f, 0xa2, 0, 0}, 5, FRAME_CLEAN, FRAME_CLEAN},       /* mov eax, 0xa20f */
+	};
+	static u8 page[PAGE_SIZE];
+
+	for (u32 i = 0; i < ARRAY_SIZE(rows); i++)
+		for (u32 at = 200; at < PAGE_SIZE - 8; at += 617) {
+			memset(page, 0x90, sizeof page);
+			memcpy(page + at, rows[i].code, rows[i].n);
+			assert_int_equal(direct_scan(&amd, SCAN_COMPAT, page, NULL, NULL, &sites), rows[i].on_amd);
+			assert_int_equal(direct_scan(&intel, SCAN_COMPAT, page, NULL, NULL, &sites), rows[i].on_intel);
+		}
+}
+
 static void finds_what_crosses_pages(void **state)
 {
 	static u8 first[PAGE_SIZE], second[PAGE_SIZE];
@@ -307,11 +476,11 @@ static void finds_what_crosses_pages(void **state)
 	memset(second, 0x90, sizeof second);
 	first[PAGE_SIZE - 1] = 0x0f;
 	second[0] = 0xa2;
-	assert_int_equal(direct_scan(&host, first, NULL, second, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, 0, first, NULL, second, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], PAGE_SIZE - 1);
-	assert_int_equal(direct_scan(&host, second, first, NULL, &sites), FRAME_WATCHED);
+	assert_int_equal(direct_scan(&host, 0, second, first, NULL, &sites), FRAME_WATCHED);
 	assert_int_equal(sites.at[0], -1);
-	assert_int_equal(direct_scan(&host, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
+	assert_int_equal(direct_scan(&host, 0, first, NULL, NULL, &sites), FRAME_CLEAN); /* the second page's search will tell */
 }
 
 static void tells_where(void **state)
@@ -341,8 +510,14 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_secret_does_not_stay, begin, end),
 		cmocka_unit_test_setup_teardown(the_end_is_noticed, begin, end),
 		cmocka_unit_test_setup_teardown(breakpoints, begin, end),
+		cmocka_unit_test_setup_teardown(all_breakpoints, begin, end),
 		cmocka_unit_test_setup_teardown(breakpoints_end_with_the_cell, begin, end),
+		cmocka_unit_test_setup_teardown(compat_faults_and_memory, begin, end),
+		cmocka_unit_test_setup_teardown(compat_system_calls, begin, end),
+		cmocka_unit_test_setup_teardown(compat_segments, begin, end),
+		cmocka_unit_test_setup_teardown(compat_limits, begin, end),
 		cmocka_unit_test(finds_instructions),
+		cmocka_unit_test(finds_32_bit_instructions),
 		cmocka_unit_test(tells_where),
 		cmocka_unit_test(finds_what_crosses_pages),
 	};

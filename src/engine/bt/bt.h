@@ -74,6 +74,7 @@ enum bt_mode {
 	MODE_X87 = 1u << 4,
 	MODE_DF = 1u << 5,
 	MODE_CAREFUL = 1u << 6, /* no look-up is shared (tr_group.c): of blocks only, no vCPU is in it */
+	MODE_COMPAT = 1u << 7,	/* 32-bit user code under a 64-bit kernel: interpreted when it does not run directly */
 	MODE_INTERP = 1u << 31	/* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
 };
 
@@ -181,7 +182,7 @@ struct bt_vframe {
 	u64 wpage[2];  /* gva pages through which the frame is writable */
 	u16 writers;   /* 0-2 known, 3: more */
 	bool in_cells; /* a cell of this vCPU may map it writable */
-	u8 executed;   /* FRAME_: whether cells may execute it */
+	u8 executed[2]; /* FRAME_: whether cells may execute it; [1]: as 32-bit code */
 };
 enum {
 	FRAME_UNKNOWN,
@@ -297,7 +298,7 @@ struct bt_vcpu {
 	struct engine_debug *debug; /* NULL: no debugger */
 	bool debug_changed, stepped;
 	struct bt_direct *direct;
-	bool direct_on;	       /* user code of the address space in force runs in a cell */
+	bool direct_on[2];     /* user code of the address space in force runs in a cell; [1]: 32-bit code */
 	_Atomic pid_t in_cell; /* the cell that runs for this vCPU now, 0 = none */
 	u64 crossings;	       /* from supervisor to user code */
 	u64 guest_tsc_offset;  /* cpu.tsc_offset as the VM loop was last told of */
@@ -426,6 +427,7 @@ void bt_direct_init(struct bt_vcpu *v); /* without memory for it there is no dir
 void bt_direct_fini(struct bt_vcpu *v);
 void bt_direct_switch(struct bt_vcpu *v); /* CR3 was loaded */
 void bt_direct_sample(struct bt_vcpu *v); /* an interrupt finds user code running */
+void bt_direct_compat(struct bt_vcpu *v); /* 32-bit user code is about to be interpreted */
 void bt_direct_run(struct bt_vcpu *v);	  /* bt_direct_fits: until something has to be done outside */
 bool bt_direct_may(const struct bt_vcpu *v);
 void bt_direct_flush(struct bt_vcpu *v, int pcid /* -1: all */);
@@ -435,7 +437,7 @@ void bt_direct_unwrite(struct bt_vcpu *v, u64 gpfn);   /* no cell of this vCPU m
 void bt_direct_unexecute(struct bt_vcpu *v, u64 gpfn); /* nor execute it */
 static inline bool bt_direct_fits(const struct bt_vcpu *v)
 {
-	return v->direct_on && (v->mode & MODE_USER) && bt_direct_may(v);
+	return v->direct_on[(v->mode & MODE_COMPAT) != 0] && (v->mode & (MODE_USER | MODE_COMPAT)) && bt_direct_may(v);
 }
 
 /* ---- debug.c: what a debugger has armed */

@@ -266,7 +266,8 @@ static void forget_frame(struct bt_vcpu *v, u64 gpfn)
 {
 	u64 lines = 0;
 	v->frames[gpfn].blocks = v->frames[gpfn].crossing = 0;
-	v->frames[gpfn].lines = v->frames[gpfn].executed ? ~0ull : 0; /* cells keep theirs */
+	const u8 *executed = v->frames[gpfn].executed;
+	v->frames[gpfn].lines = executed[0] | executed[1] ? ~0ull : 0; /* cells keep theirs */
 	for (u32 i = 0; i < v->vm->max_vcpus; i++)
 		if (v->vm->vcpus[i])
 			lines |= v->vm->vcpus[i]->frames[gpfn].lines;

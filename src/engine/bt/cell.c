@@ -282,12 +282,13 @@ static int refuse(const struct bt_cell *c, bool ended, struct err *e)
 	return err_set(e, ENOTSUP, "a process that is to execute guest code directly gets signals in a form unknown here; " WITHOUT);
 }
 
-static int start(struct bt_cell *c, int ram, int file, struct err *e)
+static int start(struct bt_cell *c, int ram, int file, bool compat, struct err *e)
 {
 	struct plan p = {.ram = ram, .file = file, .parent = getpid(), .shared = c->shared};
 	if (!choose_window(c))
 		return err_sys(e, errno, "random numbers for direct execution");
 	memset(c->shared, 0, sizeof *c->shared);
+	c->broken = c->lost = false;
 	p.window = c->window;
 	plan_first_calls(&p, c->stack, c->secret);
 	c->pid = fork();
@@ -303,6 +304,10 @@ static int start(struct bt_cell *c, int ram, int file, struct err *e)
 	}
 	memset(c->stack, 0, sizeof(struct sock_fprog) + sizeof p.filter); /* the filter holds the secret */
 	forget_vectors(c);
+	if (compat && !bt_cell_try_compat(c)) {
+		stop(c);
+		return start(c, ram, file, false, e);
+	}
 	return 0;
 }
 
@@ -316,9 +321,9 @@ static int start_somewhere(struct bt_cell *c, int ram, struct err *e)
 			close(file);
 		return err_sys(e, why, "memory for direct execution");
 	}
-	int r = start(c, ram, file, e);
+	int r = start(c, ram, file, true, e);
 	for (u32 i = 1; r < 0 && i < START_TRIES; i++)
-		r = start(c, ram, file, e);
+		r = start(c, ram, file, true, e);
 	close(file);
 	return r;
 }

@@ -43,7 +43,7 @@ struct cell_shared {
 	u32 signal;
 	u64 frame; /* the struct ucontext, as an address in the cell */
 	u64 fs_base, gs_base;
-	u16 sel[4];	  /* ds, es, fs, gs when the signal came */
+	u16 sel[4];	  /* ds, es, fs, gs: as the signal found them, and as the guest's code gets them */
 	i64 error;	  /* of the call that failed */
 	u64 call_address; /* SIGSYS: behind the instruction, or that of a vsyscall */
 	u32 call_number;
@@ -51,6 +51,14 @@ struct cell_shared {
 	struct cell_call call[CELL_CALLS];
 };
 _Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");
+
+/* A segment of data. */
+#define CELL_TLS 3	       /* a host's programs have as many segments of their own, */
+#define CELL_TLS_SELECTOR 0x63 /* the first of which has this selector, the others follow in steps of 8 */
+struct cell_tls {
+	bool present, writable, pages;
+	u32 base, limit; /* the limit in pages or bytes, 20 bits */
+};
 
 struct bt_cell {
 	pid_t pid;
@@ -63,6 +71,8 @@ struct bt_cell {
 	u32 nqueue;
 	bool lost; /* a call has failed: what is mapped is not known */
 	bool broken;
+	bool compat; /* 32-bit code runs here too */
+	struct cell_tls tls[CELL_TLS];
 	int end; /* as wait tells it */
 	int cpu; /* where it may run */
 };
@@ -83,7 +93,18 @@ void bt_cell_end(const struct bt_cell *c, char *text, size_t size); /* what beca
 void bt_cell_pin(struct bt_cell *c, int cpu);
 u64 bt_cell_cpu_ns(const struct bt_cell *c); /* CPU time it has used so far */
 
+/* ---- cell_compat.c: 32-bit code */
+#define HOST_CS 0x33 /* the selectors that Linux gives its programs: 64-bit code, 32-bit code, data */
+#define HOST_CS32 0x23
+#define HOST_DS 0x2b
+/* Set compat: does this host run 32-bit code? False: trying has broken the cell. */
+bool bt_cell_try_compat(struct bt_cell *c);
+/* From now on selector CELL_TLS_SELECTOR + 8 * n stands for this segment. False: not to be had here, nothing has changed. */
+bool bt_cell_set_tls(struct bt_cell *c, u32 n, const struct cell_tls *tls);
+
 /* ---- cell_watch.c */
+/* Stop the cell, which waits, as a debugger does; act; let go of it. */
+bool bt_cell_stopped(struct bt_cell *c, bool (*act)(pid_t pid, const void *with), const void *with);
 #define CELL_WATCHES 4
 /* Instructions at these addresses, at most CELL_WATCHES, and at no others raise SIGTRAP with TRAP_HWBKPT instead of being executed. False: not to be
  * had here; which of them do is not known then. */

@@ -41,23 +41,34 @@ static bool set_register(pid_t pid, u32 number, u64 value)
 	return ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg) + number * sizeof(u64), value) == 0;
 }
 
+struct watches {
+	const u64 *at;
+	u32 n;
+};
+
 /* Linux checks an address when it is enabled, so all are disabled first. */
-static bool set_registers(pid_t pid, const u64 *at, u32 n)
+static bool set_registers(pid_t pid, const void *with)
 {
+	const struct watches *w = with;
 	u64 enable = 0;
 	bool ok = set_register(pid, 7, 0);
-	for (u32 i = 0; i < n; i++) {
-		ok = ok && set_register(pid, i, at[i]);
+	for (u32 i = 0; i < w->n; i++) {
+		ok = ok && set_register(pid, i, w->at[i]);
 		enable |= 1ull << 2 * i; /* length and kind 0: execution */
 	}
 	return ok && set_register(pid, 7, enable);
 }
 
-bool bt_cell_watch(struct bt_cell *c, const u64 *at, u32 n)
+bool bt_cell_stopped(struct bt_cell *c, bool (*act)(pid_t pid, const void *with), const void *with)
 {
 	if (c->broken || c->pid <= 0 || ptrace(PTRACE_SEIZE, c->pid, 0, 0) < 0)
 		return false;
 	bool ok = ptrace(PTRACE_INTERRUPT, c->pid, 0, 0) == 0 && wait_for_stop(c->pid);
-	ok = ok && set_registers(c->pid, at, n);
+	ok = ok && act(c->pid, with);
 	return ptrace(PTRACE_DETACH, c->pid, 0, 0) == 0 && ok;
+}
+
+bool bt_cell_watch(struct bt_cell *c, const u64 *at, u32 n)
+{
+	return bt_cell_stopped(c, set_registers, &(struct watches){at, n});
 }

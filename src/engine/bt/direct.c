@@ -31,7 +31,10 @@
 #define HOLDOFF_MIN 20000000ull
 #define HOLDOFF_MAX 200000000ull
 #define HOLDOFF_LOOP 1000000000ull /* for a loop in a page that must not be executed directly */
-#define IN_PAGE 400		   /* instructions to interpret in a page that must not be executed directly */
+#define IN_PAGE 400		   /* instructions to interpret in a page that must not be executed directly, */
+#define IN_PAGE_COMPAT 4000	   /* and where all would be interpreted otherwise */
+#define NEAR 400		   /* instructions of which the interpreter takes as long as a way into a cell and out */
+#define NOT_NEAR 32
 #define PINNED_NS 20000000ull
 #define VSYSCALL 0xffffffffff600000ull
 
@@ -79,7 +82,7 @@ void bt_direct_fini(struct bt_vcpu *v)
 		give_up_map(v->direct, &v->direct->process[i]);
 	free(v->direct);
 	v->direct = NULL;
-	v->direct_on = false;
+	v->direct_on[0] = v->direct_on[1] = false;
 }
 
 /* ---- what the guest and others take back */
@@ -97,7 +100,7 @@ void bt_direct_unexecute(struct bt_vcpu *v, u64 gpfn)
 	for (u32 i = 0; v->direct && i < DIRECT_PROCESSES; i++)
 		if (v->direct->process[i].map)
 			direct_map_unframe(v->direct->process[i].map, gpfn, HOW_EXEC);
-	v->frames[gpfn].executed = FRAME_UNKNOWN;
+	v->frames[gpfn].executed[0] = v->frames[gpfn].executed[1] = FRAME_UNKNOWN;
 }
 
 /* ---- who */
@@ -120,7 +123,7 @@ static bool give_map(struct bt_vcpu *v, struct direct_process *p)
 	if (d->ncells == DIRECT_CELLS && oldest) {
 		p->map = oldest->map;
 		oldest->map = NULL;
-		oldest->on = false;
+		oldest->on[0] = oldest->on[1] = false;
 		p->map->stale = true;
 		return true;
 	}
@@ -133,6 +136,7 @@ static bool give_map(struct bt_vcpu *v, struct direct_process *p)
 		return false;
 	}
 	d->ncells++;
+	d->no_compat |= !c->compat;
 	return true;
 }
 
@@ -142,20 +146,16 @@ static void begin_trial(struct direct_process *p)
 	p->cpu_at = bt_cell_cpu_ns(p->map->cell);
 }
 
-static void turn_on(struct bt_vcpu *v, struct direct_process *p)
+static void turn_on(struct bt_vcpu *v, struct direct_process *p, bool compat)
 {
-	if (!give_map(v, p)) {
-		v->direct_on = false;
-		return;
-	}
-	p->on = true;
-	begin_trial(p);
-	v->direct_on = true;
+	p->on[compat] = v->direct_on[compat] = give_map(v, p);
+	if (p->on[compat])
+		begin_trial(p);
 }
 
 static void turn_off(struct bt_vcpu *v, struct direct_process *p, u64 ns)
 {
-	p->on = v->direct_on = false;
+	p->on[0] = p->on[1] = v->direct_on[0] = v->direct_on[1] = false;
 	p->good = 0;
 	p->sampled_at = 0;
 	p->not_before = now_ns() + ns;
@@ -186,20 +186,26 @@ void bt_direct_init(struct bt_vcpu *v)
 		return;
 	__cpuid(0, a, b, c, dx);
 	d->host.sysenter = b != signature_AMD_ebx;
+	d->host.syscall32 = b != signature_INTEL_ebx;
 	d->host.xcr0 = bt_host_xcr0();
 	d->host.mxcsr_mask = host_mxcsr_mask();
 	v->direct = d;
 }
 
+static struct direct_process *this_process(struct bt_vcpu *v)
+{
+	if (!v->direct->now)
+		v->direct->now = add_process(v->direct, direct_table(v));
+	return v->direct->now;
+}
+
 void bt_direct_sample(struct bt_vcpu *v)
 {
 	struct bt_direct *d = v->direct;
-	if (!d || d->refused)
+	if (!d || d->refused || !x86_code64(&v->cpu))
 		return;
-	if (!d->now)
-		d->now = add_process(d, direct_table(v));
-	struct direct_process *p = d->now;
-	if (p->on)
+	struct direct_process *p = this_process(v);
+	if (p->on[0])
 		return;
 	u64 now = now_ns();
 	p->stamp = ++d->stamp;
@@ -207,7 +213,21 @@ void bt_direct_sample(struct bt_vcpu *v)
 	p->sampled_at = now;
 	p->crossings = v->crossings;
 	if (p->good >= SAMPLES && now >= p->not_before)
-		turn_on(v, p);
+		turn_on(v, p, false);
+}
+
+/* Whatever a way out of a cell costs: interpreted, a few hundred instructions cost as much. */
+void bt_direct_compat(struct bt_vcpu *v)
+{
+	struct bt_direct *d = v->direct;
+	if (!d || d->refused || !bt_direct_may(v))
+		return;
+	struct direct_process *p = this_process(v);
+	if (p->not_before && now_ns() < p->not_before)
+		return;
+	p->not_before = 0;
+	p->stamp = ++d->stamp;
+	turn_on(v, p, true);
 }
 
 /* Between ways out, user code must have run long enough on the CPU. Where vCPUs are more than CPUs, thread and cell besides wait for one each time
@@ -222,7 +242,7 @@ static bool pays(const struct direct_process *p)
 static void count_exits(struct bt_vcpu *v, struct direct_process *p, u64 n)
 {
 	p->exits += n;
-	if (p->exits < EXITS)
+	if (p->exits < EXITS || p->map->compat)
 		return;
 	if (v->vm->directly == DIRECTLY_ALWAYS || pays(p)) {
 		p->holdoff /= 2;
@@ -238,6 +258,8 @@ static const int gregs[16] = {
 	[R_RSI] = REG_RSI, [R_RDI] = REG_RDI, [R_R8] = REG_R8,	 [R_R9] = REG_R9,   [R_R10] = REG_R10, [R_R11] = REG_R11,
 	[R_R12] = REG_R12, [R_R13] = REG_R13, [R_R14] = REG_R14, [R_R15] = REG_R15,
 };
+
+static const u8 data_segments[4] = {SEG_DS, SEG_ES, SEG_FS, SEG_GS};
 
 static ucontext_t *frame_of(const struct bt_cell *c)
 {
@@ -258,8 +280,10 @@ static void load_frame(const struct bt_vcpu *v, struct bt_cell *c)
 		g[gregs[i]] = (greg_t)cpu->gpr[i];
 	g[REG_RIP] = (greg_t)cpu->rip;
 	g[REG_EFL] = (greg_t)((cpu->rflags & FL_CELL) | FL_IF | FL_ONE);
-	g[REG_CSGSFS] = USER_CS | (greg_t)USER_SS << 48;
+	g[REG_CSGSFS] = cpu->seg[SEG_CS].sel | (greg_t)cpu->seg[SEG_SS].sel << 48;
 	memcpy(&frame_of(c)->uc_sigmask, &mask, sizeof mask); /* the C library's is longer */
+	for (u32 i = 0; i < 4; i++)
+		c->shared->sel[i] = cpu->seg[data_segments[i]].sel;
 	c->shared->fs_base = cpu->seg[SEG_FS].base;
 	c->shared->gs_base = cpu->seg[SEG_GS].base;
 	u8 *fp = c->stack + c->fp;
@@ -286,15 +310,18 @@ static void save_vectors(struct bt_vcpu *v, const struct bt_cell *c)
 	memcpy(to + 24, &mxcsr, sizeof mxcsr);
 }
 
+static void save_selector(struct x86_cpu *cpu, u32 seg, u16 sel)
+{
+	if (sel != cpu->seg[seg].sel && !x86_load_seg(cpu, seg, sel))
+		cpu->fault.pending = false; /* the host has a descriptor there and the guest has not */
+}
+
 static void save_segments(struct bt_vcpu *v, const struct bt_cell *c)
 {
 	struct x86_cpu *cpu = &v->cpu;
-	static const u8 seg[4] = {SEG_DS, SEG_ES, SEG_FS, SEG_GS};
-	for (u32 i = 0; i < 4; i++) {
-		u16 sel = c->shared->sel[i];
-		if (sel != cpu->seg[seg[i]].sel && !x86_load_seg(cpu, seg[i], sel))
-			cpu->fault.pending = false; /* the host has a descriptor there and the guest has not */
-	}
+	for (u32 i = 0; i < 4; i++)
+		save_selector(cpu, data_segments[i], c->shared->sel[i]);
+	save_selector(cpu, SEG_SS, (u16)(frame_of(c)->uc_mcontext.gregs[REG_CSGSFS] >> 48));
 	u64 fs = c->shared->fs_base, gs = c->shared->gs_base;
 	if (x86_canonical(fs))
 		cpu->seg[SEG_FS].base = fs;
@@ -438,15 +465,42 @@ static int translate(struct bt_vcpu *v, gva_t gva, u32 acc)
 }
 
 /* This page is not to be executed directly: interpret until it is behind. False: that takes too long. */
-static bool interpret_page(struct bt_vcpu *v)
+static bool left_user(const struct bt_vcpu *v)
+{
+	return x86_cpl(&v->cpu) != 3 || asked_to_leave(v) || v->cpu.triple_fault || v->halted;
+}
+
+static bool interpret_page(struct bt_vcpu *v, u32 limit)
 {
 	gva_t page = PAGE_BASE(v->cpu.rip);
-	for (u32 i = 0; i < IN_PAGE; i++) {
+	for (u32 i = 0; i < limit; i++) {
 		bt_interpret_one(v);
-		if (x86_cpl(&v->cpu) != 3 || PAGE_BASE(v->cpu.rip) != page || asked_to_leave(v) || v->cpu.triple_fault || v->halted)
+		if (left_user(v) || PAGE_BASE(v->cpu.rip) != page)
 			return true;
 	}
 	return false;
+}
+
+/* Does the code come back to such a page before a way into the cell would have paid? */
+static bool comes_back(struct bt_vcpu *v, struct direct_map *m)
+{
+	for (u32 i = 0; i < NEAR; i++) {
+		if (direct_map_refuses(m, v->cpu.rip))
+			return true;
+		bt_interpret_one(v);
+		if (left_user(v))
+			return false;
+	}
+	m->not_near = NOT_NEAR;
+	return false;
+}
+
+/* The page may hold something that everybody calls: 32-bit code is interpreted until it is behind for a while. */
+static void interpret_around(struct bt_vcpu *v, struct direct_map *m)
+{
+	do
+		interpret_page(v, IN_PAGE_COMPAT);
+	while (!left_user(v) && (m->not_near ? (m->not_near--, false) : comes_back(v, m)));
 }
 
 /* A page fault that the guest's tables as they were did not explain. True: the cell may go on. */
@@ -458,12 +512,14 @@ static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 	int r = translate(v, gva, acc);
 	bt_stores_done(v);
 	if (r > 0 && map_page(v, p, gva, acc))
-		return p->on;
+		return p->on[m->compat];
 	if (r == 0)
 		x86_deliver_fault(&v->cpu);
 	else if (!(acc & ACC_FETCH))
 		bt_interpret_one(v);
-	else if (!interpret_page(v) && v->vm->directly != DIRECTLY_ALWAYS)
+	else if (m->compat)
+		interpret_around(v, m);
+	else if (!interpret_page(v, IN_PAGE) && v->vm->directly != DIRECTLY_ALWAYS)
 		turn_off(v, p, next_holdoff(p, HOLDOFF_LOOP));
 	return false;
 }
@@ -471,6 +527,12 @@ static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 /* Linux carries the call out at the fixed addresses by itself, return and all, where there is no filter to stop it. */
 static void system_call(struct bt_vcpu *v, const struct cell_shared *s)
 {
+	if (!x86_code64(&v->cpu)) { /* INT 0x80; of the frame Linux may have made what interrupted calls leave behind */
+		v->cpu.rip = (u32)(s->call_address - 2);
+		v->cpu.gpr[R_RAX] = s->call_number;
+		bt_interpret_one(v);
+		return;
+	}
 	if (s->call_address - VSYSCALL < PAGE_SIZE) {
 		v->cpu.rip = PAGE_BASE(s->call_address) + (s->call_number == 201 ? 0x400 : s->call_number == 309 ? 0x800 : 0);
 		v->cpu.gpr[R_RSP] -= 8;
@@ -533,8 +595,23 @@ static void handle(struct bt_vcpu *v, struct direct_map *m)
 			bt_interpret_one(v);
 		break;
 	default:
+		if (number == VEC_OF && !x86_code64(&v->cpu)) /* INTO is a trap, as INT3 is */
+			v->cpu.rip -= 1;
 		bt_interpret_one(v);
 	}
+}
+
+/* A far jump in the cell: what is mapped was not searched as this kind of code. */
+static bool changed_mode(const struct direct_map *m)
+{
+	return ((u16)frame_of(m->cell)->uc_mcontext.gregs[REG_CSGSFS] == HOST_CS32) != m->compat;
+}
+
+/* The fault has set RF, and the instruction that was to be fetched may have a breakpoint by now. */
+static bool go_on(struct direct_map *m)
+{
+	frame_of(m->cell)->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)FL_RF;
+	return true;
 }
 
 /* False: the cell's registers are the guest's again and something is to be done outside. */
@@ -548,17 +625,17 @@ static bool serve(struct bt_vcpu *v, struct direct_process *p)
 		turn_off(v, p, HOLDOFF_LOOP);
 		return false;
 	}
-	if (m->cell->shared->signal == SIGUSR1) {
+	if (m->cell->shared->signal == SIGUSR1 || (is_page_fault(m->cell) && changed_mode(m))) {
 		save_frame(v, m->cell);
 		return false;
 	}
-	if (is_page_fault(m->cell) && map_missing(v, p) && p->on)
-		return true;
+	if (is_page_fault(m->cell) && map_missing(v, p) && p->on[m->compat])
+		return go_on(m);
 	save_frame(v, m->cell);
-	if (!p->on)
+	if (!p->on[m->compat])
 		return false;
 	if (is_page_fault(m->cell) && page_fault(v, p))
-		return true;
+		return go_on(m);
 	count_exits(v, p, 1);
 	if (!is_page_fault(m->cell))
 		handle(v, m);
@@ -574,22 +651,60 @@ static void forbid_tsc(struct bt_direct *d)
 	d->tsc = false;
 }
 
-void bt_direct_run(struct bt_vcpu *v)
+/* No selector means more in the cell than to the guest. 64-bit code finds there what 32-bit code has left. */
+static bool prepare_segments(struct bt_vcpu *v, struct direct_process *p)
 {
-	struct direct_process *p = v->direct->now ? v->direct->now : add_process(v->direct, direct_table(v));
-	v->direct->now = p;
-	if (!p->on)
-		turn_on(v, p); /* DIRECTLY_ALWAYS */
-	if (!p->on)
-		return;
+	struct bt_cell *c = p->map->cell;
+	bool compat = p->map->compat;
+	if ((compat || c->tls[0].present || c->tls[1].present || c->tls[2].present) && !direct_compat_mirror(v, c)) {
+		give_up_map(v->direct, p);
+		p->on[0] = p->on[1] = v->direct_on[0] = v->direct_on[1] = false;
+		return false;
+	}
+	return !compat || direct_compat_same(v, c);
+}
+
+static void prepare_map(struct bt_vcpu *v, struct direct_process *p)
+{
 	struct direct_map *m = p->map;
-	p->stamp = ++v->direct->stamp;
+	bool compat = !x86_code64(&v->cpu);
 	m->stale |= p->pcid != pcid_of(v);
 	p->pcid = pcid_of(v);
 	if (v->direct->tsc && !direct_tsc(v))
 		forbid_tsc(v->direct);
+	if (m->compat != compat)
+		direct_map_unframe(m, ANY_FRAME, HOW_EXEC);
+	m->compat = compat;
 	direct_map_recover(m);
 	direct_map_settle(v, m);
+}
+
+/* The process whose cell is ready for it; NULL: no cell is. */
+static struct direct_process *prepare(struct bt_vcpu *v)
+{
+	struct direct_process *p = this_process(v);
+	bool compat = !x86_code64(&v->cpu);
+	if (!p->on[compat])
+		turn_on(v, p, compat); /* DIRECTLY_ALWAYS */
+	if (!p->on[compat] || (compat && v->direct->no_compat))
+		return NULL;
+	p->stamp = ++v->direct->stamp;
+	prepare_map(v, p);
+	return prepare_segments(v, p) ? p : NULL;
+}
+
+void bt_direct_run(struct bt_vcpu *v)
+{
+	struct direct_process *p = prepare(v);
+	if (!p) {
+		bt_interpret_one(v);
+		return;
+	}
+	if (p->map->compat && direct_map_refuses(p->map, v->cpu.rip)) { /* the way into the cell would end there */
+		interpret_around(v, p->map);
+		return;
+	}
+	struct direct_map *m = p->map;
 	v->cpu.rflags &= ~(u64)FL_RF;
 	v->cpu.debug_shadow = false;
 	load_frame(v, m->cell);

@@ -4,7 +4,8 @@
  * way out of a cell costs some ten microseconds.
  *
  * direct.c decides who runs where and carries the CPU's state over and back; direct_hooks.c is what light code sees of it; direct_map.c keeps a
- * cell's address space a subset of what the guest's page tables allow; direct_scan.c finds instructions that would tell user code about the host.
+ * cell's address space a subset of what the guest's page tables allow; direct_scan.c finds instructions that would tell user code about the host;
+ * direct_compat.c makes selectors mean in a cell what they mean to the guest's 32-bit code.
  *
  * Threading: all of it belongs to its vCPU, as shadow tables do.
  */
@@ -18,10 +19,10 @@
 #define DIRECT_PROCESSES 16 /* whose behaviour is remembered */
 #define DIRECT_CELLS 4
 #define DIRECT_FORGET 64
-#define USER_CS 0x33 /* the selectors that a host gives its programs and Linux gives its own */
-#define USER_SS 0x2b
 #define DIRECT_REGIONS 8192   /* of one cell; when there are more, all is unmapped */
 #define DIRECT_MAPPINGS 30000 /* the same; vm.max_map_count is 65,530 */
+#define DIRECT_WAITING 64     /* pages that wait for breakpoints */
+#define DIRECT_PATIENCE 64
 #define REGION_PAGES 512
 #define REGION_HASH 256
 
@@ -43,11 +44,17 @@ struct direct_map {
 	struct direct_region *hash[REGION_HASH];
 	u32 nregions;
 	u64 npages;
-	u32 ncalls; /* that mapped something, since all was unmapped */
-	bool stale; /* the guest has flushed: look at every page before the next use */
-	bool again; /* the last page that was missing had been mapped before */
+	u32 ncalls;  /* that mapped something, since all was unmapped */
+	bool compat; /* what is executable was searched as 32-bit code */
+	bool stale;  /* the guest has flushed: look at every page before the next use */
+	bool again;  /* the last page that was missing had been mapped before */
 	u32 nwatches;
 	gva_t watch[CELL_WATCHES]; /* breakpoints, in pages that are or were executed */
+	struct {
+		gva_t page;
+		u32 visits;
+	} waiting[DIRECT_WAITING]; /* pages that were not executed for want of breakpoints, and how often since */
+	u32 not_near;		   /* so often yet, do not hope that the code comes back to such a page soon */
 	u32 nforget;
 	gva_t forget[DIRECT_FORGET]; /* invalidated one by one */
 	struct {
@@ -60,8 +67,8 @@ struct direct_map {
 struct direct_process {
 	u64 cr3;
 	u64 stamp;
-	bool on;
-	u32 good; /* samples in a row that speak for direct execution */
+	bool on[2]; /* [1]: its 32-bit code */
+	u32 good;   /* samples in a row that speak for direct execution */
 	u64 sampled_at, crossings;
 	u64 not_before; /* ns */
 	u64 holdoff;	/* ns */
@@ -72,7 +79,8 @@ struct direct_process {
 
 /* What the host's CPU makes of instructions that tell about it. */
 struct direct_host {
-	bool sysenter; /* works in 64-bit code */
+	bool sysenter;	/* works in 64-bit and 32-bit code */
+	bool syscall32; /* SYSCALL works in 32-bit code */
 	u64 xcr0;
 	u32 mxcsr_mask;
 };
@@ -86,11 +94,13 @@ struct bt_direct {
 	bool refused;	 /* this host does not let us */
 	bool no_watches; /* nor set breakpoints */
 	bool int1_stays; /* the host's INT1 leaves rip where it is */
+	bool no_compat;	 /* nor run 32-bit code */
+	bool no_tls;	 /* nor give it segments of its own */
 	bool pinned;
 	u64 pinned_at; /* ns */
 	int cpu;
 	cpu_set_t allowed; /* where the vCPU's thread may run otherwise */
-	bool tsc;	   /* pages with RDTSC are or were mapped: the guest's clock was the host's */
+	bool tsc;	   /* pages with RDTSC may be or have been mapped: the guest's clock was the host's */
 };
 
 /* The guest's TSC is the host's. */
@@ -111,9 +121,19 @@ void direct_map_free(struct direct_map *m);
 bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc);
 /* A failed call or too much to keep: unmap everything, to begin anew. True when that was necessary. */
 bool direct_map_recover(struct direct_map *m);
+/* The page was refused not long ago, and would be again. */
+bool direct_map_refuses(struct direct_map *m, gva_t gva);
 #define ANY_FRAME (~0ull)
 void direct_map_unframe(struct direct_map *m, u64 gpfn, u8 how); /* take these rights to the frame away */
 void direct_map_settle(struct bt_vcpu *v, struct direct_map *m); /* carry out what was noted meanwhile */
+
+const u8 *direct_peek(struct bt_vcpu *v, gva_t gva); /* the bytes of a page that is mapped, accessed yet or not; else NULL */
+
+/* ---- direct_compat.c */
+/* Let the cell's thread-local segments be what stands in the guest's GDT. False: what they are is not known now. */
+bool direct_compat_mirror(struct bt_vcpu *v, struct bt_cell *c);
+/* After that: do all selectors stand for the same here and there? */
+bool direct_compat_same(struct bt_vcpu *v, const struct bt_cell *c);
 
 /* ---- direct_scan.c */
 /* Where breakpoints would have to be, counted from the start of the page; negative: in the page before. */
@@ -123,4 +143,5 @@ struct direct_sites {
 };
 #define TOO_MANY_SITES (CELL_WATCHES + 1)
 /* FRAME_: may this page be executed? before, behind: the pages on both sides, NULL when they are not mapped. */
-u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites);
+enum { SCAN_COMPAT = 1 /* as 32-bit code */, SCAN_TSC = 2 /* RDTSC needs no breakpoints */ };
+u8 direct_scan(const struct direct_host *host, u32 how, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites);

@@ -269,8 +269,7 @@ void direct_map_settle(struct bt_vcpu *v, struct direct_map *m)
 
 /* ---- mapping */
 
-/* The bytes of a page that is mapped, accessed yet or not. */
-static const u8 *peek(struct bt_vcpu *v, gva_t gva)
+const u8 *direct_peek(struct bt_vcpu *v, gva_t gva)
 {
 	struct leaf l;
 	if (!find_leaf(v, gva, PTE_P, &l))
@@ -279,28 +278,30 @@ static const u8 *peek(struct bt_vcpu *v, gva_t gva)
 	return entry & PTE_P ? v->env.ram(v, page_of(&l, gva, entry), false) : NULL;
 }
 
-static u8 search(struct bt_vcpu *v, gva_t gva, u64 gpfn, struct direct_sites *sites)
+static u8 search(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpfn, struct direct_sites *sites)
 {
-	return direct_scan(&v->direct->host, v->env.ram(v, gpfn << 12, false), peek(v, gva - PAGE_SIZE), peek(v, gva + PAGE_SIZE), sites);
+	u32 how = (compat ? SCAN_COMPAT : 0) | (direct_tsc(v) ? SCAN_TSC : 0);
+	return direct_scan(&v->direct->host, how, v->env.ram(v, gpfn << 12, false), direct_peek(v, gva - PAGE_SIZE),
+			   direct_peek(v, gva + PAGE_SIZE), sites);
 }
 
 /* From now on stores to the frame are seen. */
-static void prepare_execution(struct bt_vcpu *v, gva_t gva, u64 gpfn)
+static void prepare_execution(struct bt_vcpu *v, bool compat, gva_t gva, u64 gpfn)
 {
 	struct bt_vframe *f = &v->frames[gpfn];
-	if (f->executed)
+	if (f->executed[compat])
 		return;
 	__atomic_store_n(&f->lines, ~0ull, __ATOMIC_RELAXED);
 	__atomic_fetch_or(&v->vm->frames[gpfn].lines, ~0ull, __ATOMIC_SEQ_CST);
 	bt_protect(v, gpfn);
 	struct direct_sites sites;
-	f->executed = search(v, gva, gpfn, &sites);
-	v->direct->tsc |= f->executed == FRAME_TSC;
+	f->executed[compat] = search(v, compat, gva, gpfn, &sites);
+	v->direct->tsc |= f->executed[compat] != FRAME_CLEAN;
 }
 
-static bool may_execute(const struct bt_vcpu *v, u64 gpfn)
+static bool may_execute(const struct bt_vcpu *v, bool compat, u64 gpfn)
 {
-	u8 executed = v->frames[gpfn].executed;
+	u8 executed = v->frames[gpfn].executed[compat];
 	return executed == FRAME_CLEAN || (executed == FRAME_TSC && direct_tsc(v));
 }
 
@@ -355,20 +356,66 @@ static bool set_watches(struct bt_vcpu *v, struct direct_map *m, const gva_t *wa
 	return true;
 }
 
-/* First come, first served: a page for which too few are left is not executed. */
-static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct leaf *l, gva_t page)
+/* The pages that have them give way to one that has waited long enough. */
+static void take_watches(struct direct_map *m)
+{
+	for (u32 i = 0; i < m->nwatches; i++)
+		for (u32 reach = 0; reach <= 2; reach += 2) {
+			gva_t gva = m->watch[i] + reach;
+			struct direct_region *r = find_region(m, gva >> 21);
+			u32 page = gva >> 12 & (REGION_PAGES - 1);
+			if (r && (r->how[page] & HOW_EXEC))
+				drop_pages(m, r, page, page + 1);
+		}
+}
+
+/* The debug registers are set only when something is new. */
+static bool grant_watches(struct bt_vcpu *v, struct direct_map *m, gva_t page, u64 gpfn, bool waited)
 {
 	gva_t watch[CELL_WATCHES];
 	struct direct_sites sites;
+	u32 n = keep_watches(m, watch), kept = n;
+	search(v, m->compat, page, gpfn, &sites);
+	if (sites.n == TOO_MANY_SITES)
+		return false;
+	if (add_watches(watch, &n, page, &sites))
+		return n == kept || set_watches(v, m, watch, n);
+	n = 0;
+	if (!waited || !add_watches(watch, &n, page, &sites))
+		return false;
+	take_watches(m);
+	return set_watches(v, m, watch, n);
+}
+
+static u32 waiting_place(gva_t page)
+{
+	return (page >> 12 ^ page >> 18) & (DIRECT_WAITING - 1);
+}
+
+bool direct_map_refuses(struct direct_map *m, gva_t gva)
+{
+	u32 i = waiting_place(PAGE_BASE(gva));
+	if (m->waiting[i].page != PAGE_BASE(gva) || m->waiting[i].visits >= DIRECT_PATIENCE || is_executed(m, gva))
+		return false;
+	m->waiting[i].visits++;
+	return true;
+}
+
+/* First come, first served, until another page has waited long enough: each visit to a page that is not executed costs as much as any way out, and
+ * setting breakpoints several times that. */
+static bool watch_page(struct bt_vcpu *v, struct direct_map *m, const struct leaf *l, gva_t page)
+{
+	u32 i = waiting_place(page);
 	u64 gpfn;
-	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes)
+	if (v->direct->no_watches || !(rights(l, page, &gpfn) & HOW_EXEC) || gpfn >= v->vm->nframes || may_execute(v, m->compat, gpfn) ||
+	    direct_map_refuses(m, page))
 		return false;
-	u8 executed = v->frames[gpfn].executed;
-	if (executed != FRAME_WATCHED && executed != FRAME_TSC)
-		return false;
-	u32 n = keep_watches(m, watch);
-	search(v, page, gpfn, &sites);
-	return sites.n != TOO_MANY_SITES && add_watches(watch, &n, page, &sites) && set_watches(v, m, watch, n);
+	u8 executed = v->frames[gpfn].executed[m->compat];
+	bool waited = m->waiting[i].page == page;
+	bool granted = (executed == FRAME_WATCHED || executed == FRAME_TSC) && grant_watches(v, m, page, gpfn, waited);
+	m->waiting[i].page = granted ? 0 : page;
+	m->waiting[i].visits = 0;
+	return granted;
 }
 
 /* ---- what to map */
@@ -383,11 +430,11 @@ static u64 ram_offset(const struct bt_vcpu *v, u64 gpfn)
 }
 
 /* What to map a page as, of what the guest allows. */
-static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc, bool watched)
+static u8 choose(struct bt_vcpu *v, const struct direct_map *m, u8 have, u8 allowed, u64 gpfn, u32 acc, bool watched)
 {
 	u8 how = HOW_READ;
 	if (acc & ACC_FETCH)
-		return (allowed & HOW_EXEC) && (may_execute(v, gpfn) || watched) ? HOW_READ | HOW_EXEC : have;
+		return (allowed & HOW_EXEC) && (may_execute(v, m->compat, gpfn) || watched) ? HOW_READ | HOW_EXEC : have;
 	if ((allowed & HOW_WRITE) && ((acc & ACC_WRITE) || !(allowed & HOW_EXEC)) && bt_may_write(v, gpfn)) {
 		v->frames[gpfn].in_cells = true;
 		how |= HOW_WRITE;
@@ -397,11 +444,11 @@ static u8 choose(struct bt_vcpu *v, u8 have, u8 allowed, u64 gpfn, u32 acc, bool
 }
 
 /* Before any of them is mapped: others may stop the world meanwhile and take rights away. */
-static void prepare_one(struct bt_vcpu *v, const struct leaf *l, gva_t gva)
+static void prepare_one(struct bt_vcpu *v, bool compat, const struct leaf *l, gva_t gva)
 {
 	u64 gpfn;
 	if ((rights(l, gva, &gpfn) & HOW_EXEC) && gpfn < v->vm->nframes && v->env.ram(v, gpfn << 12, false))
-		prepare_execution(v, gva, gpfn);
+		prepare_execution(v, compat, gva, gpfn);
 }
 
 /* Linux maps nothing below vm.mmap_min_addr for most users, nor above what a program gets. */
@@ -421,7 +468,7 @@ static void map_one(struct bt_vcpu *v, struct direct_map *m, struct direct_regio
 		have = 0;
 	u64 offset = ram_offset(v, gpfn);
 	bool writable = offset != ~0ull && v->env.ram(v, gpfn << 12, true);
-	u8 how = offset == ~0ull ? 0 : choose(v, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc, watched);
+	u8 how = offset == ~0ull ? 0 : choose(v, m, have, writable ? allowed : allowed & (u8)~HOW_WRITE, gpfn, acc, watched);
 	if (how)
 		set_page(m, r, gva, gpfn, offset, how);
 }
@@ -439,7 +486,7 @@ bool direct_map_page(struct bt_vcpu *v, struct direct_map *m, gva_t gva, u32 acc
 	u32 first = all ? 0 : here & ~(AROUND - 1u), end = all ? REGION_PAGES : first + AROUND;
 	r->large |= l.shift > 12;
 	for (u32 i = first; (acc & ACC_FETCH) && i < end; i++)
-		prepare_one(v, &l, (r->number << 21) + i * PAGE_SIZE);
+		prepare_one(v, m->compat, &l, (r->number << 21) + i * PAGE_SIZE);
 	bool watched = (acc & ACC_FETCH) && watch_page(v, m, &l, PAGE_BASE(gva));
 	for (u32 i = first; i < end; i++)
 		map_one(v, m, r, &l, (r->number << 21) + i * PAGE_SIZE, acc, watched && i == here);

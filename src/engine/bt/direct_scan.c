@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Instructions that user code may execute and that would show it the host instead of the guest: CPUID, RDTSC, RDTSCP, RDPID, LAR, LSL, SGDT
- * and its kin, where it does not fault SYSENTER; and INT with numbers from which the way back is not exact. A page that holds one is executed only with breakpoints on all of them, if
- * there are enough; RDTSC alone is no harm while the guest's clock is the host's.
+ * and its kin; SYSENTER and 32-bit code's SYSCALL, where they do not fault; and INT with numbers from which the way back is not exact. A page that
+ * holds one is executed only with breakpoints on all of them, if there are enough; RDTSC alone is no harm while the guest's clock is the host's.
  *
  * Their bytes also occur inside other instructions, so a find counts only when decoding leads to it: from at least half of sixteen addresses well
  * before it, or from all where the page before is not known. Decoding falls into step within a few instructions wherever it starts. Code that jumps
- * into the middle of its own instructions may escape; it learns things about the host then, but gains no access.
+ * into the middle of its own instructions may escape, or that makes a far jump and goes on as the other kind of code in pages that were searched as
+ * this kind; it learns things about the host then, but gains no access.
  */
 #include "engine/bt/direct.h"
 
@@ -24,7 +25,7 @@ struct text {
 };
 
 /* 0F: what follows tells about the host's CPU, its descriptor tables or its clock. Where UMIP makes some of these fault, Linux answers in their stead. */
-static u8 kind_of_0f(const struct direct_host *host, const u8 *op, const u8 *start)
+static u8 kind_of_0f(const struct direct_host *host, bool compat, const u8 *op, const u8 *start)
 {
 	u8 reg = op[2] >> 3 & 7;
 	u32 back = op - start < 4 ? (u32)(op - start) : 4;
@@ -35,6 +36,9 @@ static u8 kind_of_0f(const struct direct_host *host, const u8 *op, const u8 *sta
 			found = reg < 2 || reg == 4;
 		else
 			found = op[2] == 0xee || op[2] == 0xef || (op[2] >= 0xf9 && op[2] <= 0xfd);
+		break;
+	case 0x05: /* SYSCALL: 64-bit code's comes back as it was, 32-bit code's without rip, ecx and ebp */
+		found = compat && host->syscall32;
 		break;
 	case 0x34: /* SYSENTER */
 		found = host->sysenter;
@@ -56,12 +60,12 @@ static u8 kind_of_0f(const struct direct_host *host, const u8 *op, const u8 *sta
 	return found ? FRAME_SENSITIVE : FRAME_CLEAN;
 }
 
-/* CD: of the numbers that programs may call, what comes back does not tell where the instruction was, or has lost half of rax. */
-static u8 kind_of(const struct direct_host *host, const u8 *op, const u8 *start)
+/* CD: of the numbers that programs may call, what comes back does not tell where the instruction was, or has lost half of 64-bit code's rax. */
+static u8 kind_of(const struct direct_host *host, bool compat, const u8 *op, const u8 *start)
 {
 	if (op[0] == 0x0f)
-		return kind_of_0f(host, op, start);
-	return op[1] == VEC_BP || op[1] == VEC_OF || op[1] == 0x80 ? FRAME_SENSITIVE : FRAME_CLEAN;
+		return kind_of_0f(host, compat, op, start);
+	return op[1] == VEC_BP || op[1] == VEC_OF || (op[1] == 0x80 && !compat) ? FRAME_SENSITIVE : FRAME_CLEAN;
 }
 
 /* The first opcode from p on that kind_of knows. */
@@ -109,7 +113,7 @@ static bool is_instruction(const struct text *t, u32 at)
 	return n < STARTS || at - t->start < LEAD ? lead == n : lead * 2 >= n;
 }
 
-static void gather(struct text *t, const u8 *page, const u8 *before, const u8 *behind)
+static void gather(struct text *t, bool compat, const u8 *page, const u8 *before, const u8 *behind)
 {
 	t->start = before ? 0 : LEAD;
 	t->end = LEAD + PAGE_SIZE + (behind ? 16 : 0);
@@ -120,28 +124,30 @@ static void gather(struct text *t, const u8 *page, const u8 *before, const u8 *b
 		memcpy(t->byte + LEAD + PAGE_SIZE, behind, 16);
 	else
 		memset(t->byte + LEAD + PAGE_SIZE, 0, 16);
-	ZydisDecoderInit(&t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&t->decoder, compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
+			 compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&t->decoder, ZYDIS_DECODER_MODE_MINIMAL, ZYAN_TRUE);
 }
 
-static bool is_prefix(u8 b)
+static bool is_prefix(u8 b, bool compat)
 {
-	return (b & 0xf0) == 0x40 || memchr("\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3", b, 11);
+	return ((b & 0xf0) == 0x40 && !compat) || memchr("\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3", b, 11);
 }
 
 /* A breakpoint belongs on an instruction's first byte; with what may be a prefix before it there could be two of them. */
-static void add_site(struct direct_sites *s, const u8 *op, const u8 *page)
+static void add_site(struct direct_sites *s, bool compat, const u8 *op, const u8 *page)
 {
-	if (s->n < CELL_WATCHES && !is_prefix(op[-1]))
+	if (s->n < CELL_WATCHES && !is_prefix(op[-1], compat))
 		s->at[s->n++] = (i32)(op - page);
 	else
 		s->n = TOO_MANY_SITES;
 }
 
-u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites)
+u8 direct_scan(const struct direct_host *host, u32 how, const u8 *page, const u8 *before, const u8 *behind, struct direct_sites *sites)
 {
+	bool compat = how & SCAN_COMPAT;
 	struct text t;
-	gather(&t, page, before, behind);
+	gather(&t, compat, page, before, behind);
 	/* From the end of the page before: an instruction may begin there. */
 	const u8 *p = t.byte + LEAD - (before ? 2 : 0), *end = t.byte + LEAD + PAGE_SIZE;
 	u8 worst = FRAME_CLEAN;
@@ -149,10 +155,11 @@ u8 direct_scan(const struct direct_host *host, const u8 *page, const u8 *before,
 	while ((worst != FRAME_SENSITIVE || sites->n != TOO_MANY_SITES) && (p = next_opcode(p, end))) {
 		if (!behind && p + 2 >= end) /* when the page behind comes to be executed, it is looked at from here */
 			break;
-		u8 kind = kind_of(host, p, t.byte + t.start);
+		u8 kind = kind_of(host, compat, p, t.byte + t.start);
 		if (kind != FRAME_CLEAN && is_instruction(&t, (u32)(p - t.byte))) {
 			worst = kind > worst ? kind : worst;
-			add_site(sites, p, t.byte + LEAD);
+			if (kind != FRAME_TSC || !(how & SCAN_TSC))
+				add_site(sites, compat, p, t.byte + LEAD);
 		}
 		p++;
 	}

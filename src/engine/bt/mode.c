@@ -25,6 +25,8 @@ static u32 mode_of(const struct x86_cpu *c)
 {
 	bool user = x86_cpl(c) == 3;
 	bool middle = x86_cpl(c) == 1 || x86_cpl(c) == 2; /* system instructions in line know rings 0 and 3 */
+	if (!x86_code64(c) && user && x86_long_mode(c) && !(c->rflags & (FL_TF | FL_VM)) && !(c->dr[7] & 0xff))
+		return MODE_INTERP | MODE_COMPAT | vector_mode(c);
 	if (!x86_code64(c) || middle || (c->rflags & FL_TF) || (c->dr[7] & 0xff) || (user && (c->rflags & FL_AC) && (c->cr0 & CR0_AM)))
 		return MODE_INTERP;
 	return vector_mode(c) | (user ? MODE_USER : 0) | (c->rflags & FL_DF ? MODE_DF : 0);

@@ -239,10 +239,12 @@ static enum exit_kind run(struct bt_vcpu *v, struct err *e)
 		if (v->halted)
 			return EXIT_HALTED;
 		bt_update_mode(v);
-		if (v->mode & MODE_INTERP || v->cpu.irq_shadow)
-			bt_interpret_one(v);
-		else if (bt_direct_fits(v))
+		if ((v->mode & MODE_COMPAT) && !v->direct_on[1])
+			bt_direct_compat(v);
+		if (!v->cpu.irq_shadow && bt_direct_fits(v))
 			bt_direct_run(v);
+		else if (v->mode & MODE_INTERP || v->cpu.irq_shadow)
+			bt_interpret_one(v);
 		else {
 			run_translated(v);
 			if (v->interpret_next)
