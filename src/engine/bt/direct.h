@@ -3,9 +3,9 @@
  * Direct execution: user code that computes for long runs as it is, in a cell (cell.h); what calls the guest's kernel often stays translated, because a
  * way out of a cell costs some ten microseconds.
  *
- * direct.c decides who runs where and carries the CPU's state over and back; direct_hooks.c is what light code sees of it; direct_map.c keeps a
- * cell's address space a subset of what the guest's page tables allow; direct_scan.c finds instructions that would tell user code about the host;
- * direct_compat.c makes selectors mean in a cell what they mean to the guest's 32-bit code.
+ * direct_who.c decides who runs where; direct.c gives a cell its turn; direct_state.c carries the CPU's state over and back; direct_hooks.c is
+ * what light code sees of it; direct_map.c keeps a cell's address space a subset of what the guest's page tables allow; direct_scan.c finds
+ * instructions that would tell user code about the host; direct_compat.c makes selectors mean in a cell what they mean to the guest's 32-bit code.
  *
  * Threading: all of it belongs to its vCPU, as shadow tables do.
  */
@@ -15,6 +15,7 @@
 #include "engine/bt/cell.h"
 
 #include <sched.h>
+#include <ucontext.h>
 
 #define DIRECT_PROCESSES 16 /* whose behaviour is remembered */
 #define DIRECT_CELLS 4
@@ -72,7 +73,8 @@ struct direct_process {
 	u64 sampled_at, crossings;
 	u64 not_before; /* ns */
 	u64 holdoff;	/* ns */
-	u64 exits, wall_ns, cpu_at; /* of this trial of the cell: ways out, ns that it ran or waited for a CPU, its CPU time (ns) at the start */
+	u64 exits, wall_ns,
+		cpu_at; /* of this trial of the cell: ways out, ns that it ran or waited for a CPU, its CPU time (ns) at the start */
 	struct direct_map *map;
 	u16 pcid;
 };
@@ -113,6 +115,22 @@ static inline u64 direct_table(const struct bt_vcpu *v)
 {
 	return v->cpu.cr3 & 0x000ffffffffff000ull;
 }
+
+/* ---- direct_who.c */
+u64 direct_now(void); /* ns */
+u16 direct_pcid(const struct bt_vcpu *v);
+struct direct_process *direct_this_process(struct bt_vcpu *v);
+void direct_turn_on(struct bt_vcpu *v, struct direct_process *p, bool compat);
+void direct_turn_off(struct bt_vcpu *v, struct direct_process *p, u64 ns); /* for so long at least */
+u64 direct_holdoff(struct direct_process *p, u64 max);			   /* ns, longer each time */
+void direct_give_up_map(struct bt_direct *d, struct direct_process *p);
+/* Ways out that translated code would not have needed. After enough of them the cell is judged, which may turn it off. */
+void direct_count_exits(struct bt_vcpu *v, struct direct_process *p, u64 n);
+
+/* ---- direct_state.c */
+ucontext_t *direct_frame(const struct bt_cell *c);
+void direct_load(const struct bt_vcpu *v, struct bt_cell *c);
+void direct_save(struct bt_vcpu *v, const struct bt_cell *c);
 
 /* ---- direct_map.c */
 struct direct_map *direct_map_new(struct bt_cell *c);
