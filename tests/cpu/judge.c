@@ -261,6 +261,15 @@ static bool is_one_of(ZydisMnemonic m, const u16 *list, u32 n)
 	return false;
 }
 
+/* Zen 4 reads eight of them first, and finds out later that the others have no address. */
+static bool has_ten_bytes(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+	for (u32 i = 0; i < in->operand_count; i++)
+		if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && op[i].size == 80)
+			return true;
+	return false;
+}
+
 /* What is open about the instruction that ended the case with a fault. */
 static void judge_last(const struct forms *forms, forms_has_fn has, const struct cpu_case *c, const struct cpu_result *cpu,
 		       const struct site *at, struct judge_notes *notes)
@@ -283,6 +292,10 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	}
 	notes->any_fault = is_one_of(in.mnemonic, two_reads, ARRAY_SIZE(two_reads));
 	notes->any_fault_byte = is_one_of(in.mnemonic, piecemeal, ARRAY_SIZE(piecemeal));
+	if (has_ten_bytes(&in, op) && cpu->vector == VEC_PF && cpu->cr2 >= USER_END && cpu->cr2 < 1ull << 47) {
+		notes->excused = true;
+		snprintf(notes->why, sizeof(notes->why), "the operand at %llx ends at no address", (unsigned long long)cpu->cr2);
+	}
 	notes->short_cr2 = in.address_width == 32 && c->bits == 64 && is_one_of(in.mnemonic, masked, ARRAY_SIZE(masked));
 	notes->mmx_fault = in.meta.isa_ext == ZYDIS_ISA_EXT_MMX || in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }

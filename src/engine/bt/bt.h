@@ -110,8 +110,9 @@ struct bt_aspace {
 	struct bt_itlb itlb; /* of user code */
 };
 
-/* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. */
-#define BT_JC_NOWHERE (3ull << 62)
+/* An empty entry of the jump cache. Any tag is some address; this one is non-canonical, and the entry leads to EV_GOTO. Digits without a meaning:
+ * programs have no such value by chance (c000000000000000h is -2.0). */
+#define BT_JC_NOWHERE 0x5e1b9c7d3a2f4685ull
 
 struct bt_jc_entry {
 	u64 neg_gva; /* 0 - guest rip */
