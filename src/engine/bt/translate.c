@@ -137,13 +137,7 @@ static void translate_insn(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	if (row.kind != K_AUTO) {
-		tr_flow(t, row);
-	} else {
-		u32 needs = bt_native_needs(t->in);
-		if (needs == ~0u || (t->mode & needs) != needs || !tr_copy(t))
-			tr_interp(t, false);
-	}
+	tr_emit(t, row);
 }
 
 static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
@@ -152,6 +146,11 @@ static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
 	v->maps[v->nmaps++] =
 		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags, .r11 = t->r11_in};
 	t->b->ninsns++;
+}
+
+void tr_mark(struct tr *t, u8 flag)
+{
+	t->v->maps[t->v->nmaps - 1].flags |= flag;
 }
 
 /* The block stops here without a jump. When an STI's shadow has just ended, C must look for interrupts before going on. */
