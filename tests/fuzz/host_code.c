@@ -88,8 +88,6 @@ static const char *category_is_wrong(const struct insn *i)
 	case ZYDIS_CATEGORY_VTX:
 	case ZYDIS_CATEGORY_SGX:
 	case ZYDIS_CATEGORY_PKU:
-	case ZYDIS_CATEGORY_RDRAND:
-	case ZYDIS_CATEGORY_RDSEED:
 	case ZYDIS_CATEGORY_PUSH:
 	case ZYDIS_CATEGORY_POP:
 	case ZYDIS_CATEGORY_STRINGOP:
