@@ -398,6 +398,13 @@ static bool still_marked(const struct bt_vcpu *v, const struct span *s)
 	return (v->frames[s->gpfn[0]].lines & s->lines[0]) == s->lines[0] && (v->frames[s->gpfn[1]].lines & s->lines[1]) == s->lines[1];
 }
 
+/* For people, and for tools/perf-map.py. */
+static void trace_block(struct bt_vcpu *v, const struct bt_block *b)
+{
+	v->env.trace(v, TRACE_BLOCK, b->gva, b->gpfn << PAGE_SHIFT | PAGE_OFFSET(b->gva), b->bytes, 0);
+	v->env.trace(v, TRACE_BLOCK_HOST, b->gva, (u64)v->cache_rx + b->checked, b->end - b->checked, 0);
+}
+
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
 struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode)
 {
@@ -431,7 +438,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
 			if (unlikely(v->cpu.traced))
-				v->env.trace(v, TRACE_BLOCK, gva, gpfn << 12 | start, b->bytes, b->end - b->checked);
+				trace_block(v, b);
 			return b;
 		}
 		v->cache_used = used;
