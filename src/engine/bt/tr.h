@@ -221,6 +221,7 @@ bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */
 /* ---- tr_rows.c */
 void tr_emit(struct tr *t, struct bt_row row);
 void tr_interp(struct tr *t, bool stop);
+void tr_insn_copy(struct tr *t, u32 arg); /* if it may run natively */
 
 /* ---- tr_flow.c: jumps, calls, returns, loops */
 void tr_add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked, bool careful);

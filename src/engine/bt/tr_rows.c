@@ -28,17 +28,30 @@ static void do_nothing(struct tr *t, u32 arg)
 	t->r11 = t->r11_in;
 }
 
-static void copy(struct tr *t, u32 arg)
+/* May the instruction run natively? What is missing for that, or used, is noted. */
+static bool runs_natively(struct tr *t)
 {
 	u32 needs = bt_native_needs(t->in);
-	if (needs == ~0u || (t->mode & needs) != needs || !tr_copy(t))
+	if (needs == ~0u)
+		return false;
+	if ((t->mode & needs) != needs) {
+		t->b->lacks |= (u8)needs;
+		return false;
+	}
+	t->b->uses |= (u8)needs;
+	return true;
+}
+
+void tr_insn_copy(struct tr *t, u32 arg)
+{
+	if (!runs_natively(t) || !tr_copy(t))
 		tr_interp(t, false);
 }
 
 void tr_emit(struct tr *t, struct bt_row row)
 {
 	static void (*const emitters[])(struct tr * t, u32 arg) = {
-		[K_AUTO] = copy,	   [K_INTERP] = interpret,	    [K_STOP] = interpret_and_stop,
+		[K_AUTO] = tr_insn_copy,   [K_INTERP] = interpret,	    [K_STOP] = interpret_and_stop,
 		[K_NOP] = do_nothing,	   [K_PREFETCH] = tr_insn_prefetch, [K_LEA] = tr_insn_lea,
 		[K_PUSH] = tr_insn_push,   [K_POP] = tr_insn_pop,	    [K_CALL] = tr_insn_call,
 		[K_RET] = tr_insn_ret,	   [K_JMP] = tr_insn_jmp,	    [K_JCC] = tr_insn_jcc,

@@ -176,6 +176,6 @@ void tr_insn_string(struct tr *t, u32 arg)
 {
 	if (is_string(t))
 		string(t);
-	else if ((t->mode & bt_native_needs(t->in)) != bt_native_needs(t->in) || !tr_copy(t))
-		tr_interp(t, false);
+	else
+		tr_insn_copy(t, arg);
 }

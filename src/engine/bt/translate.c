@@ -269,9 +269,7 @@ static void emit_exits(struct tr *t)
 static void publish(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
-	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
-	b->hash_next = v->hash[h];
-	v->hash[h] = bi;
+	bt_block_enter(v, bi);
 	struct bt_vframe *f = &v->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
