@@ -20,7 +20,7 @@ typedef u64 (*body_fn)(u64 n);
 
 static u64 plain(u64 n)
 {
-	__asm__ volatile("push %0; add $1, (%%rsp); pop %0" : "+r"(n)::"cc", "memory");
+	__asm__ volatile("push %0; addq $1, (%%rsp); pop %0" : "+r"(n)::"cc", "memory");
 	return n;
 }
 
