@@ -456,6 +456,29 @@ echo finished
 """
 
 
+@test("gdb-idle", timeout=90, on=GUISE)
+def gdb_idle(t):
+    """A guest that waits in HLT is interrupted there; a step waits with it, and ends where the interrupt's handler begins."""
+    m, where = debugged(t, script=SCRIPT.replace("linux_banner", "asm_sysvec_apic_timer_interrupt"))
+    handler = symbols(m)["asm_sysvec_apic_timer_interrupt"]
+    time.sleep(1)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    for _ in range(2):
+        gdb.start("continue")
+        gdb.interrupt()
+        t.check("SIGINT" in gdb.finish(), "no interrupt")
+    t.check("CPU 0, halted" in gdb.run("info threads"), "not halted")
+    t.check("hlt" in gdb.run("x/i $rip - 1"), "not behind HLT")
+    gdb.run("stepi")
+    t.equal(gdb.value("$rip"), handler, "rip after a step")
+    gdb.run("stepi")
+    t.between(gdb.value("$rip"), handler + 1, handler + 15, "rip after another step")
+    gdb.run("detach")
+    gdb.quit(t)
+    end(t, m)
+
+
 @test("gdb-smp-breakpoint", timeout=120)
 def gdb_smp_breakpoint(t):
     """The CPU that runs into a breakpoint is the one that is told of, stepping moves it alone, and none of many calls on all CPUs is missed."""
