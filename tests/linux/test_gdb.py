@@ -75,7 +75,8 @@ def debugged(t, script=SCRIPT, **kw):
     qemu = t.options.vmm == "qemu"
     extra = ["-gdb", f"tcp:127.0.0.1:{port}"] if qemu else ["--gdb", f"tcp:{port}"]
     paused = ["-S" if qemu else "--paused"] if kw.pop("paused", False) else []
-    m = t.start_exec(script, stdin=True, extra=extra + paused, **kw)
+    trace = ["--trace", kw.pop("trace")] if "trace" in kw else []
+    m = t.start_exec(script, stdin=True, extra=extra + paused + trace, **kw)
     return m, f"127.0.0.1:{port}"
 
 
@@ -378,6 +379,30 @@ def gdb_monitor(t):
     gdb.finish()
     gdb.run("monitor quit")
     t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-trace", timeout=60, on=GUISE)
+def gdb_trace(t):
+    """What a guest did before a debugger stopped it stands in the trace's file while it is stopped."""
+    log = t.path("trace")
+    m, where = debugged(t, trace="interrupts,faults,msr:" + log)
+    symbols(m)
+    m.send("spin\n")
+    m.expect("spinning\n")
+    gdb = Gdb(t, where)
+    for _ in range(3):
+        gdb.connect()
+        with open(log, encoding="ascii") as f:
+            stopped = f.read()
+        t.check(stopped.endswith("\n"), "the last line is cut off")
+        gdb.run("disconnect")
+    gdb.connect()
+    with open(log, encoding="ascii") as f:
+        stopped = f.read()
+    gdb.run("monitor quit")
+    t.equal(m.wait(), 0, "exit status")
+    with open(log, encoding="ascii") as f:
+        t.equal(f.read(), stopped, "the trace at its end")
 
 
 @test("gdb-connections", timeout=90, on=GUISE)
