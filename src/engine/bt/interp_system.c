@@ -287,6 +287,8 @@ static bool op_rdtsc(struct interp *in, struct x86_cpu *c, const struct interp_i
 {
 	if (!tsc_allowed(c))
 		return false;
+	if (i->row->arg) /* RDTSCP waits for the loads before it */
+		__asm__ volatile("lfence" : : : "memory");
 	put_edx_eax(c, c->env->tsc(c->env->opaque));
 	if (i->row->arg)
 		c->gpr[R_RCX] = (u32)c->msr.tsc_aux;
