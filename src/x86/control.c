@@ -146,6 +146,8 @@ bool x86_write_cr(struct x86_cpu *c, u32 n, u64 val)
 {
 	if (x86_cpl(c) != 0)
 		return gp0(c);
+	if (n != 8)
+		x86_serialise();
 	switch (n) {
 	case 0:
 		return write_cr0(c, val);

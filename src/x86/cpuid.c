@@ -79,6 +79,7 @@ void x86_cpuid(const struct x86_cpu *c, u32 apic_id, u32 leaf, u32 sub, u32 out[
 {
 	const struct x86_cpuid_leaf *l = find_leaf(c->cpuid, leaf, sub);
 
+	x86_serialise();
 	out[0] = out[1] = out[2] = out[3] = 0;
 	if (!l)
 		return;

@@ -129,6 +129,7 @@ bool x86_write_dr(struct x86_cpu *c, u32 n, u64 val)
 {
 	if (!dr_accessible(c, &n))
 		return false;
+	x86_serialise();
 	if (n >= 6 && val >> 32)
 		return x86_raise_err(c, VEC_GP, 0);
 	if (n == 6)

@@ -165,6 +165,7 @@ static bool iret_protected(struct x86_cpu *c, u32 size)
 
 bool x86_iret(struct x86_cpu *c, u32 size)
 {
+	x86_serialise();
 	if (!(x86_real_or_v86(c) ? iret_real(c, size) : iret_protected(c, size)))
 		return false;
 	c->nmi_blocked = false;

@@ -291,8 +291,10 @@ bool x86_rdmsr(struct x86_cpu *c, u32 msr, u64 *val)
 
 bool x86_wrmsr(struct x86_cpu *c, u32 msr, u64 val)
 {
-	bool ok = x86_cpl(c) == 0 && msr_write(c, msr, val);
+	bool ok;
 
+	x86_serialise(); /* of x2APIC registers and the TSC deadline it is not asked for: no harm */
+	ok = x86_cpl(c) == 0 && msr_write(c, msr, val);
 	if (unlikely(c->traced))
 		c->env->trace(c->env->opaque, ok ? TRACE_WRMSR : TRACE_WRMSR_REFUSED, c->rip, msr, val, 0);
 	return ok || x86_raise_err(c, VEC_GP, 0);

@@ -102,6 +102,12 @@ struct x86_cpuid_config {
 	u64 tsc_hz;
 	bool engine_bt; /* hide what the translator does not handle */
 };
+/* Part of what a serialising instruction is: no load behind it overtakes a store before it, which other CPUs rely on. SDM vol. 3, 9.3 */
+static inline void x86_serialise(void)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 /* Build what vCPUs announce: host CPUID, masked to what Guise implements and the host has, with topology, TSC frequency (0x15, 0x16,
  * 0x40000010), hypervisor bit and the KVM leaf. */
 void x86_cpuid_build(struct x86_cpuid *p, const struct x86_cpuid_config *cfg);

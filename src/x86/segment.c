@@ -169,6 +169,7 @@ bool x86_lldt(struct x86_cpu *c, u16 sel)
 
 	if (!may_load_system_segment(c))
 		return false;
+	x86_serialise();
 	if (sel_null(sel)) {
 		x86_seg_null(&c->ldt, sel, 0);
 		return true;
@@ -186,6 +187,7 @@ bool x86_ltr(struct x86_cpu *c, u16 sel)
 
 	if (!may_load_system_segment(c))
 		return false;
+	x86_serialise();
 	if (sel_null(sel))
 		return x86_raise_err(c, VEC_GP, 0);
 	if (!read_system_desc(c, sel, &d, &high))

@@ -103,6 +103,7 @@ static bool op_invlpg(struct interp *in, struct x86_cpu *c, const struct interp_
 		lin = (u32)(lin + c->seg[i->ea.seg].base);
 	else if (i->ea.seg >= SEG_FS)
 		lin += c->seg[i->ea.seg].base;
+	x86_serialise();
 	in->tlb_gen++;
 	/* A non-canonical address is not an error; there is nothing to forget. */
 	if (x86_canonical(lin) && c->env->tlb_flush_page)
@@ -132,6 +133,7 @@ static bool op_lgdt(struct interp *in, struct x86_cpu *c, const struct interp_in
 	bool wide = x86_code64(c);
 	u64 ea = interp_ea(in, c, i), limit, base;
 
+	x86_serialise();
 	if (!interp_load(in, c, i->ea.seg, ea, 2, &limit) ||
 	    !interp_load(in, c, i->ea.seg, (ea + 2) & interp_mask(i->asize * 8u), wide ? 8 : 4, &base))
 		return false;
@@ -441,8 +443,8 @@ static const struct interp_row rows[] = {
 	{.mnemonic = M(CLWB), .run = op_clflush},
 	{.mnemonic = M(CLZERO), .run = op_clzero},
 	{.mnemonic = M(MOVDIR64B), .run = op_movdir64b},
-	{.mnemonic = M(INVD), .run = op_nop, .attrs = ROW_PRIV},
-	{.mnemonic = M(WBINVD), .run = op_nop, .attrs = ROW_PRIV},
+	{.mnemonic = M(INVD), .run = op_fence, .attrs = ROW_PRIV},
+	{.mnemonic = M(WBINVD), .run = op_fence, .attrs = ROW_PRIV},
 	{.mnemonic = M(INVLPG), .run = op_invlpg, .attrs = ROW_PRIV},
 	{.mnemonic = M(INVPCID), .run = op_invpcid, .attrs = ROW_PRIV},
 	{.mnemonic = M(LGDT), .run = op_lgdt, .arg = 0, .attrs = ROW_PRIV},

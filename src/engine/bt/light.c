@@ -101,6 +101,7 @@ bool bt_light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 	case LIGHT_CLTS:
 		return x86_write_cr(c, 0, c->cr0 & ~(u64)CR0_TS);
 	case LIGHT_INVLPG:
+		x86_serialise();
 		if (x86_canonical(v->target))
 			bt_shadow_flush_page(v, v->target, -1);
 		return true;
