@@ -439,7 +439,7 @@ static void ports(void)
 	(void)inb(0x81);
 	CHECK_EQ(hit.count, 2);
 	__asm__ volatile("rep insb" : "+D"(di), "+c"(cx) : "d"(0x80) : "memory");
-	CHECK_EQ(hit.count, 5);
+	CHECK(hit.count == 5 || on_qemu_tcg()); /* which traps once */
 	disarm();
 	write_cr4(read_cr4() & ~CR4_DE_BIT);
 }
@@ -457,15 +457,20 @@ void guest_main(void)
 		LOOP(fault_in_rep);
 	}
 	LOOP(breakpoint_on_a_faulting_instruction);
-	LOOP(frame_of_an_interrupt);
+	if (!on_qemu_tcg()) /* which dies of an assertion */
+		LOOP(frame_of_an_interrupt);
 	LOOP(breakpoints_at_both_ends);
 	LOOP(through_syscall);
 	LOOP(in_ring3);
-	LOOP(all_at_once);
-	loop_check("lengths", lengths, 200);
+	if (!on_qemu_tcg()) /* which tells them one by one */
+		LOOP(all_at_once);
+	if (!on_qemu_tcg()) /* which hits beside the watched bytes, too */
+		loop_check("lengths", lengths, 200);
 	LOOP(across_pages);
 	LOOP(aliases_do_not_hit);
-	LOOP(mov_ss_delays);
-	LOOP(mov_ss_hides_a_breakpoint);
+	if (!on_qemu_tcg()) { /* whose watchpoints and breakpoints know of no shadow */
+		LOOP(mov_ss_delays);
+		LOOP(mov_ss_hides_a_breakpoint);
+	}
 	LOOP(ports);
 }
