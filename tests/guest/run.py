@@ -27,7 +27,7 @@ def numbered_functions():
 
 
 # Guests that need devices, and what their disk holds.
-DISK = {"virtio_garbage": bytes(1 << 20), "smc_dma": numbered_functions()}
+DISK = {"virtio_garbage": bytes(1 << 20), "msix": bytes(1 << 20), "smc_dma": numbered_functions()}
 
 # Guests whose user code engine direct has to execute directly, or the test says nothing about it.
 DIRECT = {"debug", "exceptions", "features", "flags_io", "halves", "paging_rights", "segments", "shared_lookups", "syscalls", "user_mode"}
