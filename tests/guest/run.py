@@ -33,7 +33,7 @@ DISK = {"virtio_garbage": bytes(1 << 20), "msix": bytes(1 << 20), "smc_dma": num
 DIRECT = {"debug", "exceptions", "features", "flags_io", "halves", "paging_rights", "segments", "shared_lookups", "syscalls", "user_mode"}
 
 # Guests that are about several processors.
-CPUS = {"smp": 4}
+CPUS = {"smp": 4, "smp_x2apic": 4}
 
 
 def status_of(value):
