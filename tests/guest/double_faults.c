@@ -85,16 +85,11 @@ static const struct first {
 	enum class class;
 	u32 ext; /* of error codes that its delivery raises */
 } firsts[] = {
-	{divide, DE, CONTRIBUTORY, 1},
-	{not_present_segment, NP, CONTRIBUTORY, 1},
-	{stack_fault, SS, CONTRIBUTORY, 1},
-	{protection, GP, CONTRIBUTORY, 1},
-	{page_fault, PF, PAGE_FAULT, 1},
-	{undefined, UD, BENIGN, 1},
-	{breakpoint, BP, BENIGN, 0},
-	{software, SOFT, BENIGN, 0},
-	{interrupt, HARD, BENIGN, 1},
-	{nmi, NMI, BENIGN, 1},
+	{divide, DE, CONTRIBUTORY, 1},	    {not_present_segment, NP, CONTRIBUTORY, 1},
+	{stack_fault, SS, CONTRIBUTORY, 1}, {protection, GP, CONTRIBUTORY, 1},
+	{page_fault, PF, PAGE_FAULT, 1},    {undefined, UD, BENIGN, 1},
+	{breakpoint, BP, BENIGN, 0},	    {software, SOFT, BENIGN, 0},
+	{interrupt, HARD, BENIGN, 1},	    {nmi, NMI, BENIGN, 1},
 };
 
 /* ---- what is wrong with its gate ---- */

@@ -440,7 +440,8 @@ static void iret_drops_segments(void)
 /* A far return to ring 3 with bytes to pop on both stacks */
 static u64 ret_outer(u64 sp)
 {
-	__asm__ volatile("pushq %0; pushq %1; pushq $0; pushq $0; pushq %2; pushq %3; lretq $16" ::"i"(SEL_UDATA), "r"(sp), "i"(SEL_UCODE64), "r"(ring_nothing)
+	__asm__ volatile("pushq %0; pushq %1; pushq $0; pushq $0; pushq %2; pushq %3; lretq $16" ::"i"(SEL_UDATA), "r"(sp),
+			 "i"(SEL_UCODE64), "r"(ring_nothing)
 			 : "memory");
 	return 0;
 }

@@ -76,7 +76,8 @@ static void nxe(void)
 	paging_map(va, (u64)page[0], P | W | NX);
 	write_cr3(read_cr3());
 	trap_clear();
-	__asm__ volatile("incb (%0); and $~0x800, %%eax; wrmsr\n\tinvlpg (%0)\n\t" TRY("movb (%0), %%bl") "or $0x800, %%eax; wrmsr; invlpg (%0); incb (%0)" ::"r"(va),
+	__asm__ volatile("incb (%0); and $~0x800, %%eax; wrmsr\n\tinvlpg (%0)\n\t" TRY(
+				 "movb (%0), %%bl") "or $0x800, %%eax; wrmsr; invlpg (%0); incb (%0)" ::"r"(va),
 			 "c"(EFER), "a"((u32)efer), "d"((u32)(efer >> 32))
 			 : "rbx", "memory", "cc");
 	refused((on_qemu_tcg() ? 0 : PFE_P) | PFE_RSVD);
@@ -104,7 +105,8 @@ static void by_invpcid(void)
 	page[0][2] = page[1][2] = 0;
 	for (u64 type = 0; type < 4; type += type ? 1 : 2) {
 		paging_map(va, (u64)page[0], P | W);
-		__asm__ volatile("incb 2(%0); mov %1, (%2); invpcid %3, %4; addb $2, 2(%0)" ::"r"(va), "r"(second), "r"(pte), "m"(one), "r"(type)
+		__asm__ volatile("incb 2(%0); mov %1, (%2); invpcid %3, %4; addb $2, 2(%0)" ::"r"(va), "r"(second), "r"(pte), "m"(one),
+				 "r"(type)
 				 : "memory", "cc");
 	}
 	CHECK_EQ(page[0][2], 3);

@@ -106,7 +106,7 @@ static void store_into_its_own_entry(void)
 		table[0] = (u64)table | P | W;
 		invlpg((void *)va);
 		__asm__ volatile("lock addq $0x1000, (%0)" ::"r"(va) : "memory", "cc");
-		if (!on_qemu_tcg()) /* which reads before it sets them */
+		if (!on_qemu_tcg())						   /* which reads before it sets them */
 			CHECK_EQ(table[0], ((u64)table | P | W | A | D) + 0x1000); /* it read the bits that its own walk set */
 	}
 	*paging_entry((u64)root, va, 2) = 0;
@@ -187,9 +187,11 @@ static void table_is_the_stack(void)
 	table[511] = table[510] = 0;
 	*paging_entry((u64)root, va, 2) = (u64)table | P | W;
 	/* An entry is pushed, and used at once. */
-	__asm__ volatile("mov %%rsp, %%rcx\n\tmov %0, %%rsp\n\tpush %1\n\tinvlpg (%2)\n\tmovq $0x1234, (%2)\n\tpop %%rax\n\tmov %%rcx, %%rsp" ::"r"(table + 512),
-			 "r"((u64)page[0] | P | W), "r"(va + 511 * PAGE)
-			 : "rax", "rcx", "memory");
+	__asm__ volatile(
+		"mov %%rsp, %%rcx\n\tmov %0, %%rsp\n\tpush %1\n\tinvlpg (%2)\n\tmovq $0x1234, (%2)\n\tpop %%rax\n\tmov %%rcx, %%rsp" ::"r"(
+			table + 512),
+		"r"((u64)page[0] | P | W), "r"(va + 511 * PAGE)
+		: "rax", "rcx", "memory");
 	CHECK_EQ(*(u64 *)page[0], 0x1234);
 	CHECK_EQ(table[511], (u64)page[0] | P | W | A | D);
 	*paging_entry((u64)root, va, 2) = 0;

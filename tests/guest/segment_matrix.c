@@ -5,7 +5,7 @@
  */
 #include "lib.h"
 
-#define SUBJECT 0x60 /* two entries */
+#define SUBJECT 0x60		       /* two entries */
 #define RING_CODE(r) (0x80 + 16 * (r)) /* for rings 1 and 2; the data segment follows */
 
 enum { DATA_LOAD, STACK_LOAD, FAR_JUMP, LAR, LSL, VERR, VERW, QUESTIONS };
@@ -129,11 +129,11 @@ UTEXT static u64 ask_jump(u64 sel)
 			 "mov %%cs, %%ecx\n"
 			 "lea 1f(%%rip), %%eax\n"
 			 "mov %%eax, matrix_far(%%rip)\n" TRY("ljmp *matrix_far(%%rip)") "1:\n"
-			 "push %%rcx\n"
-			 "lea 2f(%%rip), %%rax\n"
-			 "push %%rax\n"
-			 "lretq\n"
-			 "2:" ::"r"(sel)
+											 "push %%rcx\n"
+											 "lea 2f(%%rip), %%rax\n"
+											 "push %%rax\n"
+											 "lretq\n"
+											 "2:" ::"r"(sel)
 			 : "rax", "rcx", "memory");
 	return sel;
 }
@@ -172,7 +172,8 @@ static void load(u32 question, u64 (*fn)(u64), u32 ring, u32 rpl)
 
 	trap_clear();
 	in_ring(ring, fn, SUBJECT | rpl);
-	TRIED(want, d.system && want == GP && question == FAR_JUMP && d.type == 12 && d.present && d.dpl >= ring && d.dpl >= rpl ? 0 : SUBJECT);
+	TRIED(want,
+	      d.system && want == GP && question == FAR_JUMP && d.type == 12 && d.present && d.dpl >= ring && d.dpl >= rpl ? 0 : SUBJECT);
 	if (want != NO_TRAP)
 		CHECK_EQ(trap.frame.cs & 3, ring);
 }

@@ -14,8 +14,8 @@ static const u64 va = TEST_VA + 0x500000, alias = TEST_VA + 0x510000;
 /* A routine makes `value` (rdi) the immediate of the MOV at `target` (rsi), which follows and tells what it loads. The immediate is aligned. */
 #define ROUTINE(name, body)                                                                                                                \
 	extern const u8 name[], name##_target[], name##_end[];                                                                             \
-	__asm__(".pushsection .rodata\n.balign 64\n" #name ":\n" body                                                                      \
-		"\n.balign 16, 0x90\n.nops 6\n" #name "_target: .byte 0x48, 0xb8\n.quad 0\n ret\n" #name "_end:\n.popsection\n")
+	__asm__(".pushsection .rodata\n.balign 64\n" #name ":\n" body "\n.balign 16, 0x90\n.nops 6\n" #name                                \
+		"_target: .byte 0x48, 0xb8\n.quad 0\n ret\n" #name "_end:\n.popsection\n")
 
 ROUTINE(by_mov, "mov %rdi, 2(%rsi)");
 ROUTINE(by_movnti, "movnti %rdi, 2(%rsi)\n sfence");
@@ -38,7 +38,8 @@ ROUTINE(backwards, "push %rdi\n lea 9(%rsi), %rdi\n lea 7(%rsp), %rsi\n mov $8, 
 ROUTINE(by_movq, "movq %rdi, %xmm0\n movq %xmm0, 2(%rsi)");
 ROUTINE(by_movhps, "movq %rdi, %xmm0\n movlhps %xmm0, %xmm0\n movhps %xmm0, 2(%rsi)");
 ROUTINE(by_movups, "movups -6(%rsi), %xmm1\n movq %rdi, %xmm0\n movlhps %xmm0, %xmm1\n movups %xmm1, -6(%rsi)");
-ROUTINE(by_maskmov, "mov %rdi, %rdx\n lea 2(%rsi), %rdi\n movq %rdx, %xmm0\n pcmpeqb %xmm1, %xmm1\n movq %xmm1, %xmm1\n maskmovdqu %xmm1, %xmm0\n sfence");
+ROUTINE(by_maskmov, "mov %rdi, %rdx\n lea 2(%rsi), %rdi\n movq %rdx, %xmm0\n pcmpeqb %xmm1, %xmm1\n movq %xmm1, %xmm1\n maskmovdqu %xmm1, "
+		    "%xmm0\n sfence");
 ROUTINE(by_fistp, "push %rdi\n fildll (%rsp)\n fistpll 2(%rsi)\n pop %rdi");
 ROUTINE(by_movbe, "bswap %rdi\n movbe %rdi, 2(%rsi)");
 ROUTINE(by_sgdt, "sgdt (%rsi)\n movw $0xb848, (%rsi)\n mov %rdi, 2(%rsi)");
@@ -50,9 +51,10 @@ ROUTINE(by_sgdt, "sgdt (%rsi)\n movw $0xb848, (%rsi)\n mov %rdi, 2(%rsi)");
 static const struct routine {
 	const u8 *start, *target, *end;
 } routines[] = {
-	ROW(by_mov),	 ROW(by_movnti),  ROW(by_bytes),      ROW(by_push), ROW(by_pop),  ROW(by_xchg),	   ROW(by_add),	     ROW(by_lock_add),
-	ROW(by_xadd),	 ROW(by_cmpxchg), ROW(by_cmpxchg8b), ROW(by_not),  ROW(by_bts),  ROW(by_stos),	   ROW(by_rep_stos), ROW(by_rep_movs),
-	ROW(backwards), ROW(by_movq),	   ROW(by_movhps),     ROW(by_movups), ROW(by_fistp), ROW(by_maskmov), ROW(by_movbe),   ROW(by_sgdt),
+	ROW(by_mov),	ROW(by_movnti),	  ROW(by_bytes),    ROW(by_push),     ROW(by_pop),	 ROW(by_xchg),
+	ROW(by_add),	ROW(by_lock_add), ROW(by_xadd),	    ROW(by_cmpxchg),  ROW(by_cmpxchg8b), ROW(by_not),
+	ROW(by_bts),	ROW(by_stos),	  ROW(by_rep_stos), ROW(by_rep_movs), ROW(backwards),	 ROW(by_movq),
+	ROW(by_movhps), ROW(by_movups),	  ROW(by_fistp),    ROW(by_maskmov),  ROW(by_movbe),	 ROW(by_sgdt),
 };
 
 /* Where it is put: with its immediate in one page, or across both. */

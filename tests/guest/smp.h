@@ -15,17 +15,18 @@
 #define TRAMPOLINE 0x8000u
 
 typedef void (*job_fn)(u32 cpu);
-extern u32 ncpus, party; /* all; those that take part in the job */
+extern u32 ncpus, party;      /* all; those that take part in the job */
 extern u32 started[MAX_CPUS]; /* how often each was */
 
 void smp_prepare(bool x2apic); /* ends the guest when there is one processor, or no x2APIC */
 void smp_init(u32 cpu);	       /* INIT, and a while */
 void smp_sipi(u32 cpu);
 void smp_start(u32 cpu); /* both, and until it is there */
-void on_cpus(u32 n, job_fn fn); /* the first n; the others sleep, so that a host with fewer can keep those that wait for each other running */
+void on_cpus(u32 n,
+	     job_fn fn); /* the first n; the others sleep, so that a host with fewer can keep those that wait for each other running */
 void on_all(job_fn fn);
 void smp_give(u32 cpu, job_fn fn); /* to one, and nobody waits for its end */
-void meet(void); /* those of the party, as often as they like */
+void meet(void);		   /* those of the party, as often as they like */
 
 void send(u32 dest, u32 icr);
 void eoi(void);

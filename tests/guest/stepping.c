@@ -101,12 +101,12 @@ u8 step_page[8192] PAGE_ALIGNED;
 static const struct {
 	const u8 *start, *at, *next;
 } snippets[] = {
-	ROW(s_cpuid),	  ROW(s_rdtsc),	   ROW(s_rdmsr),    ROW(s_wrmsr),     ROW(s_read_cr0),	 ROW(s_write_cr0), ROW(s_write_cr3),
-	ROW(s_write_cr4), ROW(s_write_cr8), ROW(s_read_dr7), ROW(s_write_dr0), ROW(s_clts),	 ROW(s_smsw),	   ROW(s_lmsw),
-	ROW(s_invlpg),	  ROW(s_wbinvd),   ROW(s_sgdt),	    ROW(s_lgdt),      ROW(s_lidt),	 ROW(s_sldt),	   ROW(s_str),
-	ROW(s_lldt),	  ROW(s_swapgs),   ROW(s_cli),	    ROW(s_in),	      ROW(s_out),	 ROW(s_outs),	   ROW(s_rep_none),
-	ROW(s_load_fs),	  ROW(s_load_es),  ROW(s_lss),	    ROW(s_popf),      ROW(s_mmio_read),	 ROW(s_mmio_write), ROW(s_lsl),
-	ROW(s_locked),	  ROW(s_straddling), ROW(s_fxsave), ROW(s_pause),     ROW(s_far_jump),	 ROW(s_far_return), ROW(s_iret),
+	ROW(s_cpuid),	  ROW(s_rdtsc),	     ROW(s_rdmsr),    ROW(s_wrmsr),	ROW(s_read_cr0),  ROW(s_write_cr0),  ROW(s_write_cr3),
+	ROW(s_write_cr4), ROW(s_write_cr8),  ROW(s_read_dr7), ROW(s_write_dr0), ROW(s_clts),	  ROW(s_smsw),	     ROW(s_lmsw),
+	ROW(s_invlpg),	  ROW(s_wbinvd),     ROW(s_sgdt),     ROW(s_lgdt),	ROW(s_lidt),	  ROW(s_sldt),	     ROW(s_str),
+	ROW(s_lldt),	  ROW(s_swapgs),     ROW(s_cli),      ROW(s_in),	ROW(s_out),	  ROW(s_outs),	     ROW(s_rep_none),
+	ROW(s_load_fs),	  ROW(s_load_es),    ROW(s_lss),      ROW(s_popf),	ROW(s_mmio_read), ROW(s_mmio_write), ROW(s_lsl),
+	ROW(s_locked),	  ROW(s_straddling), ROW(s_fxsave),   ROW(s_pause),	ROW(s_far_jump),  ROW(s_far_return), ROW(s_iret),
 };
 
 /* QEMU gives LSS the shadow of MOV SS and takes no step at PAUSE. */

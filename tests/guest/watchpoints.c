@@ -333,7 +333,8 @@ static void all_at_once(void)
 	start();
 	arm(0, &source[1], ACCESS, 8);
 	arm(3, &source[2], WRITE, 1);
-	__asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq\n\tmovups %%xmm0, %0\nboth_after: nop" : "=m"(*(u64(*)[2])&source[1])::"memory", "cc");
+	__asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq\n\tmovups %%xmm0, %0\nboth_after: nop"
+			 : "=m"(*(u64(*)[2]) & source[1])::"memory", "cc");
 	disarm();
 	CHECK_EQ(hit.count, 1);
 	CHECK_EQ(hit.rip, both_after);
