@@ -198,6 +198,8 @@ static bool op_lar(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	if (!interp_get(in, c, i, 1, &sel))
 		return false;
 	ok = i->row->arg ? x86_lsl(c, (u16)sel, &v) : x86_lar(c, (u16)sel, &v);
+	if (c->fault.pending) /* the table's page is absent: the one fault that they raise */
+		return false;
 	c->rflags = (c->rflags & ~(u64)FL_ZF) | (ok ? FL_ZF : 0);
 	if (ok)
 		interp_set_gpr(c, &i->op[0], v);
@@ -208,10 +210,14 @@ static bool op_lar(struct interp *in, struct x86_cpu *c, const struct interp_ins
 static bool op_verr(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u64 sel;
+	bool ok;
 
 	if (!interp_get(in, c, i, 0, &sel))
 		return false;
-	c->rflags = (c->rflags & ~(u64)FL_ZF) | (x86_verify(c, (u16)sel, i->row->arg) ? FL_ZF : 0);
+	ok = x86_verify(c, (u16)sel, i->row->arg);
+	if (c->fault.pending)
+		return false;
+	c->rflags = (c->rflags & ~(u64)FL_ZF) | (ok ? FL_ZF : 0);
 	return true;
 }
 
