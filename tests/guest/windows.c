@@ -61,7 +61,7 @@ static void pit_nmi(bool on)
 
 #define SHADOW(name, insn)                                                                                                                 \
 	extern const u8 name##_next[];                                                                                                     \
-	__attribute__((noinline, noclone)) static void name(void)                                                                          \
+	__attribute__((noinline)) static void name(void)                                                                                   \
 	{                                                                                                                                  \
 		__asm__ volatile("mov $300, %%ecx\n\tmov %%ss, %%eax\n1:\t" insn "\n\t" #name                                              \
 				 "_next: nop\n\tdec %%ecx\n\tjnz 1b" ::"m"(selector)                                                       \
