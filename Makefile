@@ -96,7 +96,7 @@ soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 
 .PHONY: embed
 embed: all ## a program starts and stops a thousand machines, two at a time, and has lost nothing (N=1000)
-	$(BUILD)/tests/embed/many-vms $(or $(N),1000) $(BUILD)/tests/guest/stack_register.elf
+	$(BUILD)/tests/embed/many-vms $(or $(N),1000) $(BUILD)/tests/guest/stack_register.elf $(BUILD)/tests/guest/user_mode.elf
 
 .PHONY: bench bench-quick
 bench: bench-deps ## the table of the README: native, Guise and QEMU TCG in one run

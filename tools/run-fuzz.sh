@@ -38,7 +38,7 @@ for name in "${targets[@]}"; do
 	fi
 	limit=(-max_total_time="$seconds")
 	[ "$seconds" -ne 0 ] || limit=(-runs=0)
-	if "$build/tests/fuzz/$name" "${limit[@]}" -timeout=5 -rss_limit_mb=4096 -max_len=65536 -close_fd_mask=1 -print_final_stats=1 \
+	if "$build/tests/fuzz/$name" "${limit[@]}" -timeout=30 -rss_limit_mb=4096 -max_len=65536 -close_fd_mask=1 -print_final_stats=1 \
 		-artifact_prefix="$build/findings/$name-" "$learnt" "$seeds/$name" >/dev/null 2>"$log"; then
 		printf '%-20s ok       %s\n' "$name" "$(sed -n 's/^#\([0-9]*\)\tDONE *\(cov: [0-9]*\).*/\1 inputs, \2/p' "$log")"
 	else

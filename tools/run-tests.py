@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs everything that tests: Meson's suites (unit, cpu, guest), then tests/linux. The last line is `N passed, N failed`.
+"""Runs everything that tests: Meson's suites (unit, cpu, guest, embed, corpus), then tests/linux. The last line is `N passed, N failed`.
 
     tools/run-tests.py --build build [--slow FACTOR] [--without-linux] [-- options of tests/linux/run.py]
 """
@@ -21,7 +21,7 @@ def meson(build, slow):
     if os.path.exists(log):
         os.remove(log)
     status = subprocess.run(
-        ["meson", "test", "-C", build, "--no-suite", "fuzz", "--print-errorlogs", "--timeout-multiplier", str(slow)], check=False
+        ["meson", "test", "-C", build, "--print-errorlogs", "--timeout-multiplier", str(slow)], check=False
     ).returncode
     passed = failed = skipped = 0
     if os.path.exists(log):

@@ -55,7 +55,8 @@ static const struct {
 	[TRACE_WRMSR] = {MSR, "write 0x%llx value 0x%llx"},
 	[TRACE_RDMSR_REFUSED] = {MSR, "read 0x%llx refused"},
 	[TRACE_WRMSR_REFUSED] = {MSR, "write 0x%llx value 0x%llx refused"},
-	[TRACE_BLOCK] = {BLOCKS, "physical 0x%llx bytes %llu host bytes %llu"},
+	[TRACE_BLOCK] = {BLOCKS, "physical 0x%llx bytes %llu"},
+	[TRACE_BLOCK_HOST] = {BLOCKS, "host 0x%llx bytes %llu"},
 };
 
 struct trace {

@@ -35,7 +35,8 @@ enum trace_event {
 	TRACE_WRMSR,
 	TRACE_RDMSR_REFUSED, /* number */
 	TRACE_WRMSR_REFUSED, /* number, value */
-	TRACE_BLOCK,	     /* rip is its start; physical address, bytes of the guest, bytes of the host */
+	TRACE_BLOCK,	     /* rip is its start; physical address, bytes of the guest */
+	TRACE_BLOCK_HOST,    /* the same block: host address, bytes of the host */
 	TRACE_EVENTS,
 };
 

@@ -98,7 +98,7 @@ int gdb_address_check(const char *where, struct err *e)
 
 static int fail(struct gdb_listener *l, const char *where, struct err *e)
 {
-	int r = err_sys(e, errno, "debugger: cannot listen on %s", where);
+	int r = err_sys(e, errno, "debugger: cannot listen on %s; choose another place with --gdb", where);
 
 	gdb_unlisten(l);
 	return r;

@@ -26,6 +26,8 @@ void debug_stop(void *opaque)
 
 	gate_close(vm);
 	lifecycle_stop_clocks(vm);
+	if (vm->trace)
+		trace_flush(vm->trace);
 	vm->debugger->stopped = true;
 }
 

@@ -18,8 +18,8 @@ struct judge_notes {
 	bool excused;	     /* the whole case says nothing; why is the reason */
 	bool any_fault;	     /* the last instruction faults on two operands: which fault comes first is open */
 	bool any_fault_byte; /* the last instruction reads its operand piecemeal: which byte faults first is open */
-	bool short_cr2;	     /* the last instruction masks elements of an operand at a 32-bit address: Zen 4 cuts the address in CR2, not the access's */
-	bool mmx_fault;	     /* the last instruction faulted after the CPU had switched the x87 unit to MMX use */
+	bool short_cr2; /* the last instruction masks elements of an operand at a 32-bit address: Zen 4 cuts the address in CR2, not the access's */
+	bool mmx_fault; /* the last instruction faulted after the CPU had switched the x87 unit to MMX use */
 	char why[160];
 };
 

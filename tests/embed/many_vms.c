@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * many-vms: a program that embeds Guise through vm/vm.h and starts and stops machines, two at a time, each with a disk, a network and one or
- * two CPUs. They end in every way: by the guest, from outside, before they ran, and by a failure to start. Afterwards memory, mappings,
- * threads and descriptors are what they were after the first ones.
+ * two CPUs, some with a debugger's socket and a trace, some with their user code in processes of its own. They end in every way: by the guest,
+ * from outside, before they ran, and by a failure to start. Afterwards memory, mappings, threads and descriptors are what they were after the
+ * first ones, and no process and no socket is left.
  *
- *     many-vms COUNT GUEST    GUEST: a bare-metal guest that writes PASS to its exit port
+ *     many-vms COUNT GUEST...    bare-metal guests, which take turns, and write PASS to their exit port
  *
  * Exit status: 0 passed, 1 failed, 2 usage.
  */
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define AT_A_TIME 2u
@@ -32,8 +34,9 @@
 
 struct worker {
 	pthread_t thread;
-	const char *guest;
-	char disk[64];
+	char **guests;
+	u32 nguests;
+	char disk[64], gdb[80]; /* where a debugger may connect: "unix:PATH" */
 	u32 first, count;
 	bool failed;
 };
@@ -45,10 +48,12 @@ static struct vm_config config(const struct worker *w, u32 n)
 	struct vm_config c;
 
 	vm_config_defaults(&c);
-	c.kernel = w->guest;
+	c.kernel = w->guests[n / 2 % w->nguests];
 	c.memory = 32 * MiB;
 	c.cpus = 1 + n % 2;
-	c.engine = "bt";
+	c.engine = n % 3 ? "bt" : "direct";
+	c.gdb = n % 4 ? NULL : w->gdb;
+	c.trace = n % 5 ? NULL : "exits,faults:/dev/null";
 	c.console = "null";
 	c.timeout_ns = 60000000000ull;
 	c.opt[0].option = "exit-port";
@@ -143,11 +148,17 @@ static bool run(struct worker *w, u32 first, u32 count)
 
 /* ---- what a process has ---- */
 
-enum { DESCRIPTORS, THREADS, MAPPINGS, RESIDENT, RESERVED, THINGS };
+enum { DESCRIPTORS, THREADS, PROCESSES, SOCKETS, MAPPINGS, RESIDENT, RESERVED, THINGS };
 static const struct {
 	const char *name;
 	u64 slack; /* what the C library may keep or take more of: stacks, arenas */
-} things[THINGS] = {{"descriptors", 0}, {"threads", 0}, {"mappings", 16}, {"resident KiB", 4096}, {"reserved KiB", 2 * 64 * 1024}};
+} things[THINGS] = {{"descriptors", 0},
+		    {"threads", 0},
+		    {"processes", 0},
+		    {"sockets", 0},
+		    {"mappings", 16},
+		    {"resident KiB", 4096},
+		    {"reserved KiB", 2 * 64 * 1024}};
 
 static u64 entries(const char *path)
 {
@@ -174,7 +185,24 @@ static u64 lines(const char *path)
 	return n;
 }
 
-static void measure(u64 now[THINGS])
+/* Whether there is any, waited for or not. */
+static bool has_children(void)
+{
+	siginfo_t si;
+
+	return waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+static u64 sockets_left(const struct worker *w)
+{
+	u64 n = 0;
+
+	for (u32 i = 0; i < AT_A_TIME; i++)
+		n += access(w[i].gdb + strlen("unix:"), F_OK) == 0;
+	return n;
+}
+
+static void measure(const struct worker *w, u64 now[THINGS])
 {
 	unsigned long reserved = 0, resident = 0;
 	FILE *f = fopen("/proc/self/statm", "r");
@@ -186,6 +214,8 @@ static void measure(u64 now[THINGS])
 		fclose(f);
 	now[DESCRIPTORS] = entries("/proc/self/fd");
 	now[THREADS] = entries("/proc/self/task");
+	now[PROCESSES] = has_children();
+	now[SOCKETS] = sockets_left(w);
 	now[MAPPINGS] = lines("/proc/self/maps");
 	now[RESIDENT] = resident * (PAGE_SIZE / KiB);
 	now[RESERVED] = reserved * (PAGE_SIZE / KiB);
@@ -196,7 +226,7 @@ static bool same(const u64 before[THINGS], const u64 after[THINGS])
 	bool ok = true;
 
 	for (u32 i = 0; i < THINGS; i++) {
-		bool grown = after[i] > before[i] + things[i].slack && (i <= THREADS || MEMORY_COUNTS);
+		bool grown = after[i] > before[i] + things[i].slack && (i <= SOCKETS || MEMORY_COUNTS);
 
 		printf("%-12s %12llu %12llu%s\n", things[i].name, (unsigned long long)before[i], (unsigned long long)after[i],
 		       grown ? "  grown" : "");
@@ -213,6 +243,7 @@ static bool make_disk(struct worker *w)
 
 	strcpy(w->disk, "/tmp/many-vms-XXXXXX");
 	fd = mkstemp(w->disk);
+	snprintf(w->gdb, sizeof(w->gdb), "unix:%s.gdb", w->disk);
 	return fd >= 0 && ftruncate(fd, DISK_SIZE) == 0 && close(fd) == 0;
 }
 
@@ -220,23 +251,24 @@ int main(int argc, char **argv)
 {
 	struct worker w[AT_A_TIME] = {0};
 	u64 before[THINGS], after[THINGS];
-	u32 count = argc == 3 ? (u32)strtoul(argv[1], NULL, 10) : 0;
+	u32 count = argc >= 3 ? (u32)strtoul(argv[1], NULL, 10) : 0;
 	bool ok = true;
 
 	if (!count) {
-		fprintf(stderr, "usage: many-vms COUNT GUEST\n");
+		fprintf(stderr, "usage: many-vms COUNT GUEST...\n");
 		return 2;
 	}
 	for (u32 i = 0; i < AT_A_TIME; i++) {
-		w[i].guest = argv[2];
+		w[i].guests = argv + 2;
+		w[i].nguests = (u32)argc - 2;
 		ok &= make_disk(&w[i]);
 	}
 	if (!ok)
 		perror("many-vms: disk");
 	ok = ok && run(w, 0, WARM_UP);
-	measure(before);
+	measure(w, before);
 	ok = ok && run(w, WARM_UP, count);
-	measure(after);
+	measure(w, after);
 	for (u32 i = 0; i < AT_A_TIME; i++)
 		unlink(w[i].disk);
 	printf("many-vms: %u machines after %u\n", count, WARM_UP);

@@ -21,7 +21,7 @@ static void feed_packets(const char *data, size_t size)
 		data += len + (end != NULL);
 		size -= len + (end != NULL);
 		if (c->session->running && size % 3 == 0)
-			gdb_session_stopped(c->session, &(struct gdb_stop){.cpu = size % CLIENT_CPUS, .signal = GDB_SIGTRAP});
+			gdb_session_stopped(c->session, &(struct gdb_stop){.cpu = (u32)(size % CLIENT_CPUS), .signal = GDB_SIGTRAP});
 		c->log[0] = '\0';
 	}
 }

@@ -193,7 +193,7 @@ static void leave_network(void)
 		if (strcmp(FUZZ_DEVICE, "net"))
 			return;
 		fprintf(stderr, "fuzz_virtio_net: this host grants no network namespace; run it as root\n");
-		exit(1);
+		exit(77); /* for Meson: skipped */
 	}
 	s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (s < 0 || ioctl(s, SIOCSIFFLAGS, &lo) < 0)

@@ -114,6 +114,34 @@ static void read_time(u32 cpu)
 	}
 }
 
+/* RDTSCP waits for the loads before it, so no time is before one that another processor wrote down, without a lock too. The exchange waits for the
+ * line, and the load behind it. */
+#define MARKS 300000u
+static struct {
+	u64 owner, time;
+} mark PAGE_ALIGNED;
+
+static u64 rdtscp(void)
+{
+	u32 lo, hi;
+
+	__asm__ volatile("rdtscp" : "=a"(lo), "=d"(hi) : : "rcx", "memory");
+	return (u64)hi << 32 | lo;
+}
+
+static void mark_time(u32 cpu)
+{
+	for (u32 i = 0; i < MARKS; i++) {
+		u64 before, now;
+
+		__atomic_exchange_n(&mark.owner, cpu, __ATOMIC_SEQ_CST);
+		before = load(&mark.time);
+		now = rdtscp();
+		CHECK(now >= before);
+		__atomic_exchange_n(&mark.time, now, __ATOMIC_SEQ_CST);
+	}
+}
+
 /* ---- interrupts between processors ---- */
 
 #define ROUNDS 100u
@@ -356,6 +384,7 @@ void guest_main(void)
 	on_cpus(2, pass_messages);
 	on_cpus(2, store_and_look);
 	on_all(read_time);
+	on_cpus(2, mark_time);
 	on_all(interrupt_others);
 	on_all(map_and_look);
 	on_all(unmap_and_look);

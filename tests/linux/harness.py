@@ -85,13 +85,13 @@ class Test:
     def start(self, terminal=False, stdin=False, **kw):
         """Starts a machine; keywords are vmm.Config's, `append` is added to the default command line."""
         append = kw.pop("append", "")
-        config = vmm.Config(engine=self.options.engine, **kw)
+        config = vmm.Config(**{"engine": self.options.engine, **kw})
         config.append = f"{config.append} {append}".strip()
         return self.spawn(vmm.ARGV[self.options.vmm](self.program(), config), terminal=terminal, stdin=stdin)
 
     def start_exec(self, script, files=None, append="", stdin=False, **kw):
         """Starts the default guest with a script to run; it powers off afterwards."""
-        config = vmm.Config(engine=self.options.engine, **kw)
+        config = vmm.Config(**{"engine": self.options.engine, **kw})
         config.append = f"{config.append} {append}".strip()
         vmm.Exec(script, self.directory, files).apply(config)
         return self.spawn(vmm.ARGV[self.options.vmm](self.program(), config), stdin=stdin)

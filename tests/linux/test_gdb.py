@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import time
 
 from harness import GUISE, Skip, free_port, test
@@ -74,7 +75,8 @@ def debugged(t, script=SCRIPT, **kw):
     qemu = t.options.vmm == "qemu"
     extra = ["-gdb", f"tcp:127.0.0.1:{port}"] if qemu else ["--gdb", f"tcp:{port}"]
     paused = ["-S" if qemu else "--paused"] if kw.pop("paused", False) else []
-    m = t.start_exec(script, stdin=True, extra=extra + paused, **kw)
+    trace = ["--trace", kw.pop("trace")] if "trace" in kw else []
+    m = t.start_exec(script, stdin=True, extra=extra + paused + trace, **kw)
     return m, f"127.0.0.1:{port}"
 
 
@@ -210,6 +212,152 @@ def gdb_boot(t):
     end(t, m)
 
 
+def symbol_file(address):
+    """An ELF file that is nothing but these symbols and the section in which they lie."""
+    begin = min(address.values())
+    size = max(address.values()) + 4096 - begin
+    names, table = b"\0", bytes(24)
+    for name, value in address.items():
+        table += struct.pack("<IBBHQQ", len(names), 0x12, 0, 1, value, 0)  # a global function of section 1
+        names += name.encode() + b"\0"
+    sections = b"\0.text\0.symtab\0.strtab\0.shstrtab\0"
+    data = table + names + sections
+    end = 64 + len(data)
+
+    def section(name, kind, flags, at, offset, length, link=0, info=0, entry=0):
+        return struct.pack("<IIQQQQIIQQ", sections.index(b"\0" + name + b"\0") + 1, kind, flags, at, offset, length, link, info, 8, entry)
+
+    headers = bytes(64) + section(b".text", 8, 6, begin, 64, size)
+    headers += section(b".symtab", 2, 0, 0, 64, len(table), 3, 1, 24)
+    headers += section(b".strtab", 3, 0, 0, 64 + len(table), len(names))
+    headers += section(b".shstrtab", 3, 0, 0, end - len(sections), len(sections))
+    header = struct.pack("<4sBBBB8xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 2, 62, 1, begin, 0, end, 0, 64, 0, 0, 64, 5, 4)
+    return header + data + headers
+
+
+@test("gdb-vmlinux", timeout=90)
+def gdb_vmlinux(t):
+    """A kernel's symbols, as in the manual: it stops in start_kernel, shows who called that, steps, and goes on to the shell."""
+    script = SCRIPT.replace("linux_banner", "linux_banner|start_kernel|secondary_startup_64|x86_64_start_kernel|rest_init|kernel_init")
+    m, where = debugged(t, script=script, append="nokaslr")
+    vmlinux = t.file("vmlinux", symbol_file(symbols(m)))
+    gdb = Gdb(t, where)
+    gdb.run(f"symbol-file {vmlinux}")
+    gdb.connect()
+    gdb.run("monitor " + ("system_reset" if t.options.vmm == "qemu" else "reset"))
+    gdb.run("maintenance flush register-cache")  # first: GDB takes INT3, which freed code is full of, for a breakpoint of the program's
+    gdb.run("hbreak *start_kernel")
+    gdb.run("hbreak *rest_init")
+    t.check("in start_kernel ()" in gdb.run("continue"), "not in start_kernel")
+    callers = gdb.run("bt")
+    t.check(re.search(r"#0 .*start_kernel \(\)\n#1 .*(secondary_startup_64|x86_64_start_kernel)", callers), f"no backtrace:\n{callers}")
+    t.check(re.search(r"=> 0x\w+ <start_kernel>:", gdb.run("x/2i $rip")), "no instruction at start_kernel")
+    before = gdb.value("$rip")
+    gdb.run("stepi")
+    t.check(gdb.value("$rip") != before, "a step did not move")
+    t.check("in rest_init ()" in gdb.run("continue"), "not in rest_init")
+    gdb.run("delete")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.expect(r"ready\n")
+    end(t, m)
+
+
+def counting_program(wide):
+    """Counts for ever, in rbx and in memory, with ymm3 and zmm17 full of a pattern; calls the kernel now and then."""
+    base, code = 0x400000, b""
+    code += b"\x48\xb8" + bytes.fromhex("8877665544332211")  # mov rax, 0x1122334455667788
+    code += b"\xc4\xe1\xf9\x6e\xd8" + b"\xc4\xe2\x7d\x59\xdb"  # vmovq xmm3, rax; vpbroadcastq ymm3, xmm3
+    code += b"\x62\xe2\xfd\x48\x7c\xc8" if wide else b""  # vpbroadcastq zmm17, rax
+    again = len(code)
+    code += b"\x48\xff\xc3"  # inc rbx
+    counted = len(code)
+    code += b"\x48\xff\x04\x25" + struct.pack("<I", base + 0x1000)  # inc qword [base + 4096]
+    code += b"\xf7\xc3\xff\xff\x0f\x00\x75"  # test ebx, 0xfffff; jnz again
+    code += bytes([(again - len(code) - 1) & 0xFF])
+    call = len(code) + 5
+    code += b"\xb8\x27\0\0\0\x0f\x05"  # mov eax, SYS_getpid; syscall
+    code += b"\xeb" + bytes([(again - len(code) - 2) & 0xFF])
+    at = 64 + 56
+    header = struct.pack("<4sBBBB8xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 2, 62, 1, base + at, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 7, 0, base, base, at + len(code), 0x2000, 4096)
+    return header + segment + code, base + at + counted, base + at + call, base + 0x1000
+
+
+USER_SCRIPT = """
+/count & sleep 2
+echo counting
+read word; kill $!
+echo finished
+"""
+
+
+def gdb_user(t, **kw):
+    with open("/proc/cpuinfo", encoding="ascii") as f:
+        wide = " avx512f " in f.read()
+    program, counted, call, counter = counting_program(wide)
+    m, where = debugged(t, script=USER_SCRIPT, files={"count": (0o755, program)}, **kw)
+    m.expect(r"counting\n")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    gdb.run(f"break *{counted:#x}")
+    gdb.run("continue")
+    t.equal(gdb.value("$rip"), counted, "rip")
+    t.equal(gdb.value("$cs") & 3, 3, "ring")
+    count = gdb.value("$rbx")
+    gdb.run("continue")
+    t.equal(gdb.value("$rbx"), count + 1, "rbx one turn later")
+    pattern = 0x1122334455667788
+    t.equal([gdb.value(f"$ymm3.v4_int64[{i}]") for i in range(4)], [pattern] * 4, "ymm3")
+    if wide:
+        t.equal([gdb.value(f"$zmm17.v8_int64[{i}]") for i in (0, 3, 7)], [pattern] * 3, "zmm17")
+    gdb.run("set $ymm3.v4_int64[2] = 5")
+    gdb.run("set $rbx = 0xffffe")
+    gdb.run("delete")
+    gdb.run(f"watch *(long *){counter:#x}")
+    old = gdb.value(f"*(long *){counter:#x}")
+    gdb.run("continue")
+    t.equal(gdb.value(f"*(long *){counter:#x}"), old + 1, "the counter after a write of it")
+    gdb.run("delete")
+    gdb.run(f"hbreak *{call:#x}")
+    gdb.run("continue")
+    t.equal(gdb.value("$rbx") & 0xFFFFF, 0, "rbx at the system call")
+    t.equal(gdb.value("$ymm3.v4_int64[2]"), 5, "what was written into ymm3")
+    gdb.run("delete")
+    gdb.run("stepi")
+    t.equal(gdb.value("$cs") & 3, 0, "ring behind SYSCALL")
+    t.equal(gdb.value("$rcx"), call + 2, "where SYSRET goes")
+    gdb.run(f"tbreak *{call + 2:#x}")
+    gdb.run("continue")
+    t.equal(gdb.value("$rip"), call + 2, "rip after the system call")
+    gdb.run(f"set *(long *){counter:#x} = 0")
+    gdb.start("continue")
+    gdb.interrupt()
+    t.check("SIGINT" in gdb.finish(), "no interrupt")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("end\n")
+    m.expect(r"finished\n")
+    t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-user", timeout=90, on=GUISE)
+def gdb_user_one(t):
+    """A program in the guest: breakpoints, watchpoints, vector registers, into the kernel and back, stopped while it computes."""
+    gdb_user(t)
+
+
+@test("gdb-user-direct", timeout=90, on=GUISE)
+def gdb_user_direct(t):
+    """The same while it runs in a process of its own."""
+    gdb_user(t, engine="direct")
+
+
+@test("gdb-user-smp", timeout=120, on=GUISE)
+def gdb_user_smp(t):
+    gdb_user(t, engine="direct", cpus=4)
+
+
 @test("gdb-monitor", timeout=90, on=GUISE)
 def gdb_monitor(t):
     """The machine's own commands: information, reset, end."""
@@ -231,6 +379,30 @@ def gdb_monitor(t):
     gdb.finish()
     gdb.run("monitor quit")
     t.equal(m.wait(), 0, "exit status")
+
+
+@test("gdb-trace", timeout=60, on=GUISE)
+def gdb_trace(t):
+    """What a guest did before a debugger stopped it stands in the trace's file while it is stopped."""
+    log = t.path("trace")
+    m, where = debugged(t, trace="interrupts,faults,msr:" + log)
+    symbols(m)
+    m.send("spin\n")
+    m.expect("spinning\n")
+    gdb = Gdb(t, where)
+    for _ in range(3):
+        gdb.connect()
+        with open(log, encoding="ascii") as f:
+            stopped = f.read()
+        t.check(stopped.endswith("\n"), "the last line is cut off")
+        gdb.run("disconnect")
+    gdb.connect()
+    with open(log, encoding="ascii") as f:
+        stopped = f.read()
+    gdb.run("monitor quit")
+    t.equal(m.wait(), 0, "exit status")
+    with open(log, encoding="ascii") as f:
+        t.equal(f.read(), stopped, "the trace at its end")
 
 
 @test("gdb-connections", timeout=90, on=GUISE)
@@ -307,6 +479,29 @@ touch /tmp/stop; wait
 dmesg | grep -ciE 'segfault|general protection|oops:'
 echo finished
 """
+
+
+@test("gdb-idle", timeout=90, on=GUISE)
+def gdb_idle(t):
+    """A guest that waits in HLT is interrupted there; a step waits with it, and ends where the interrupt's handler begins."""
+    m, where = debugged(t, script=SCRIPT.replace("linux_banner", "asm_sysvec_apic_timer_interrupt"))
+    handler = symbols(m)["asm_sysvec_apic_timer_interrupt"]
+    time.sleep(1)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    for _ in range(2):
+        gdb.start("continue")
+        gdb.interrupt()
+        t.check("SIGINT" in gdb.finish(), "no interrupt")
+    t.check("CPU 0, halted" in gdb.run("info threads"), "not halted")
+    t.check("hlt" in gdb.run("x/i $rip - 1"), "not behind HLT")
+    gdb.run("stepi")
+    t.equal(gdb.value("$rip"), handler, "rip after a step")
+    gdb.run("stepi")
+    t.between(gdb.value("$rip"), handler + 1, handler + 15, "rip after another step")
+    gdb.run("detach")
+    gdb.quit(t)
+    end(t, m)
 
 
 @test("gdb-smp-breakpoint", timeout=120)

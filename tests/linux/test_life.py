@@ -332,6 +332,15 @@ def _alive_in_group(group):
     return alive
 
 
+def _kill(t, m):
+    m.signal(signal.SIGKILL)
+    t.equal(m.wait(), -signal.SIGKILL, "exit status")
+    gone = time.monotonic() + 5  # the cells of user code end by a signal of their own
+    while _alive_in_group(m.process.pid) and time.monotonic() < gone:
+        time.sleep(0.02)
+    t.equal(_alive_in_group(m.process.pid), [], "processes of its group")
+
+
 @test("life-killed", timeout=90, on=GUISE)
 def life_killed(t):
     """SIGKILL in the middle of work leaves no process and nothing that hinders the next run with the same disk, port and socket."""
@@ -348,12 +357,7 @@ def life_killed(t):
         m = t.start_exec("nc -ll -p 7 -e cat & echo running; while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null; done", **devices)
         m.expect(r"running\n")
         time.sleep(1)
-        m.signal(signal.SIGKILL)
-        t.equal(m.wait(), -signal.SIGKILL, "exit status")
-        gone = time.monotonic() + 5  # the cells of user code end by a signal of their own
-        while _alive_in_group(m.process.pid) and time.monotonic() < gone:
-            time.sleep(0.02)
-        t.equal(_alive_in_group(m.process.pid), [], "processes of its group")
+        _kill(t, m)
         t.equal(_guise_files() - before, set(), "files left")
         left = {name for name in os.listdir(t.directory) if not name.startswith("initrd-")}
         t.equal(left, {"disk", "gdb", "log"}, "files in its directory")
@@ -365,6 +369,26 @@ def life_killed(t):
         pass
     t.equal(m.wait(), 0, "exit status")
     t.check(not os.path.exists(sock), "the socket is still there after a good end")
+
+
+@test("life-killed-early", timeout=60, on=GUISE)
+def life_killed_early(t):
+    """SIGKILL while it starts, while the kernel boots, and while all user code runs in processes of its own: the next one starts all the same."""
+    port, disk, sock = free_port(), t.file("disk", bytes(1 << 20)), t.path("gdb")
+    devices = {"disks": [(disk, False)], "net": "user", "hostfwd": [(port, 7)], "engine": "direct", "cpus": 4}
+    before = _guise_files()
+    for seconds in (0.01, 0.05, 0.2, 0.6):
+        m = t.start_exec("true", extra=["--gdb", "unix:" + sock], **devices)
+        time.sleep(seconds)
+        _kill(t, m)
+    m = t.start_exec("for i in 1 2 3 4; do while :; do :; done & done; echo running; sleep 60", extra=["--gdb", "unix:" + sock], **devices)
+    m.expect(r"running\n")
+    time.sleep(1)
+    t.check(len(_alive_in_group(m.process.pid)) > 1, "no process for user code")
+    _kill(t, m)
+    t.equal(_guise_files() - before, set(), "files left")
+    m = t.start_exec("true", extra=["--gdb", "unix:" + sock], **devices)
+    t.equal(m.wait(), 0, "exit status")
 
 
 @test("life-option-help", timeout=20, on=GUISE)

@@ -102,13 +102,13 @@ static inline bool client_in_ram(gva_t gva, u32 len)
 static inline bool client_read(void *opaque, u32 cpu, gva_t gva, void *buf, u32 len)
 {
 	if (client_in_ram(gva, len))
-		memcpy(buf, ((struct client *)opaque)->ram + gva - 0x1000, len);
+		memcpy(buf, ((struct client *)opaque)->ram + (gva - 0x1000), len);
 	return client_in_ram(gva, len);
 }
 static inline bool client_write(void *opaque, u32 cpu, gva_t gva, const void *buf, u32 len)
 {
 	if (client_in_ram(gva, len))
-		memcpy(((struct client *)opaque)->ram + gva - 0x1000, buf, len);
+		memcpy(((struct client *)opaque)->ram + (gva - 0x1000), buf, len);
 	return client_in_ram(gva, len);
 }
 static inline int client_insert(void *opaque, enum gdb_point point, gva_t gva, u64 len)

@@ -75,6 +75,24 @@ static void descriptor_tables(void **state)
 	im_close(t);
 }
 
+/* LAR, LSL, VERR and VERW never fault because of the selector; where the table is not present they do. */
+static void queries_of_an_absent_table(void **state)
+{
+	static const char *const queries[] = {"0f 02 c3", "0f 03 c3", "0f 00 e3", "0f 00 eb"};
+	struct im *t = im_long();
+
+	t->m.c.gdt.limit = 0xffff;
+	t->m.c.rflags |= FL_ZF;
+	REG(t, RBX) = DATA + PAGE_SIZE - M_GDT;
+	REG(t, RAX) = 0x5555;
+	for (u32 i = 0; i < ARRAY_SIZE(queries); i++) {
+		FAULTS(t, queries[i], VEC_PF, 0);
+		assert_true(t->m.c.rflags & FL_ZF);
+		assert_int_equal(REG(t, RAX), 0x5555);
+	}
+	im_close(t);
+}
+
 static void control_registers(void **state)
 {
 	struct im *t = im_long();
@@ -426,6 +444,7 @@ int main(void)
 		cmocka_unit_test(interrupt_flag),
 		cmocka_unit_test(halting),
 		cmocka_unit_test(descriptor_tables),
+		cmocka_unit_test(queries_of_an_absent_table),
 		cmocka_unit_test(control_registers),
 		cmocka_unit_test(time_and_identity),
 		cmocka_unit_test(system_calls),

@@ -87,7 +87,15 @@ static void jc_drop(struct bt_vcpu *v, const struct bt_block *b)
 		jc_empty(v, e);
 }
 
-/* ---- invalidation */
+/* ---- finding */
+
+void bt_block_enter(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
+	b->hash_next = v->hash[h];
+	v->hash[h] = bi;
+}
 
 static void unhash(struct bt_vcpu *v, u32 bi)
 {
@@ -98,6 +106,8 @@ static void unhash(struct bt_vcpu *v, u32 bi)
 	if (*link)
 		*link = b->hash_next;
 }
+
+/* ---- invalidation */
 
 void bt_block_kill(struct bt_vcpu *v, u32 bi)
 {
@@ -170,4 +180,40 @@ u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines)
 	v->patched |= v != &bt_self;
 	v->st.smc++;
 	return left;
+}
+
+/* ---- modes */
+
+static bool is_of_mode(const struct bt_block *b, u32 mode)
+{
+	return !b->dead && (b->mode & (MODE_USER | MODE_VECTOR)) == mode;
+}
+
+static bool would_be_same_in(const struct bt_block *b, u32 mode)
+{
+	return (b->uses & ~mode) == 0 && (b->lacks & mode) == 0;
+}
+
+static void change_mode(struct bt_vcpu *v, u32 bi, u32 to)
+{
+	struct bt_block *b = &v->blocks[bi];
+	unhash(v, bi);
+	b->mode = (b->mode & ~(u32)MODE_VECTOR) | (to & MODE_VECTOR);
+	bt_block_enter(v, bi);
+}
+
+void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to)
+{
+	/* Those of the new mode were translated while the jump caches served another, and go to C at each indirect jump. */
+	for (u32 i = 1; i < v->nblocks; i++)
+		if (is_of_mode(&v->blocks[i], to))
+			bt_block_kill(v, i);
+	for (u32 i = 1; i < v->nblocks; i++) {
+		if (!is_of_mode(&v->blocks[i], from))
+			continue;
+		if (would_be_same_in(&v->blocks[i], to))
+			change_mode(v, i, to);
+		else
+			bt_block_kill(v, i);
+	}
 }

@@ -75,7 +75,8 @@ enum bt_mode {
 	MODE_DF = 1u << 5,
 	MODE_CAREFUL = 1u << 6, /* no look-up is shared (tr_group.c): of blocks only, no vCPU is in it */
 	MODE_COMPAT = 1u << 7,	/* 32-bit user code under a 64-bit kernel: interpreted when it does not run directly */
-	MODE_INTERP = 1u << 31	/* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
+	MODE_VECTOR = MODE_SSE | MODE_AVX | MODE_AVX512 | MODE_X87,
+	MODE_INTERP = 1u << 31 /* not translatable: 16- and 32-bit code, single step, code breakpoints, alignment checks */
 };
 
 /* Views of one address space: what user code, supervisor code, and supervisor code with EFLAGS.AC set may touch. */
@@ -163,6 +164,7 @@ struct bt_block {
 	u32 incoming;	   /* bt_exit list */
 	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
+	u8 uses, lacks; /* of MODE_VECTOR: what its instructions rely on, and what others of them would have needed */
 	bool dead;
 };
 
@@ -177,12 +179,12 @@ struct bt_frame {
 /* The same frame in one vCPU's caches. Two writable gva pages are remembered so that write access can be taken away when the frame turns out to
  * hold code. */
 struct bt_vframe {
-	u32 blocks;    /* those that start here */
-	u32 crossing;  /* those whose only instruction ends here */
-	u64 lines;     /* 64-byte lines that hold translated bytes; read by others */
-	u64 wpage[2];  /* gva pages through which the frame is writable */
-	u16 writers;   /* 0-2 known, 3: more */
-	bool in_cells; /* a cell of this vCPU may map it writable */
+	u32 blocks;	/* those that start here */
+	u32 crossing;	/* those whose only instruction ends here */
+	u64 lines;	/* 64-byte lines that hold translated bytes; read by others */
+	u64 wpage[2];	/* gva pages through which the frame is writable */
+	u16 writers;	/* 0-2 known, 3: more */
+	bool in_cells;	/* a cell of this vCPU may map it writable */
 	u8 executed[2]; /* FRAME_: whether cells may execute it; [1]: as 32-bit code */
 };
 enum {
@@ -578,6 +580,9 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
+void bt_block_enter(struct bt_vcpu *v, u32 bi); /* can be found from now on */
+/* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
+void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */
 
 /* ---- heavy code: guest vector state must be saved first */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The code cache: one memfd mapped twice, writable here and executable there, never both. At its start lie the trampolines between C and
+ * The code cache: shared memory mapped twice, writable here and executable there, never both. At its start lie the trampolines between C and
  * translated code; blocks follow. When it is full everything is dropped.
  *
  * Threading: the vCPU's thread.
@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 struct tramp {
 	struct emit e;
@@ -202,40 +201,34 @@ static void emit_trampolines(struct bt_vcpu *v)
 	v->cache_start = v->cache_used = k->e.pos;
 }
 
-/* One view of the cache, in a reservation of its own for the sake of the pages around it. */
-static u8 *map_view(int fd, int prot, struct err *e)
+/* Each view is in a reservation of its own for the sake of the pages around it. Anonymous memory, whose second view mremap makes: perf looks for
+ * symbols of code in files, memfds too, nowhere but there; for other memory it asks /tmp/perf-PID.map (tools/perf-map.py). */
+static bool map_views(struct bt_vcpu *v, struct err *e)
 {
-	u8 *p = bt_sparse(BT_CACHE_SIZE, "code cache", e);
-	if (!p || mmap(p, BT_CACHE_SIZE, prot, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
-		return p;
-	err_sys(e, errno,
-		"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
-		"MemoryDenyWriteExecute?)");
-	bt_sparse_free(p, BT_CACHE_SIZE);
-	return NULL;
-}
-
-static bool map_views(struct bt_vcpu *v, int fd, struct err *e)
-{
-	v->cache_rw = map_view(fd, PROT_READ | PROT_WRITE, e);
-	v->cache_rx = v->cache_rw ? map_view(fd, PROT_READ | PROT_EXEC, e) : NULL;
-	return v->cache_rx != NULL;
+	v->cache_rw = bt_sparse(BT_CACHE_SIZE, "code cache", e);
+	v->cache_rx = v->cache_rw ? bt_sparse(BT_CACHE_SIZE, "code cache", e) : NULL;
+	if (!v->cache_rx)
+		return false;
+	if (mmap(v->cache_rw, BT_CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
+	    MAP_FAILED) {
+		err_sys(e, errno, "code cache: cannot create %u MiB of shared memory", BT_CACHE_SIZE >> 20);
+		return false;
+	}
+	if (mremap(v->cache_rw, 0, BT_CACHE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, v->cache_rx) == MAP_FAILED ||
+	    mprotect(v->cache_rx, BT_CACHE_SIZE, PROT_READ | PROT_EXEC) < 0) {
+		err_sys(e, errno,
+			"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
+			"MemoryDenyWriteExecute?)");
+		return false;
+	}
+	return true;
 }
 
 static const char tables[] = "the code cache's tables";
 
 bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 {
-	int fd = memfd_create("guise-code", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, BT_CACHE_SIZE) < 0) {
-		err_sys(e, errno, "code cache: cannot create %u MiB of shared memory", BT_CACHE_SIZE >> 20);
-		if (fd >= 0)
-			close(fd);
-		return false;
-	}
-	bool mapped = map_views(v, fd, e);
-	close(fd);
-	if (!mapped)
+	if (!map_views(v, e))
 		return false;
 	v->blocks = bt_sparse(sizeof *v->blocks * BT_MAX_BLOCKS, tables, e);
 	v->hash = bt_sparse(sizeof *v->hash * BT_HASH_SIZE, tables, e);

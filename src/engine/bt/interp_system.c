@@ -188,6 +188,15 @@ static bool op_clts(struct interp *in, struct x86_cpu *c, const struct interp_in
 	return x86_write_cr(c, 0, c->cr0 & ~(u64)CR0_TS);
 }
 
+/* Into ZF, unless the descriptor's table is not there: that faults. */
+static bool answer(struct x86_cpu *c, bool yes)
+{
+	if (c->fault.pending)
+		return false;
+	c->rflags = (c->rflags & ~(u64)FL_ZF) | (yes ? FL_ZF : 0);
+	return true;
+}
+
 /* LAR (arg 0), LSL */
 static bool op_lar(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
@@ -198,27 +207,17 @@ static bool op_lar(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	if (!interp_get(in, c, i, 1, &sel))
 		return false;
 	ok = i->row->arg ? x86_lsl(c, (u16)sel, &v) : x86_lar(c, (u16)sel, &v);
-	if (c->fault.pending) /* the table's page is absent: the one fault that they raise */
-		return false;
-	c->rflags = (c->rflags & ~(u64)FL_ZF) | (ok ? FL_ZF : 0);
 	if (ok)
 		interp_set_gpr(c, &i->op[0], v);
-	return true;
+	return answer(c, ok);
 }
 
 /* VERR (arg 0), VERW */
 static bool op_verr(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
 	u64 sel;
-	bool ok;
 
-	if (!interp_get(in, c, i, 0, &sel))
-		return false;
-	ok = x86_verify(c, (u16)sel, i->row->arg);
-	if (c->fault.pending)
-		return false;
-	c->rflags = (c->rflags & ~(u64)FL_ZF) | (ok ? FL_ZF : 0);
-	return true;
+	return interp_get(in, c, i, 0, &sel) && answer(c, x86_verify(c, (u16)sel, i->row->arg));
 }
 
 static bool op_arpl(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
@@ -288,6 +287,8 @@ static bool op_rdtsc(struct interp *in, struct x86_cpu *c, const struct interp_i
 {
 	if (!tsc_allowed(c))
 		return false;
+	if (i->row->arg) /* RDTSCP waits for the loads before it */
+		__asm__ volatile("lfence" : : : "memory");
 	put_edx_eax(c, c->env->tsc(c->env->opaque));
 	if (i->row->arg)
 		c->gpr[R_RCX] = (u32)c->msr.tsc_aux;

@@ -19,6 +19,8 @@ static bool light_tsc(struct bt_vcpu *v, bool aux)
 	struct x86_cpu *c = &v->cpu;
 	if (!tsc_allowed(c))
 		return false;
+	if (aux) /* RDTSCP waits for the loads before it, lest a CPU see a time before one that another wrote down. SDM vol. 2B */
+		__asm__ volatile("lfence" : : : "memory");
 	u64 t = bt_host_tsc() + v->tsc_offset + c->tsc_offset;
 	c->gpr[R_RAX] = (u32)t;
 	c->gpr[R_RDX] = t >> 32;

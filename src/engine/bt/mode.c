@@ -32,7 +32,7 @@ static u32 mode_of(const struct x86_cpu *c)
 	return vector_mode(c) | (user ? MODE_USER : 0) | (c->rflags & FL_DF ? MODE_DF : 0);
 }
 
-/* The jump caches serve one mode each for user and supervisor code. When another one stays, they change over, and all code with them. */
+/* The jump caches serve one mode each for user and supervisor code. When another one stays, they change over, and their code with them. */
 void bt_adopt_mode(struct bt_vcpu *v, u32 mode)
 {
 	u32 u = mode & MODE_USER;
@@ -42,9 +42,10 @@ void bt_adopt_mode(struct bt_vcpu *v, u32 mode)
 	if (v->jc_mode[u] != ~0u && ++v->mode_misses < 2000)
 		return;
 	v->mode_misses = 0;
-	bt_heavy(v);
+	bt_blocks_change_mode(v, v->jc_mode[u], mode);
+	bt_jc_clear(v);
+	bt_ras_empty(v);
 	v->jc_mode[u] = mode;
-	bt_flush_code(v);
 }
 
 static void choose_return_stack(struct bt_vcpu *v)

@@ -145,6 +145,15 @@ static inline bool tr_writes(const ZydisDecodedOperand *o)
 	return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
 }
 
+static inline bool tr_is_mem(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_MEMORY;
+}
+static inline bool tr_odd_width(const struct tr *t)
+{
+	return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+}
+
 /* ---- tr_mem.c: addresses and look-ups */
 void tr_guard(struct tr *t, u32 need); /* keep every waiting jrcxz within reach of an island */
 void tr_island(struct tr *t, bool skip, u32 spare);
@@ -167,7 +176,8 @@ void tr_load_delta(struct tr *t, bool write);			      /* rcx = delta, or 0, of t
 void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);   /* jrcxz to a miss at address + plus */
 void tr_jump_careful(struct tr *t);				      /* jrcxz to this instruction in a careful block */
 bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
-void tr_mark(struct tr *t, u8 flag);				      /* the current instruction's map entry */
+/* The 64-bit value of an operand into a host register; memory operands through a look-up. */
+u32 tr_fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp);
 
 /* ---- bounds.c */
 /* The instruction that comes next accesses guest memory at [base + index + disp] (index H_RSP: none). No register nor flag changes. */
@@ -183,6 +193,7 @@ static inline void tr_check_place(struct tr *t, struct tr_place p, u32 size, boo
 }
 
 /* ---- translate.c */
+void tr_mark(struct tr *t, u8 flag);	   /* the current instruction's map entry */
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
 /* ---- tr_plan.c: which accesses share a look-up */
@@ -207,9 +218,41 @@ static inline void tr_forget_r11(struct tr *t)
 /* ---- tr_copy.c */
 bool tr_copy(struct tr *t); /* false: cannot be copied, interpret */
 
-/* ---- tr_flow.c */
+/* ---- tr_rows.c */
+void tr_emit(struct tr *t, struct bt_row row);
+void tr_interp(struct tr *t, bool stop);
+void tr_insn_copy(struct tr *t, u32 arg); /* if it may run natively */
+
+/* ---- tr_flow.c: jumps, calls, returns, loops */
 void tr_add_exit(struct tr *t, u32 rel32, gva_t gva, bool checked, bool careful);
 void tr_exit_to(struct tr *t, int cc /* -1: always */, gva_t gva);
-void tr_flow(struct tr *t, struct bt_row row);
 bool tr_uses_ras(const struct tr *t); /* do calls and returns of this block go by the return stack? */
-void tr_interp(struct tr *t, bool stop);
+void tr_insn_call(struct tr *t, u32 arg);
+void tr_insn_ret(struct tr *t, u32 arg);
+void tr_insn_jmp(struct tr *t, u32 arg);
+void tr_insn_jcc(struct tr *t, u32 cc);
+void tr_insn_jrcxz(struct tr *t, u32 arg);
+void tr_insn_loop(struct tr *t, u32 arg);
+
+/* ---- tr_stack.c */
+void tr_push_constant(struct tr *t, u64 value);
+struct tr_place tr_prepare_pop(struct tr *t); /* where the word is; rsp has yet to move */
+void tr_add_to_rsp(struct tr *t, i32 n);
+void tr_insn_push(struct tr *t, u32 arg);
+void tr_insn_pop(struct tr *t, u32 arg);
+void tr_insn_leave(struct tr *t, u32 arg);
+void tr_insn_pushf(struct tr *t, u32 arg);
+
+/* ---- tr_address.c: LEA, PREFETCH, bit strings */
+void tr_insn_lea(struct tr *t, u32 arg);
+void tr_insn_prefetch(struct tr *t, u32 arg);
+void tr_insn_bt(struct tr *t, u32 arg);
+
+/* ---- tr_system.c: system flags, and C without saving vector state */
+void tr_insn_cli(struct tr *t, u32 arg);
+void tr_insn_sti(struct tr *t, u32 arg);
+void tr_insn_clac(struct tr *t, u32 arg);
+void tr_insn_stac(struct tr *t, u32 arg);
+void tr_insn_light(struct tr *t, u32 op);
+void tr_insn_mov_special(struct tr *t, u32 arg);
+void tr_insn_string(struct tr *t, u32 arg);

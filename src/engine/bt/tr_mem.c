@@ -343,3 +343,11 @@ void tr_place_address(struct tr *t, u32 dst, struct tr_place p)
 {
 	op64(t, 0x8d, dst, p);
 }
+
+u32 tr_fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
+{
+	if (!tr_is_mem(o))
+		return tr_read_guest(t, (u32)tr_gpr(o->reg.value), temp);
+	tr_load(t, temp, tr_access(t, o, false, false));
+	return temp;
+}

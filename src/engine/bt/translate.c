@@ -137,13 +137,7 @@ static void translate_insn(struct tr *t)
 		tr_interp(t, true);
 		return;
 	}
-	if (row.kind != K_AUTO) {
-		tr_flow(t, row);
-	} else {
-		u32 needs = bt_native_needs(t->in);
-		if (needs == ~0u || (t->mode & needs) != needs || !tr_copy(t))
-			tr_interp(t, false);
-	}
+	tr_emit(t, row);
 }
 
 static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
@@ -152,6 +146,11 @@ static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
 	v->maps[v->nmaps++] =
 		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags, .r11 = t->r11_in};
 	t->b->ninsns++;
+}
+
+void tr_mark(struct tr *t, u8 flag)
+{
+	t->v->maps[t->v->nmaps - 1].flags |= flag;
 }
 
 /* The block stops here without a jump. When an STI's shadow has just ended, C must look for interrupts before going on. */
@@ -270,9 +269,7 @@ static void emit_exits(struct tr *t)
 static void publish(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
-	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
-	b->hash_next = v->hash[h];
-	v->hash[h] = bi;
+	bt_block_enter(v, bi);
 	struct bt_vframe *f = &v->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
@@ -399,6 +396,13 @@ static bool still_marked(const struct bt_vcpu *v, const struct span *s)
 	return (v->frames[s->gpfn[0]].lines & s->lines[0]) == s->lines[0] && (v->frames[s->gpfn[1]].lines & s->lines[1]) == s->lines[1];
 }
 
+/* For people, and for tools/perf-map.py. */
+static void trace_block(struct bt_vcpu *v, const struct bt_block *b)
+{
+	v->env.trace(v, TRACE_BLOCK, b->gva, b->gpfn << PAGE_SHIFT | PAGE_OFFSET(b->gva), b->bytes, 0);
+	v->env.trace(v, TRACE_BLOCK_HOST, b->gva, (u64)v->cache_rx + b->checked, b->end - b->checked, 0);
+}
+
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
 struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode)
 {
@@ -432,7 +436,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			publish(v, (u32)(b - v->blocks));
 			if (unlikely(v->cpu.traced))
-				v->env.trace(v, TRACE_BLOCK, gva, gpfn << 12 | start, b->bytes, b->end - b->checked);
+				trace_block(v, b);
 			return b;
 		}
 		v->cache_used = used;

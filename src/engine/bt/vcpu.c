@@ -129,6 +129,13 @@ static bool can_interrupt(const struct bt_vcpu *v)
 	return (v->cpu.rflags & FL_IF) && !v->cpu.irq_shadow;
 }
 
+/* For a debugger who steps a halted CPU the step is the way into the handler, whose first instruction is still to come. */
+static void wake(struct bt_vcpu *v)
+{
+	v->stepped |= v->halted;
+	v->halted = false;
+}
+
 /* Deliver what may be delivered now. */
 static void events(struct bt_vcpu *v)
 {
@@ -136,7 +143,7 @@ static void events(struct bt_vcpu *v)
 	if (c->nmi_pending && !c->nmi_blocked && !c->irq_shadow) {
 		c->nmi_pending = false;
 		c->nmi_blocked = true;
-		v->halted = false;
+		wake(v);
 		x86_interrupt(c, VEC_NMI, INT_HARDWARE, false, 0);
 		return;
 	}
@@ -150,7 +157,7 @@ static void events(struct bt_vcpu *v)
 		__atomic_store_n(&v->irq_idle, 0, __ATOMIC_SEQ_CST);
 	if (vector < 0)
 		return;
-	v->halted = false;
+	wake(v);
 	v->st.irqs++;
 	if (x86_cpl(c) == 3)
 		bt_direct_sample(v);

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * System flags, and instructions that C carries out without saving vector state.
+ *
+ * Threading: the vCPU's thread.
+ */
+#include "engine/bt/tr.h"
+
+/* ---- flags */
+
+/* Clear the bit that `mask` leaves out, then add `set`, in the system flags in memory. */
+static void change_flag(struct tr *t, i32 mask, i32 set)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 60);
+	e_load32_fs(e, H_R11, FS(cpu.rflags));
+	e_pext_fs(e, false, H_R11, H_R11, mask);
+	e_pdep_fs(e, false, H_R11, H_R11, mask);
+	if (set)
+		e_lea(e, false, H_R11, H_R11, H_RSP, 0, set);
+	e_store32_fs(e, FS(cpu.rflags), H_R11);
+}
+
+void tr_insn_cli(struct tr *t, u32 arg)
+{
+	if (t->user)
+		tr_interp(t, true);
+	else
+		change_flag(t, FS(k_not_if), 0);
+}
+
+void tr_insn_sti(struct tr *t, u32 arg)
+{
+	/* The instruction behind STI runs before any interrupt; when it may reach into the next page, the interpreter's shadow takes care. */
+	if (t->user || PAGE_OFFSET(t->next) == 0 || PAGE_OFFSET(t->next) > PAGE_SIZE - 15) {
+		tr_interp(t, true);
+		return;
+	}
+	change_flag(t, FS(k_not_if), FL_IF);
+	t->poll_after_next = true;
+}
+
+static void change_ac(struct tr *t, bool set)
+{
+	if (t->user) {
+		tr_interp(t, true);
+		return;
+	}
+	change_flag(t, FS(k_not_ac), set ? FL_AC : 0);
+	enum bt_view view = set ? VIEW_SUPER_AC : VIEW_SUPER;
+	tr_guard(t, 40);
+	for (u32 w = 0; w < 2; w++) {
+		e_load_fs(&t->e, H_R11, FS(view) + (i32)(8 * (view * 2 + w)));
+		e_store_fs(&t->e, FS(super) + (i32)(8 * w), H_R11);
+	}
+}
+
+void tr_insn_clac(struct tr *t, u32 arg)
+{
+	change_ac(t, false);
+}
+
+void tr_insn_stac(struct tr *t, u32 arg)
+{
+	change_ac(t, true);
+}
+
+/* ---- C without saving vector state */
+
+static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
+{
+	e_mov_imm(&t->e, H_R10, (u32)op | arg << 8);
+	tr_to_event(t, EV_LIGHT, t->site);
+	t->end |= ends;
+	t->rsp_ok = false; /* rsp may be the destination */
+}
+
+static bool light_for_users(enum bt_light_op op)
+{
+	return op == LIGHT_PAUSE || op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP ||
+	       op == LIGHT_RDPID || op == LIGHT_CLD || op == LIGHT_STD || (op >= LIGHT_RDFSBASE && op <= LIGHT_WRGSBASE);
+}
+
+void tr_insn_light(struct tr *t, u32 op)
+{
+	if (t->user && !light_for_users(op)) {
+		tr_interp(t, true);
+		return;
+	}
+	switch (op) {
+	case LIGHT_SYSCALL:
+		light(t, op, 0, true);
+		break;
+	case LIGHT_SYSRET:
+	case LIGHT_IRET:
+		light(t, op, t->in->operand_width / 8, true);
+		break;
+	case LIGHT_CLD:
+	case LIGHT_STD:
+		if (((t->mode & MODE_DF) != 0) != (op == LIGHT_STD))
+			light(t, op, 0, true);
+		break;
+	case LIGHT_RDFSBASE:
+	case LIGHT_RDGSBASE:
+	case LIGHT_WRFSBASE:
+	case LIGHT_WRGSBASE:
+	case LIGHT_RDPID:
+		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in->operand_width == 64) << 4, false);
+		break;
+	case LIGHT_SWAPGS:
+		e_load_fs(&t->e, H_R10, FS(cpu.seg[SEG_GS].base));
+		e_load_fs(&t->e, H_R11, FS(cpu.msr.kernel_gs_base));
+		e_store_fs(&t->e, FS(cpu.seg[SEG_GS].base), H_R11);
+		e_store_fs(&t->e, FS(cpu.msr.kernel_gs_base), H_R10);
+		break;
+	case LIGHT_INVLPG:
+		tr_guard(t, 60);
+		tr_address(t, &t->op[0]);
+		e_store_fs(&t->e, FS(target), H_R10);
+		light(t, op, 0, false);
+		break;
+	default:
+		light(t, op, 0, false);
+		break;
+	}
+}
+
+static bool reg_class(const ZydisDecodedOperand *o, ZydisRegisterClass c)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == c;
+}
+
+void tr_insn_mov_special(struct tr *t, u32 arg)
+{
+	const ZydisDecodedOperand *d = &t->op[0], *s = &t->op[1];
+	if (reg_class(d, ZYDIS_REGCLASS_CONTROL) && !t->user && d->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_TO_CR, (u32)(d->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else if (reg_class(s, ZYDIS_REGCLASS_CONTROL) && !t->user && s->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
+	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !tr_is_mem(d)) {
+		light(t, LIGHT_MOV_FROM_SEG,
+		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4,
+		      false);
+	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !tr_is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
+		   d->reg.value != ZYDIS_REGISTER_CS) {
+		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else if (!tr_copy(t)) {
+		tr_interp(t, false);
+	}
+}
+
+static void string(struct tr *t)
+{
+	bool movs = t->in->mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSW ||
+		    t->in->mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
+	bool segment = (t->in->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) != 0;
+	if (segment || t->in->address_width != 64 || (t->mode & MODE_DF)) {
+		tr_interp(t, false);
+		return;
+	}
+	u32 size = 0;
+	for (u32 i = 0; i < t->in->operand_count; i++)
+		if (tr_is_mem(&t->op[i]))
+			size = t->op[i].size / 8;
+	bool rep = (t->in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+	light(t, LIGHT_STRING, size | rep << 4 | movs << 5, false);
+}
+
+/* MOVSD is also the scalar SSE move: the row is the string's, the encoding tells. */
+static bool is_string(const struct tr *t)
+{
+	return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP;
+}
+
+void tr_insn_string(struct tr *t, u32 arg)
+{
+	if (is_string(t))
+		string(t);
+	else
+		tr_insn_copy(t, arg);
+}
