@@ -22,6 +22,7 @@
 #define RTE_WRITABLE (0xff0000000001ffffull & ~(RTE_STATUS | RTE_REMOTE_IRR))
 
 #define IOAPIC_VERSION 0x20u
+enum { MODE_NMI = 4, MODE_INIT = 5 };
 enum { WINDOW_INDEX = 0x00, WINDOW_DATA = 0x10, WINDOW_EOI = 0x40 };
 enum { IOREG_ID, IOREG_VERSION, IOREG_ARB, IOREG_TABLE = 0x10 };
 
@@ -84,6 +85,20 @@ void ioapic_eoi(struct ioapic *io, u8 vector)
 		service_level(io, i);
 	}
 	pthread_mutex_unlock(&io->lock);
+}
+
+bool ioapic_may_send_nmi(struct ioapic *io)
+{
+	bool may = false;
+
+	pthread_mutex_lock(&io->lock);
+	for (u32 i = 0; i < IRQ_GSIS; i++) {
+		u32 mode = io->rte[i] >> 8 & 7;
+
+		may |= !(io->rte[i] & RTE_MASKED) && (mode == MODE_NMI || mode == MODE_INIT);
+	}
+	pthread_mutex_unlock(&io->lock);
+	return may;
 }
 
 static u32 read_register(const struct ioapic *io)

@@ -13,3 +13,4 @@ struct ioapic;
 
 void ioapic_set_line(struct ioapic *io, u32 gsi, bool level);
 void ioapic_eoi(struct ioapic *io, u8 vector);
+bool ioapic_may_send_nmi(struct ioapic *io); /* an unmasked input ends HLT whatever IF says: it sends NMI or INIT */

@@ -41,7 +41,7 @@ struct vcpu {
 	bool held;	/* a debugger lets only others run; changes while parked */
 	bool debug_hit; /* the engine has left for the debugger, who has not been told; atomic */
 	bool kicked;	/* EV_UNHALT came, and no HLT since */
-	bool hopeless;	/* went to sleep in a way that only INIT, SIPI or NMI can end; the main thread reads it while parked */
+	bool hopeless;	/* went to sleep in a way that only another CPU can end; the main thread reads it while parked */
 	u64 hinted_at;	/* host time since when an interrupt is on its way, 0: none is; atomic */
 	bool stood_still;
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
@@ -96,6 +96,7 @@ struct vm {
 	struct device_env env;
 	struct device *devices, **last_device;
 	struct lapic_set *lapic;
+	struct ioapic *ioapic;
 	struct pvclock *pvclock;
 
 	const struct engine_ops *ops;

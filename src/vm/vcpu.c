@@ -4,6 +4,7 @@
  *
  * Threading: this thread alone touches the CPU's state while the gate is open. Others leave event bits and wake it.
  */
+#include "hw/ioapic.h"
 #include "hw/pvclock.h"
 #include "vm/machine.h"
 
@@ -97,7 +98,7 @@ static bool has_reason_to_wake(const struct vcpu *v)
 
 static void sleep_until_event(struct vcpu *v)
 {
-	bool hopeless = !interrupts_on(v);
+	bool hopeless = !interrupts_on(v) && !ioapic_may_send_nmi(v->vm->ioapic);
 
 	v->sleeps++;
 	v->hopeless = hopeless;

@@ -120,9 +120,10 @@ static int create_machine(struct vm *vm, const struct vm_config *c, struct err *
 	if (r < 0)
 		return r;
 	vm->lapic = assembly_lookup(vm, "lapic");
+	vm->ioapic = assembly_lookup(vm, "ioapic");
 	vm->pvclock = assembly_lookup(vm, "pvclock");
-	if (!vm->lapic || !vm->pvclock)
-		return err_set(e, ENODEV, "this build lacks the local APIC or the paravirtual clock");
+	if (!vm->lapic || !vm->ioapic || !vm->pvclock)
+		return err_set(e, ENODEV, "this build lacks the local APIC, the I/O APIC or the paravirtual clock");
 	r = vcpu_start_all(vm, e);
 	if (r < 0)
 		return r;

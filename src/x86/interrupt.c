@@ -107,6 +107,18 @@ static bool long_stack(struct x86_cpu *c, const struct event *ev, const struct t
 	return true;
 }
 
+/* At once, and where that faults slot by slot from the top, as the CPU pushes them: CR2 is the first slot's that cannot be written. */
+static bool write_frame(struct x86_cpu *c, u64 sp, const u64 *frame, u32 len, u32 acc)
+{
+	if (likely(x86_write(c, sp, frame, len, acc)))
+		return true;
+	c->fault.pending = false;
+	for (u32 i = len / 8; i-- > 0;)
+		if (!x86_write(c, sp + i * 8, frame + i, 8, acc))
+			return false;
+	return true;
+}
+
 static bool long_frame(struct x86_cpu *c, const struct event *ev, const struct target *t, u64 *rsp)
 {
 	u64 frame[6] = {ev->error, c->rip, c->seg[SEG_CS].sel, c->rflags, c->gpr[R_RSP], c->seg[SEG_SS].sel};
@@ -117,7 +129,7 @@ static bool long_frame(struct x86_cpu *c, const struct event *ev, const struct t
 	if (!x86_canonical(sp) || !x86_canonical(sp + len - 1))
 		return x86_raise_err(c, VEC_SS, ev->ext);
 	*rsp = sp;
-	return x86_write(c, sp, frame + skip, len, t->cpl == 3 ? ACC_USER : 0);
+	return write_frame(c, sp, frame + skip, len, t->cpl == 3 ? ACC_USER : 0);
 }
 
 static bool deliver_long(struct x86_cpu *c, const struct event *ev)

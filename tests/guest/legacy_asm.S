@@ -38,8 +38,9 @@ saved_cr0:	.skip 8
 saved_cr3:	.skip 8
 saved_cr4:	.skip 8
 routine:	.skip 4
-resume_at:	.skip 4			/* where the trap handler goes on; 0: behind the instruction is not known, stop */
-resume_esp:	.skip 4
+	.globl legacy_resume_at, legacy_resume_esp
+legacy_resume_at:	.skip 4		/* where the trap handler goes on; 0: behind the instruction is not known, stop */
+legacy_resume_esp:	.skip 4
 	.globl legacy_mode_cr3, legacy_mode_cr4
 legacy_mode_cr3:	.skip 4		/* 0: without paging */
 legacy_mode_cr4:	.skip 4
@@ -144,7 +145,7 @@ legacy_back:				/* 32-bit ring 0 again, whatever happened */
 	ret
 
 	.code32
-/* 32-bit trap entry points: vectors 0 to 31 and 0x40; the handler records and goes on at resume_at with resume_esp */
+/* 32-bit trap entry points: vectors 0 to 31 and 0x40; the handler records and goes on at legacy_resume_at with legacy_resume_esp */
 	.globl legacy_trap_entries
 	.balign 16
 legacy_trap_entries:
@@ -178,14 +179,14 @@ trap32:
 	mov %eax, legacy_results + 4 * 62	/* esp, from an outer ring */
 	mov %esp, legacy_results + 4 * 63
 	pop %eax
-	mov resume_esp, %esp
+	mov legacy_resume_esp, %esp
 	push $SEL_FLAT
 	pop %ss
-	jmp *resume_at
+	jmp *legacy_resume_at
 
 #define RESUME(label)			\
-	movl $label, resume_at;		\
-	mov %esp, resume_esp
+	movl $label, legacy_resume_at;		\
+	mov %esp, legacy_resume_esp
 
 #define RESULT(n, reg)	mov reg, legacy_results + 4 * n
 

@@ -27,13 +27,17 @@ def numbered_functions():
 
 
 # Guests that need devices, and what their disk holds.
-DISK = {"virtio_garbage": bytes(1 << 20), "smc_dma": numbered_functions()}
+DISK = {"virtio_garbage": bytes(1 << 20), "msix": bytes(1 << 20), "smc_dma": numbered_functions()}
 
 # Guests whose user code engine direct has to execute directly, or the test says nothing about it.
-DIRECT = {"debug", "exceptions", "features", "flags_io", "halves", "paging_rights", "segments", "shared_lookups", "syscalls", "user_mode"}
+DIRECT = {"debug", "exceptions", "features", "flags_io", "gates", "halves", "paging_matrix", "paging_rights", "segments", "shared_lookups",
+          "smc_stores", "syscalls", "user_mode"}
 
 # Guests that are about several processors.
-CPUS = {"smp": 4}
+CPUS = {"smp": 4, "smp_x2apic": 4}
+
+# Guests that reset the machine and go on.
+REBOOTS = {"reset"}
 
 
 def status_of(value):
@@ -51,18 +55,19 @@ def disk_image(args, scratch):
 
 def guise_command(args, console, disk):
     devices = ["--disk", str(disk)] if disk else ["--net", "none"]
+    devices += [] if Path(args.guest).stem in REBOOTS else ["--no-reboot"]
     return [args.guise, "run", "--engine", args.engine, "--kernel", args.guest, "--memory", "128M", "--cpus", str(args.cpus),
-            "--exit-port", "0xf4", "--console", f"file={console}", "--no-reboot", "--timeout", str(args.timeout), "--stats",
+            "--exit-port", "0xf4", "--console", f"file={console}", "--timeout", str(args.timeout), "--stats",
             *devices]
 
 
 def qemu_command(args, console, disk):
-    devices = []
+    devices = [] if Path(args.guest).stem in REBOOTS else ["-no-reboot"]
     if disk:
-        devices = ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+        devices += ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
                    "-device", "virtio-rng-pci,disable-legacy=on"]
     return [args.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-m", "128", "-smp", str(args.cpus), "-nodefaults", "-display", "none",
-            "-no-reboot", "-serial", f"file:{console}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", *devices, "-kernel", args.guest]
+            "-serial", f"file:{console}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", *devices, "-kernel", args.guest]
 
 
 def run(command, limit):

@@ -3,145 +3,16 @@
  * Several processors: starting them (INIT, start-up IPI, real mode), interrupts between them, locked instructions, the order of loads and
  * stores, TLB shoot-down, code that one writes and others run, and one time for all.
  */
-#include "lib.h"
+#include "smp.h"
 
-#define MAX_CPUS 64
-#define TRAMPOLINE 0x8000u
 #define VEC_COUNT 0x60
 #define VEC_FLUSH 0x61
-#define VEC_WAKE 0x62
 
-#define DEST_OTHERS (3u << 18)
-#define MODE_NMI (4u << 8)
-#define MODE_INIT (5u << 8)
-#define MODE_STARTUP (6u << 8)
-#define ASSERT (1u << 14)
-
-extern const u8 smp_trampoline[], smp_trampoline_end[], smp_values[];
-u8 smp_stacks[MAX_CPUS + 1][16384] __attribute__((aligned(16)));
-void smp_started(u32 cpu);
-
-typedef void (*job_fn)(u32 cpu);
-static u32 ncpus;
-static u32 started[MAX_CPUS];
-static job_fn job;
-static u32 job_number[MAX_CPUS], jobs_done, party;
-
-static u64 load(const u64 *p)
-{
-	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
-}
-static u32 load32(const u32 *p)
-{
-	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
-}
-static void store(u64 *p, u64 v)
-{
-	__atomic_store_n(p, v, __ATOMIC_RELEASE);
-}
-static void store32(u32 *p, u32 v)
-{
-	__atomic_store_n(p, v, __ATOMIC_RELEASE);
-}
-static void pause(void)
-{
-	__asm__ volatile("pause");
-}
-static void wait_for(const u32 *p, u32 at_least)
-{
-	while (load32(p) < at_least)
-		pause();
-}
 static void serialize(void)
 {
 	u32 r[4];
 
 	cpuid(0, 0, r);
-}
-
-/* ---- starting ---- */
-
-static void send(u32 dest, u32 icr)
-{
-	apic_write(APIC_ICR2, dest << 24);
-	apic_write(APIC_ICR, icr);
-}
-
-static void delay(u64 ticks)
-{
-	for (u64 t = rdtsc(); rdtsc() - t < ticks;)
-		pause();
-}
-
-static void put_trampoline(void)
-{
-	const u32 values[4] = {(u32)read_cr4(), (u32)read_cr3(), (u32)rdmsr(0xc0000080) & ~0x400u, (u32)read_cr0()};
-
-	memcpy((void *)(u64)TRAMPOLINE, smp_trampoline, (u64)(smp_trampoline_end - smp_trampoline));
-	memcpy((u8 *)(u64)TRAMPOLINE + (smp_values - smp_trampoline), values, sizeof(values));
-}
-
-static void start(u32 cpu)
-{
-	u32 before = load32(&started[cpu]);
-
-	send(cpu, MODE_INIT | ASSERT);
-	delay(2000000);
-	send(cpu, MODE_STARTUP | TRAMPOLINE >> 12);
-	wait_for(&started[cpu], before + 1);
-}
-
-void smp_started(u32 cpu)
-{
-	const struct dtr gdtr = {sizeof(gdt) - 1, (u64)gdt}, idtr = {sizeof(idt) - 1, (u64)idt};
-	u32 number = load32(&job_number[cpu]);
-
-	__asm__ volatile("lgdt %0" ::"m"(gdtr));
-	__asm__ volatile("lidt %0" ::"m"(idtr));
-	apic_enable();
-	CHECK_EQ(apic_read(APIC_ID) >> 24, cpu);
-	__atomic_add_fetch(&started[cpu], 1, __ATOMIC_SEQ_CST);
-	for (;;) {
-		while (load32(&job_number[cpu]) == number)
-			__asm__ volatile("sti; hlt; cli" ::: "memory");
-		number++;
-		job(cpu);
-		__atomic_add_fetch(&jobs_done, 1, __ATOMIC_SEQ_CST);
-	}
-}
-
-/* On the first n processors; the others sleep, so that a host with fewer can keep those that wait for each other running. */
-static void on_cpus(u32 n, job_fn fn)
-{
-	party = n;
-	store32(&jobs_done, 0);
-	__atomic_store_n(&job, fn, __ATOMIC_RELEASE);
-	for (u32 c = 1; c < n; c++) {
-		__atomic_add_fetch(&job_number[c], 1, __ATOMIC_SEQ_CST);
-		send(c, VEC_WAKE);
-	}
-	fn(0);
-	wait_for(&jobs_done, n - 1);
-}
-
-static void on_all(job_fn fn)
-{
-	on_cpus(ncpus, fn);
-}
-
-/* Those of the party meet here, as often as they like. */
-static void meet(void)
-{
-	static u32 arrived, turn;
-	u32 mine = load32(&turn);
-
-	if (__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST) == party) {
-		store32(&arrived, 0);
-		store32(&turn, mine + 1);
-	} else {
-		while (load32(&turn) == mine)
-			pause();
-	}
 }
 
 /* ---- locked instructions ---- */
@@ -276,20 +147,9 @@ static void mark_time(u32 cpu)
 #define ROUNDS 100u
 static u32 got_ipi[MAX_CPUS], got_nmi[MAX_CPUS];
 
-static u32 self(void)
-{
-	return apic_read(APIC_ID) >> 24;
-}
-
 static bool on_ipi(struct trap_frame *f)
 {
 	__atomic_add_fetch(&got_ipi[self()], 1, __ATOMIC_SEQ_CST);
-	apic_write(APIC_EOI, 0);
-	return true;
-}
-
-static bool on_wake(struct trap_frame *f)
-{
 	apic_write(APIC_EOI, 0);
 	return true;
 }
@@ -507,32 +367,19 @@ static void nothing(u32 cpu)
 static void start_again(void)
 {
 	for (u32 c = 1; c < ncpus; c++)
-		start(c);
+		smp_start(c);
 	on_all(nothing);
-}
-
-static u32 count_cpus(void)
-{
-	u32 r[4];
-
-	cpuid(1, 0, r);
-	return r[1] >> 16 & 0xff;
 }
 
 void guest_main(void)
 {
-	ncpus = count_cpus();
-	if (ncpus < 2 || ncpus > MAX_CPUS)
-		guest_skip("needs 2 to 64 processors");
-	apic_enable();
-	put_trampoline();
+	smp_prepare(false);
 	trap_set_handler(VEC_COUNT, on_ipi);
 	trap_set_handler(VEC_FLUSH, on_flush);
 	trap_set_handler(NMI, on_nmi);
-	trap_set_handler(VEC_WAKE, on_wake);
 	paging_map((u64)window, numbered_page(0), P);
 	for (u32 c = 1; c < ncpus; c++)
-		start(c);
+		smp_start(c);
 	locked_instructions();
 	on_cpus(2, pass_messages);
 	on_cpus(2, store_and_look);
