@@ -175,6 +175,15 @@ static bool is_locked_cr0(const struct site *at)
 	return false;
 }
 
+/* VPERMQ and VPERMPD without the W that the manuals ask for: Zen 4 carries them out. */
+static bool is_permute_without_w(const struct site *at)
+{
+	for (u32 i = 0; i + 3 < at->len && i < 15; i++)
+		if (at->code[i] == 0xc4)
+			return (at->code[i + 1] & 0x1f) == 3 && (at->code[i + 2] & 0x87) == 5 && at->code[i + 3] <= 1;
+	return false;
+}
+
 /* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
 static bool stores_over_itself(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const struct site *at)
 {
@@ -283,7 +292,7 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
 	if (!decode_at(forms, at, &in, op)) {
-		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_cr0(at));
+		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_cr0(at) || is_permute_without_w(at));
 		return;
 	}
 	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
