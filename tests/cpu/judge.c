@@ -316,9 +316,10 @@ static bool goes_elsewhere(const ZydisDecodedInstruction *in)
 	case ZYDIS_CATEGORY_UNCOND_BR:
 	case ZYDIS_CATEGORY_CALL:
 	case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_STRINGOP:
 		return true;
 	default:
-		return in->meta.category == ZYDIS_CATEGORY_STRINGOP;
+		return false;
 	}
 }
 

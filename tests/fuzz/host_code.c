@@ -117,9 +117,10 @@ static const char *writes_are_wrong(const struct insn *i)
 
 /* ---- where jumps go */
 
-static bool is_entry_of_engine(const struct bt_vcpu *v, u32 to)
+/* Among the trampolines: what lies before the first block. */
+static bool is_in_engine(const struct bt_vcpu *v, u32 to)
 {
-	return to >= BT_CACHE_SIZE ? false : to < v->cache_start;
+	return to < v->cache_start;
 }
 
 static const char *target_is_wrong(const struct judge *j, const struct insn *i)
@@ -130,7 +131,7 @@ static const char *target_is_wrong(const struct judge *j, const struct insn *i)
 	if (!is_transfer(i) || o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || i->in.meta.category == ZYDIS_CATEGORY_RET)
 		return NULL;
 	to = i->at + i->in.length + (u32)o->imm.value.s;
-	return starts_at(j, to) || is_entry_of_engine(j->v, to) ? NULL : "a jump to where nothing starts";
+	return starts_at(j, to) || is_in_engine(j->v, to) ? NULL : "a jump to where nothing starts";
 }
 
 /* ---- memory */
