@@ -166,13 +166,22 @@ static bool ended_behind_decoding(const struct cpu_result *cpu)
 	return cpu->vector != VEC_UD && cpu->vector != VEC_GP;
 }
 
-/* Bytes after LOCK (F0h): MOV to or from CR0 is one of CR8 on AMD's CPUs, which do not announce it to guests (CPUID 80000001h ECX bit 4). */
-static bool is_locked_cr0(const struct site *at)
+/* The opcode behind 0Fh where LOCK (F0h) is among the prefixes, and the ModRM byte behind that. */
+static const u8 *locked_0f(const struct site *at)
 {
 	for (u32 i = 0; i + 2 < at->len && i < 15; i++)
 		if (at->code[i] == 0x0f)
-			return (at->code[i + 1] & 0xfd) == 0x20 && memchr(at->code, 0xf0, i);
-	return false;
+			return memchr(at->code, 0xf0, i) ? at->code + i + 1 : NULL;
+	return NULL;
+}
+
+/* What AMD's CPUs carry out with LOCK although the manuals refuse it: MOV to or from CR0 is one of CR8, which CPUID does not announce to guests
+ * (80000001h ECX bit 4); VERW (0F 00 /5) is VERW. */
+static bool is_locked_but_carried_out(const struct site *at)
+{
+	const u8 *op = locked_0f(at);
+
+	return op && ((op[0] & 0xfd) == 0x20 || (op[0] == 0 && (op[1] >> 3 & 7) == 5));
 }
 
 /* VPERMQ and VPERMPD without the W that the manuals ask for: Zen 4 carries them out. */
@@ -292,7 +301,7 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
 	if (!decode_at(forms, at, &in, op)) {
-		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_cr0(at) || is_permute_without_w(at));
+		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_but_carried_out(at) || is_permute_without_w(at));
 		return;
 	}
 	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
