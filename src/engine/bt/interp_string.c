@@ -3,7 +3,7 @@
  * String instructions with and without REP, in both directions.
  *
  * A repetition runs in chunks, so that interrupts are seen in between: rip then still points at the instruction and rCX holds what is left.
- * Forward MOVS and STOS over plain RAM go page by page.
+ * MOVS and STOS over plain RAM go page by page.
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/interp_private.h"
@@ -126,67 +126,102 @@ static bool step_outs(struct interp *in, struct x86_cpu *c, const struct interp_
 	return true;
 }
 
-/* A run of bytes inside one page at seg:r, as a host address. *bytes shrinks to what fits. */
-static u8 *run_at(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u32 seg, u32 r, u32 kind, u32 *bytes)
-{
-	u64 off = index_of(c, i, r), left = interp_mask(i->asize * 8u) - off;
-	u32 acc = x86_acc(c, kind == TLB_WRITE ? ACC_WRITE : ACC_READ);
-	gva_t lin;
+/* A run of elements inside one page, in the direction that DF tells. */
+struct run {
+	u32 seg, reg, kind; /* TLB_READ or TLB_WRITE */
+	u8 *host;	    /* of its lowest byte */
+};
 
-	if (left < *bytes)
-		*bytes = (u32)left;
-	if (!*bytes || !interp_linear(c, seg, off, 1, acc, &lin)) {
-		c->fault.pending = false;
-		return NULL;
-	}
-	if (PAGE_SIZE - PAGE_OFFSET(lin) < *bytes)
-		*bytes = (u32)(PAGE_SIZE - PAGE_OFFSET(lin));
-	*bytes -= *bytes % i->row->arg;
-	if (!*bytes || !interp_linear(c, seg, off, *bytes, acc, &lin)) {
-		c->fault.pending = false;
-		return NULL;
-	}
-	return interp_host(in, c, lin, *bytes, kind);
+static bool backward(const struct x86_cpu *c)
+{
+	return c->rflags & FL_DF;
 }
 
-static bool bulk_allowed(const struct x86_cpu *c)
+/* The offset of a run's lowest byte. */
+static u64 run_offset(const struct x86_cpu *c, const struct interp_insn *i, const struct run *r, u32 bytes)
 {
-	return !(c->rflags & (FL_DF | FL_AC));
+	return index_of(c, i, r->reg) - (backward(c) ? bytes - i->row->arg : 0);
+}
+
+/* How many of the bytes, in whole elements, lie neither in another page nor beyond the ends of the offsets. 0: none, or their address is refused. */
+static u32 run_length(struct x86_cpu *c, const struct interp_insn *i, const struct run *r, u32 bytes)
+{
+	u32 size = i->row->arg, acc = x86_acc(c, r->kind == TLB_WRITE ? ACC_WRITE : ACC_READ);
+	u64 off = index_of(c, i, r->reg), above = interp_mask(i->asize * 8u) - off, in_page;
+	gva_t lin;
+
+	if (above < size || !interp_linear(c, r->seg, off, size, acc, &lin))
+		return 0;
+	in_page = PAGE_SIZE - PAGE_OFFSET(lin);
+	if (in_page < size)
+		return 0;
+	if (backward(c)) {
+		in_page = PAGE_OFFSET(lin) + size;
+		above = off + size;
+	}
+	if (above < in_page)
+		in_page = above;
+	if (in_page < bytes)
+		bytes = (u32)in_page;
+	return bytes - bytes % size;
+}
+
+static bool find_run(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct run *r, u32 bytes)
+{
+	u32 acc = x86_acc(c, r->kind == TLB_WRITE ? ACC_WRITE : ACC_READ);
+	gva_t lin;
+
+	if (!interp_linear(c, r->seg, run_offset(c, i, r, bytes), bytes, acc, &lin))
+		return false;
+	r->host = interp_host(in, c, lin, bytes, r->kind);
+	return r->host;
+}
+
+/* Finds n runs of the same length, in bytes; 0: one element must go by itself. */
+static u32 find_runs(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, struct run *r, u32 n, u64 elements)
+{
+	u32 bytes = elements > CHUNK_BYTES / i->row->arg ? CHUNK_BYTES : (u32)elements * i->row->arg;
+	bool found = !(c->rflags & FL_AC);
+
+	for (u32 k = 0; k < n && found; k++)
+		found = (bytes = run_length(c, i, &r[k], bytes)) != 0;
+	for (u32 k = 0; k < n && found; k++)
+		found = find_run(in, c, i, &r[k], bytes);
+	c->fault.pending = false;
+	return found ? bytes : 0;
+}
+
+/* Elements that are read after they were written repeat a pattern. */
+static bool repeats_pattern(const struct x86_cpu *c, const u8 *to, const u8 *from, u32 bytes)
+{
+	return backward(c) ? to < from && from < to + bytes : to > from && to < from + bytes;
 }
 
 static u64 bulk_movs(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 n)
 {
-	u32 size = i->row->arg;
-	u32 bytes = n > CHUNK_BYTES / size ? CHUNK_BYTES : (u32)n * size;
-	const u8 *src;
-	u8 *dst;
+	struct run r[2] = {{.seg = i->ea.seg, .reg = R_RSI, .kind = TLB_READ}, {.seg = SEG_ES, .reg = R_RDI, .kind = TLB_WRITE}};
+	u32 bytes = find_runs(in, c, i, r, 2, n);
 
-	if (!bulk_allowed(c) || !(src = run_at(in, c, i, i->ea.seg, R_RSI, TLB_READ, &bytes)) ||
-	    !(dst = run_at(in, c, i, SEG_ES, R_RDI, TLB_WRITE, &bytes)))
+	if (!bytes || repeats_pattern(c, r[1].host, r[0].host, bytes))
 		return 0;
-	/* A destination just above the source repeats a pattern: element by element. */
-	if (dst > src && dst < src + bytes)
-		return 0;
-	memmove(dst, src, bytes);
-	advance(c, i, R_RSI, bytes / size);
-	advance(c, i, R_RDI, bytes / size);
-	return bytes / size;
+	memmove(r[1].host, r[0].host, bytes);
+	advance(c, i, R_RSI, bytes / i->row->arg);
+	advance(c, i, R_RDI, bytes / i->row->arg);
+	return bytes / i->row->arg;
 }
 
 static u64 bulk_stos(struct interp *in, struct x86_cpu *c, const struct interp_insn *i, u64 n)
 {
-	u32 size = i->row->arg;
-	u32 bytes = n > CHUNK_BYTES / size ? CHUNK_BYTES : (u32)n * size;
-	u64 v = c->gpr[R_RAX];
-	u8 *dst;
+	struct run r = {.seg = SEG_ES, .reg = R_RDI, .kind = TLB_WRITE};
+	u32 size = i->row->arg, bytes = find_runs(in, c, i, &r, 1, n);
 
-	if (!bulk_allowed(c) || !(dst = run_at(in, c, i, SEG_ES, R_RDI, TLB_WRITE, &bytes)))
+	if (!bytes)
 		return 0;
 	if (size == 1)
-		memset(dst, (u8)v, bytes);
+		memset(r.host, (u8)c->gpr[R_RAX], bytes);
 	else
 		for (u32 k = 0; k < bytes; k += size)
-			memcpy(dst + k, &v, size);
+			memcpy(r.host + k, &c->gpr[R_RAX], size);
 	advance(c, i, R_RDI, bytes / size);
 	return bytes / size;
 }
