@@ -56,20 +56,23 @@ static void periodic(void)
 	CHECK(!wait_until(&irq_count[VEC], 2, 3000000)); /* one may have been on its way */
 }
 
-/* Timer ticks in a million TSC ticks, whatever the host takes away meanwhile. */
+/* Timer ticks in a million TSC ticks. Anew where the host took time away between the two clocks. */
 static u64 tick_rate(u32 divide)
 {
-	u64 start, ticks, tsc;
+	u64 before, start, end, ticks, after;
 
 	apic_write(APIC_TDCR, divide);
-	apic_write(APIC_TMICT, 0xffffffff);
-	start = rdtsc();
-	while (rdtsc() - start < 2000000)
-		;
-	ticks = 0xffffffff - apic_read(APIC_TMCCT);
-	tsc = rdtsc() - start;
-	apic_write(APIC_TMICT, 0);
-	return ticks * 1000000 / tsc;
+	do {
+		before = rdtsc();
+		apic_write(APIC_TMICT, 0xffffffff);
+		start = rdtsc();
+		while ((end = rdtsc()) - start < 2000000)
+			;
+		ticks = 0xffffffff - apic_read(APIC_TMCCT);
+		after = rdtsc();
+		apic_write(APIC_TMICT, 0);
+	} while (after - before > 2 * (end - start));
+	return ticks * 1000000 / (end - start);
 }
 
 static void divider(void)
