@@ -111,13 +111,30 @@ static void add_index(struct gen *g, struct gen_field *f)
 	g->value[index] = g->c->gpr[index] = index_value(g);
 }
 
+/* The same two registers, added up otherwise. */
+static void add_twin(struct fields *c)
+{
+	struct gen *g = c->g;
+	struct gen_field twin = c->field[c->n - 1];
+
+	if (twin.index < 0 || c->n >= FIELDS - 1)
+		return;
+	if (prng_chance(&g->rnd, 50) && twin.base != R_SP) {
+		twin.base = c->field[c->n - 1].index;
+		twin.index = c->field[c->n - 1].base;
+	}
+	twin.scale = prng_below(&g->rnd, 4);
+	twin.low = g->value[twin.base] + index_part(g, &twin) - prng_below(&g->rnd, twin.span);
+	c->field[c->n++] = twin;
+}
+
 static void choose_fields(struct fields *c)
 {
 	static const u8 often[] = {R_SP, R_SP, R_SP, R_BP, R_BP, 10, 11, 12, 13, 14, 15, R_CX, R_CX, 3, 6, 7, 7};
 	struct gen *g = c->g;
 	u32 want = 1 + prng_below(&g->rnd, 3);
 
-	for (u32 i = 0; i < want; i++) {
+	for (u32 i = 0; i < want && c->n < FIELDS - 1; i++) {
 		u32 base = prng_chance(&g->rnd, 80) ? often[prng_below(&g->rnd, ARRAY_SIZE(often))] : prng_below(&g->rnd, 16);
 
 		if (g->bases >> base & 1)
@@ -130,6 +147,8 @@ static void choose_fields(struct fields *c)
 			add_index(g, &c->field[c->n]);
 		g->value[base] = g->c->gpr[base] = base_value(g, &c->field[c->n]);
 		c->n++;
+		if (prng_chance(&g->rnd, 40))
+			add_twin(c);
 	}
 	if (prng_chance(&g->rnd, 35)) {
 		c->field[c->n++] = make_field(g, -1);
