@@ -12,9 +12,11 @@
 #include "forms.h"
 #include "prng.h"
 
-/* Where memory operands go while it is set: around one base register. */
+/* Where memory operands go while it is set: around one base register, or the sum of two. */
 struct gen_field {
-	int base; /* -1: rip */
+	int base;  /* -1: rip */
+	int index; /* -1: none */
+	u32 scale; /* its logarithm */
 	u64 low;
 	u32 span;
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Cases of class `fields`: what compiled code does with structures and stack frames. One to three registers (and rip) are bases; accesses of all
- * sizes go to the surroundings of each, which lie inside a page, end with it, or cross into another one that may be read-only or absent. In
+ * Cases of class `fields`: what compiled code does with structures, arrays and stack frames. One to three registers (and rip) are bases, some with an
+ * index; accesses of all sizes go to the surroundings of each, which lie inside a page, end with it, or cross into another one that may be read-only or absent. In
  * between bases move by constants, are copied, change in ways nobody can follow; there are pushes and pops, jumps not always taken, divisions.
  * See gen.h.
  */
@@ -57,7 +57,7 @@ static u64 window(struct gen *g, u32 span)
 static struct gen_field make_field(struct gen *g, int base)
 {
 	static const u16 spans[] = {64, 64, 128, 200, 256, 448, 512, 512, 513, 576, 1024};
-	struct gen_field f = {.base = base, .span = spans[prng_below(&g->rnd, ARRAY_SIZE(spans))]};
+	struct gen_field f = {.base = base, .index = -1, .span = spans[prng_below(&g->rnd, ARRAY_SIZE(spans))]};
 
 	f.low = window(g, f.span);
 	return f;
@@ -79,12 +79,53 @@ u64 gen_field_target(struct gen *g, u32 size)
 	return at;
 }
 
+static u64 index_part(const struct gen *g, const struct gen_field *f)
+{
+	return f->index < 0 ? 0 : g->value[f->index] << f->scale;
+}
+
+static u64 index_value(struct gen *g)
+{
+	u32 kind = prng_below(&g->rnd, 100);
+
+	return kind < 60 ? prng_below(&g->rnd, 256) : kind < 85 ? -1ull - prng_below(&g->rnd, 256) : prng_next(&g->rnd) >> 24;
+}
+
 /* A start value from which a byte reaches most of the field, as a rule. */
 static u64 base_value(struct gen *g, const struct gen_field *f)
 {
-	u64 v = f->low + prng_below(&g->rnd, f->span) - (prng_chance(&g->rnd, 15) ? prng_below(&g->rnd, 0x3000) : 0);
+	u64 v = f->low - index_part(g, f) + prng_below(&g->rnd, f->span) - (prng_chance(&g->rnd, 15) ? prng_below(&g->rnd, 0x3000) : 0);
 
 	return f->base == R_SP && prng_chance(&g->rnd, 85) ? v & ~7ull : v;
+}
+
+static void add_index(struct gen *g, struct gen_field *f)
+{
+	u32 index = prng_below(&g->rnd, 16);
+
+	if (index == R_SP || (g->bases >> index & 1))
+		return;
+	f->index = (int)index;
+	f->scale = prng_below(&g->rnd, 4);
+	g->bases |= 1u << index;
+	g->value[index] = g->c->gpr[index] = index_value(g);
+}
+
+/* The same two registers, added up otherwise. */
+static void add_twin(struct fields *c)
+{
+	struct gen *g = c->g;
+	struct gen_field twin = c->field[c->n - 1];
+
+	if (twin.index < 0 || c->n >= FIELDS - 1)
+		return;
+	if (prng_chance(&g->rnd, 50) && twin.base != R_SP) {
+		twin.base = c->field[c->n - 1].index;
+		twin.index = c->field[c->n - 1].base;
+	}
+	twin.scale = prng_below(&g->rnd, 4);
+	twin.low = g->value[twin.base] + index_part(g, &twin) - prng_below(&g->rnd, twin.span);
+	c->field[c->n++] = twin;
 }
 
 static void choose_fields(struct fields *c)
@@ -93,7 +134,7 @@ static void choose_fields(struct fields *c)
 	struct gen *g = c->g;
 	u32 want = 1 + prng_below(&g->rnd, 3);
 
-	for (u32 i = 0; i < want; i++) {
+	for (u32 i = 0; i < want && c->n < FIELDS - 1; i++) {
 		u32 base = prng_chance(&g->rnd, 80) ? often[prng_below(&g->rnd, ARRAY_SIZE(often))] : prng_below(&g->rnd, 16);
 
 		if (g->bases >> base & 1)
@@ -102,8 +143,12 @@ static void choose_fields(struct fields *c)
 		c->field[c->n] = make_field(g, (int)base);
 		if (c->n && prng_chance(&g->rnd, 25)) /* two registers, one place */
 			c->field[c->n].low = c->field[c->n - 1].low;
+		if (prng_chance(&g->rnd, 40))
+			add_index(g, &c->field[c->n]);
 		g->value[base] = g->c->gpr[base] = base_value(g, &c->field[c->n]);
 		c->n++;
+		if (prng_chance(&g->rnd, 40))
+			add_twin(c);
 	}
 	if (prng_chance(&g->rnd, 35)) {
 		c->field[c->n++] = make_field(g, -1);
@@ -182,6 +227,8 @@ static u32 any_base(struct fields *c)
 {
 	const struct gen_field *f = &c->field[prng_below(&c->g->rnd, c->n)];
 
+	if (f->index >= 0 && prng_chance(&c->g->rnd, 35))
+		return (u32)f->index;
 	return f->base < 0 ? NO_BASE : (u32)f->base;
 }
 
@@ -278,6 +325,34 @@ static void change_unknowably(struct gen *g, u32 base)
 	}
 }
 
+/* ADD to, index behind MOV to, base; or one LEA. What that added to the base. */
+static u64 emit_sum(struct gen *g, u32 to, const struct gen_field *f)
+{
+	const u8 lea_sum[5] = {(u8)(0x48 | (to >> 3) << 2 | (u32)(f->index >> 3) << 1 | (u32)f->base >> 3), 0x8d,
+			       (u8)(0x44 | (to & 7) << 3), (u8)(f->scale << 6 | (u32)(f->index & 7) << 3 | (u32)(f->base & 7)), 0x10};
+
+	if (f->scale || prng_chance(&g->rnd, 50)) {
+		gen_emit(g, lea_sum, sizeof(lea_sum));
+		return index_part(g, f) + 0x10;
+	}
+	copy(g, to, (u32)f->base);
+	op_registers(g, true, 0x01, (u32)f->index, to);
+	return index_part(g, f);
+}
+
+/* What the index adds goes into the base's successor. */
+static void add_up(struct gen *g, u32 to, struct gen_field *f)
+{
+	bool known = is_known(g, (u32)f->base) && is_known(g, (u32)f->index);
+	u64 base = g->value[f->base];
+
+	g->value[to] = base + emit_sum(g, to, f);
+	g->known = known ? g->known | 1u << to : g->known & ~(1u << to);
+	g->bases |= 1u << to;
+	f->base = (int)to;
+	f->index = -1;
+}
+
 /* Some other register takes over: what follows uses it for the base of that field. */
 static void hand_over(struct fields *c)
 {
@@ -285,8 +360,12 @@ static void hand_over(struct fields *c)
 	struct gen_field *f = &c->field[prng_below(&g->rnd, c->n)];
 	u32 to = prng_below(&g->rnd, 16);
 
-	if (f->base < 0 || (g->bases >> to & 1))
+	if (f->base < 0 || (g->bases >> to & 1) || __builtin_popcount(g->bases) > 10)
 		return;
+	if (f->index >= 0 && prng_chance(&g->rnd, 60)) {
+		add_up(g, to, f);
+		return;
+	}
 	if (prng_chance(&g->rnd, 50))
 		copy(g, to, (u32)f->base);
 	else
@@ -363,7 +442,7 @@ static void plain_move(struct gen *g, const struct gen_field *f)
 {
 	static const u8 sizes[] = {8, 8, 8, 4, 4, 2, 1};
 	u32 size = sizes[prng_below(&g->rnd, ARRAY_SIZE(sizes))], base = (u32)f->base, reg = prng_below(&g->rnd, 16), n = 0;
-	i32 disp = (i32)(gen_field_target(g, size) - g->value[base]);
+	i32 disp = (i32)(gen_field_target(g, size) - g->value[base] - index_part(g, f));
 	bool small = disp == (i8)disp;
 	u8 b[12];
 
@@ -371,15 +450,17 @@ static void plain_move(struct gen *g, const struct gen_field *f)
 		reg = prng_below(&g->rnd, 16);
 	if (size == 2)
 		b[n++] = 0x66;
-	b[n++] = (u8)(0x40 | (size == 8) << 3 | (reg >> 3) << 2 | base >> 3);
+	b[n++] = (u8)(0x40 | (size == 8) << 3 | (reg >> 3) << 2 | (f->index >= 8) << 1 | base >> 3);
 	if (prng_chance(&g->rnd, 50)) {
 		b[n++] = (u8)(0x88 | (size != 1));
 	} else {
 		b[n++] = (u8)(0x8a | (size != 1));
 		g->known &= ~(1u << reg);
 	}
-	b[n++] = (u8)((small ? 0x40 : 0x80) | (reg & 7) << 3 | (base & 7));
-	if ((base & 7) == 4)
+	b[n++] = (u8)((small ? 0x40 : 0x80) | (reg & 7) << 3 | (f->index < 0 ? base & 7 : 4));
+	if (f->index >= 0)
+		b[n++] = (u8)(f->scale << 6 | (u32)(f->index & 7) << 3 | (base & 7));
+	else if ((base & 7) == 4)
 		b[n++] = 0x24;
 	memcpy(b + n, &disp, 4);
 	gen_emit(g, b, n + (small ? 1 : 4));
@@ -389,7 +470,9 @@ static void repoint(struct fields *c, const struct gen_field *f)
 {
 	struct gen *g = c->g;
 
-	if (f->base >= 0 && (!is_known(g, (u32)f->base) || g->value[f->base] - f->low + 0x8000 > 0x10000))
+	if (f->index >= 0 && !is_known(g, (u32)f->index))
+		gen_mov_imm(g, (u32)f->index, index_value(g));
+	if (f->base >= 0 && (!is_known(g, (u32)f->base) || g->value[f->base] + index_part(g, f) - f->low + 0x8000 > 0x10000))
 		gen_mov_imm(g, (u32)f->base, base_value(g, f));
 }
 

@@ -145,18 +145,19 @@ static void random_immediate(struct gen *g, u8 *out, u32 n)
 		out[0] = edges[prng_below(&g->rnd, ARRAY_SIZE(edges))];
 }
 
-/* The field's base, with displacements of all sizes. EVEX scales a byte: never that. */
+/* The field's base and index, with displacements of all sizes. EVEX scales a byte: never that. */
 static void draft_field(struct gen *g, struct draft *d, u8 reg)
 {
-	u8 rm = g->field->base < 0 ? 5 : (u8)(g->field->base & 7);
+	bool indexed = g->field->index >= 0;
+	u8 base = (u8)(g->field->base & 7), rm = g->field->base < 0 ? 5 : indexed ? 4 : base;
 	bool small = g->field->base >= 0 && d->fm->encoding != ENC_EVEX && prng_chance(&g->rnd, 45);
-	bool none = small && rm != 5 && prng_chance(&g->rnd, 20);
+	bool none = small && base != 5 && prng_chance(&g->rnd, 20);
 
 	d->rip_relative = g->field->base < 0;
 	d->disp_size = none ? 0 : small ? 1 : 4;
 	d->bytes[d->len++] = (u8)((none || d->rip_relative ? 0 : small ? 0x40 : 0x80) | reg << 3 | rm);
 	if (rm == 4)
-		d->bytes[d->len++] = 0x24;
+		d->bytes[d->len++] = (u8)(indexed ? g->field->scale << 6 | (u32)(g->field->index & 7) << 3 | base : 0x24);
 	d->disp_at = none ? 0 : d->len;
 	random_immediate(g, d->bytes + d->len, 8);
 	d->len += d->disp_size;
@@ -227,7 +228,7 @@ static struct form_fill random_fill(struct gen *g, const struct form *fm, const 
 		f.v2 = prng_chance(r, 30);
 	}
 	if (g->field && fm->mem) {
-		f.x = 0;
+		f.x = g->field->index >= 0 ? (u8)(g->field->index >> 3) : 0;
 		f.b = g->field->base >= 0 ? (u8)(g->field->base >> 3) : f.b;
 	}
 	f.vvvv = (u8)(prng_chance(r, 60) ? prng_below(r, g->c->bits == 64 ? 16 : 8) : 0);

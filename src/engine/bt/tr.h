@@ -171,11 +171,12 @@ struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write
 void tr_modrm(struct tr *t, u32 reg, struct tr_place p, bool evex); /* ModRM, SIB and displacement */
 void tr_load(struct tr *t, u32 reg, struct tr_place p);		    /* 64 bits */
 void tr_store(struct tr *t, struct tr_place p, u32 reg);
-void tr_place_address(struct tr *t, u32 dst, struct tr_place p);      /* dst = host address */
-void tr_load_delta(struct tr *t, bool write);			      /* rcx = delta, or 0, of the page whose number is in rcx */
-void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);   /* jrcxz to a miss at address + plus */
-void tr_jump_careful(struct tr *t);				      /* jrcxz to this instruction in a careful block */
-bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m); /* the address is a base register, or rip, plus a constant */
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p);	 /* dst = host address */
+void tr_load_delta(struct tr *t, bool write);				 /* rcx = delta, or 0, of the page whose number is in rcx */
+void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);	 /* jrcxz to a miss at address + plus */
+void tr_jump_careful(struct tr *t);					 /* jrcxz to this instruction in a careful block */
+bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m);	 /* the address is a base register, or rip, plus a constant */
+bool tr_plain_address(const struct tr *t, const ZydisDecodedOperand *m); /* the same, or with an index register besides */
 /* The 64-bit value of an operand into a host register; memory operands through a look-up. */
 u32 tr_fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp);
 
@@ -205,6 +206,7 @@ bool tr_names_special(const struct tr *t); /* a segment, control or debug regist
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
+struct tr_place tr_share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write); /* of an operand with an index register */
 void tr_forget_delta(struct tr *t);	  /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
 void tr_between(struct tr *t, bool poll); /* before an instruction, or the poll in front of it: what must be put straight */
 void tr_settle_rsp(struct tr *t);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Shared look-ups. Within a block many accesses go to addresses that are one value plus constants: fields of a structure, slots of the stack, what a
- * function saves and restores, variables near rip. They lie in one page nearly always: the first of them checks that for the whole range, and the
+ * function saves and restores, variables near rip, an element that is read and then written. They lie in one page nearly always: the first of them checks that for the whole range, and the
  * others use its delta, which stays in rcx or, when rcx is wanted otherwise, waits in memory (bt_vcpu.shared). tr_plan.c decides which go together.
  *
  * Three things can be other than hoped for; each goes on at the same instruction in a *careful* block, which shares nothing:
@@ -62,36 +62,53 @@ static u32 read_base(struct tr *t, int base)
 	return T_ADDR;
 }
 
+static void begin_first(struct tr *t, struct tr_group *g)
+{
+	tr_mark(t, INSN_FIRST);
+	tr_guard(t, 110);
+	tr_forget_delta(t); /* of the operand that is pushed */
+	g->looked = true;
+}
+
+/* The range around an address, which is host register h plus disp: checked and looked up. */
+static void look_around(struct tr *t, const struct tr_group *g, u32 h, i64 disp, i64 at, bool write)
+{
+	i64 from_low = at - g->low;
+	u32 low = disp == from_low ? h : (u32)T_ADDR;
+	if (disp != from_low)
+		e_lea(&t->e, true, low, h, H_RSP, 0, (i32)(disp - from_low));
+	check_range(t, g, low);
+	look(t, g, low, from_low, write);
+}
+
 static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i64 disp, i64 at, bool write)
 {
 	struct emit *e = &t->e;
-	tr_mark(t, INSN_FIRST);
-	tr_guard(t, 90);
-	tr_forget_delta(t); /* of the operand that is pushed */
-	g->looked = true;
+	begin_first(t, g);
 	if (base < 0) {
 		e_mov_imm(e, T_ADDR, PAGE_BASE((u64)at));
 		look(t, g, T_ADDR, (i64)PAGE_OFFSET((u64)at), write);
 		e_lea(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
 	}
-	i64 from_low = at - g->low;
 	u32 h = read_base(t, base);
-	u32 low = disp == from_low ? h : (u32)T_ADDR;
-	if (disp != from_low)
-		e_lea(e, true, low, h, H_RSP, 0, (i32)(disp - from_low));
-	check_range(t, g, low);
-	look(t, g, low, from_low, write);
-	return h == T_ADDR ? (struct tr_place){T_ADDR, (i32)from_low} : (struct tr_place){(int)h, (i32)disp};
+	look_around(t, g, h, disp, at, write);
+	return h == T_ADDR ? (struct tr_place){T_ADDR, (i32)(at - g->low)} : (struct tr_place){(int)h, (i32)disp};
+}
+
+/* rcx = the group's delta. */
+static void have_delta(struct tr *t, u32 group)
+{
+	if (t->delta_in == group)
+		return;
+	tr_forget_delta(t);
+	e_load_fs(&t->e, H_RCX, slot_of(t, group));
 }
 
 static struct tr_place look_again(struct tr *t, u32 group, int base, i64 disp, i64 at)
 {
 	tr_guard(t, 30);
-	if (t->delta_in != group) {
-		tr_forget_delta(t);
-		e_load_fs(&t->e, H_RCX, slot_of(t, group));
-	}
+	have_delta(t, group);
 	if (base < 0)
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};
 	if (base == R_RSP)
@@ -99,15 +116,19 @@ static struct tr_place look_again(struct tr *t, u32 group, int base, i64 disp, i
 	return (struct tr_place){(int)read_base(t, base), (i32)disp};
 }
 
+static struct tr_place shared_now(struct tr *t, u32 group, struct tr_place p)
+{
+	tr_guard(t, 90); /* what is done with the place */
+	t->delta = t->delta_in = (u8)group;
+	return p;
+}
+
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write)
 {
 	u32 group = t->insn->group[use];
 	struct tr_group *g = &t->group[group];
 	i64 at = t->insn->at[use];
-	struct tr_place p = g->looked ? look_again(t, group, base, disp, at) : look_first(t, g, base, disp, at, write);
-	tr_guard(t, 90); /* what is done with the place */
-	t->delta = t->delta_in = (u8)group;
-	return p;
+	return shared_now(t, group, g->looked ? look_again(t, group, base, disp, at) : look_first(t, g, base, disp, at, write));
 }
 
 /* ---- between instructions */
@@ -131,6 +152,33 @@ static bool wanted_again(const struct tr *t, u32 group)
 void tr_forget_delta(struct tr *t)
 {
 	lose_delta(t, wanted_again(t, t->delta_in));
+}
+
+/* An index that lives in memory takes rcx from the delta, which this very access wants again. */
+static void sum_address(struct tr *t, const ZydisDecodedOperand *m, u32 group)
+{
+	if (tr_host((u32)tr_gpr(m->mem.index)) < 0)
+		lose_delta(t, t->delta_in == group || wanted_again(t, t->delta_in));
+	tr_effective(t, m, T_ADDR);
+	if (m->mem.base == ZYDIS_REGISTER_RSP && t->rsp_due)
+		e_lea(&t->e, true, T_ADDR, T_ADDR, H_RSP, 0, t->rsp_due);
+}
+
+struct tr_place tr_share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write)
+{
+	u32 group = t->insn->group[USE_OPERAND];
+	struct tr_group *g = &t->group[group];
+	i64 at = t->insn->at[USE_OPERAND];
+	if (g->looked) {
+		tr_guard(t, 50);
+		sum_address(t, m, group);
+		have_delta(t, group);
+		return shared_now(t, group, (struct tr_place){T_ADDR, 0});
+	}
+	begin_first(t, g);
+	sum_address(t, m, group);
+	look_around(t, g, T_ADDR, 0, at, write);
+	return shared_now(t, group, (struct tr_place){T_ADDR, (i32)(at - g->low)});
 }
 
 void tr_settle_rsp(struct tr *t)

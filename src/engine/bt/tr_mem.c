@@ -272,12 +272,18 @@ static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 si
 	       t->in->address_width == 64;
 }
 
-bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+bool tr_plain_address(const struct tr *t, const ZydisDecodedOperand *m)
 {
 	bool no_base = t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5;
 	bool register_or_rip = m->mem.base == ZYDIS_REGISTER_RIP || ZydisRegisterGetClass(m->mem.base) == ZYDIS_REGCLASS_GPR64;
-	return t->in->address_width == 64 && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
-	       m->mem.segment != ZYDIS_REGISTER_GS && register_or_rip && !no_base;
+	bool plain_index = m->mem.index == ZYDIS_REGISTER_NONE || ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_GPR64;
+	return t->in->address_width == 64 && plain_index && m->mem.segment != ZYDIS_REGISTER_FS && m->mem.segment != ZYDIS_REGISTER_GS &&
+	       register_or_rip && !no_base;
+}
+
+bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+{
+	return tr_plain_address(t, m) && m->mem.index == ZYDIS_REGISTER_NONE;
 }
 
 /* The host register of an operand that is nothing but a base register. */
@@ -298,7 +304,9 @@ struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write
 {
 	u32 size = m->size / 8;
 	if (tr_shared(t, USE_OPERAND))
-		return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), tr_displacement(m), write);
+		return tr_plain_base(t, m) ? tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base),
+						      tr_displacement(m), write)
+					   : tr_share_sum(t, m, write);
 	u32 check = aligned || size <= 1 || inside_page(t, m, size) ? 0 : ceil_log2(size);
 	if (check && plain_stack(t, m, size)) {
 		tr_stack_check(t);

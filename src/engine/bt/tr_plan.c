@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which accesses of a block share a look-up (tr_group.c), decided before anything is emitted. Values are followed through moves and sums: a register
- * is a root plus a constant, and anything else that is written to it makes a new root. Accesses around one root, close enough to lie in one page, form
- * a group.
+ * is a root plus a constant, and anything else that is written to it makes a new root. The sum of two roots, as in a[i], is a root too. Accesses around
+ * one root, close enough to lie in one page, form a group.
  *
  * A plan may be wrong about what is accessed (an instruction may be interpreted after all), never about values.
  *
@@ -12,6 +12,9 @@
 
 #define SPAN_MAX (BT_SHARE_LINES * TR_LINE)
 #define ACCESSES (2 * TR_INSNS)
+#define CANDIDATES 64
+#define PLUS_MAX (1ll << 40) /* scaled again and again, constants grow */
+#define SUMS 32
 
 struct value {
 	u32 root;
@@ -26,6 +29,12 @@ struct access {
 	bool rip, stack; /* derived from rip, from rsp */
 	struct value at;
 	u32 exits; /* conditional jumps that may leave the block before it */
+	u8 group;  /* candidate, or TR_ALONE */
+};
+
+/* The root that stands for root a plus `scale` times root b. */
+struct sum {
+	u32 a, b, scale, root;
 };
 
 struct plan {
@@ -34,8 +43,10 @@ struct plan {
 	u32 roots, exits;
 	u32 rip_root;	/* stands for 0: what is added to it is an address */
 	u32 stack_root; /* what rsp is derived from */
-	u32 n;
+	u32 n, ncandidates, nsums;
 	struct access list[ACCESSES];
+	struct tr_group candidate[CANDIDATES];
+	struct sum sum[SUMS];
 };
 
 static void new_root(struct plan *p, u32 reg)
@@ -52,11 +63,44 @@ static void forget_everything(struct plan *p)
 	p->rip_root = p->roots++;
 }
 
+static struct value plus(struct value v, i64 n)
+{
+	v.plus = (i64)((u64)v.plus + (u64)n);
+	return v;
+}
+
+static u32 root_of_sum(struct plan *p, u32 a, u32 b, u32 scale)
+{
+	if (scale == 1 && b < a)
+		return root_of_sum(p, b, a, scale);
+	for (u32 i = 0; i < p->nsums; i++)
+		if (p->sum[i].a == a && p->sum[i].b == b && p->sum[i].scale == scale)
+			return p->sum[i].root;
+	if (p->nsums < SUMS)
+		p->sum[p->nsums++] = (struct sum){a, b, scale, p->roots};
+	return p->roots++;
+}
+
+static struct value sum(struct plan *p, struct value a, struct value b, u32 scale)
+{
+	return (struct value){root_of_sum(p, a.root, b.root, scale), (i64)((u64)a.plus + (u64)b.plus * scale)};
+}
+
+/* What the address of a memory operand with a base register, and perhaps an index, amounts to. */
+static struct value address_of(struct plan *p, const ZydisDecodedOperand *m)
+{
+	struct value base = p->reg[tr_gpr(m->mem.base)];
+	if (m->mem.index != ZYDIS_REGISTER_NONE)
+		base = sum(p, base, p->reg[tr_gpr(m->mem.index)], m->mem.scale);
+	return plus(base, tr_displacement(m));
+}
+
 /* ---- what is accessed */
 
 static void note_access(struct plan *p, u32 insn, enum tr_use use, struct value at, u32 size, bool write)
 {
-	if (size == 0 || size > TR_LINE || p->n == ACCESSES)
+	bool far = at.root != p->rip_root && (at.plus > PLUS_MAX || at.plus < -PLUS_MAX);
+	if (size == 0 || size > TR_LINE || p->n == ACCESSES || far)
 		return;
 	p->list[p->n++] = (struct access){.insn = (u16)insn,
 					  .use = (u8)use,
@@ -65,13 +109,8 @@ static void note_access(struct plan *p, u32 insn, enum tr_use use, struct value 
 					  .rip = at.root == p->rip_root,
 					  .stack = at.root == p->stack_root,
 					  .at = at,
-					  .exits = p->exits};
-}
-
-static struct value plus(struct value v, i64 n)
-{
-	v.plus += n;
-	return v;
+					  .exits = p->exits,
+					  .group = TR_ALONE};
 }
 
 /* Those whose operand goes through tr_access. */
@@ -100,13 +139,13 @@ static void note_operand(struct plan *p, u32 insn)
 	for (u32 i = 0; i < t->in->operand_count; i++) {
 		const ZydisDecodedOperand *m = &t->op[i];
 		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-		    m->mem.type != ZYDIS_MEMOP_TYPE_MEM || !tr_plain_base(t, m))
+		    m->mem.type != ZYDIS_MEMOP_TYPE_MEM || !tr_plain_address(t, m))
 			continue;
 		i64 disp = tr_displacement(m);
 		if (m->mem.base == ZYDIS_REGISTER_RIP)
 			note_access(p, insn, USE_OPERAND, (struct value){p->rip_root, (i64)t->next + disp}, m->size / 8u, tr_writes(m));
 		else if (disp < INT32_MAX - SPAN_MAX && disp > INT32_MIN + SPAN_MAX)
-			note_access(p, insn, USE_OPERAND, plus(p->reg[tr_gpr(m->mem.base)], disp), m->size / 8u, tr_writes(m));
+			note_access(p, insn, USE_OPERAND, address_of(p, m), m->size / 8u, tr_writes(m));
 	}
 }
 
@@ -151,7 +190,7 @@ static bool is_imm(const ZydisDecodedOperand *o)
 }
 
 /* The value that a move, sum or LEA gives its first operand. */
-static bool followed(const struct plan *p, struct value *out)
+static bool followed(struct plan *p, struct value *out)
 {
 	const struct tr *t = p->t;
 	const ZydisDecodedOperand *o = t->op;
@@ -165,6 +204,11 @@ static bool followed(const struct plan *p, struct value *out)
 		*out = p->reg[tr_gpr(o[1].reg.value)];
 		return true;
 	case ZYDIS_MNEMONIC_ADD:
+		if (is_reg64(&o[1])) {
+			*out = sum(p, old, p->reg[tr_gpr(o[1].reg.value)], 1);
+			return true;
+		}
+		[[fallthrough]];
 	case ZYDIS_MNEMONIC_SUB:
 		*out = is_imm(&o[1]) ? plus(old, t->in->mnemonic == ZYDIS_MNEMONIC_ADD ? o[1].imm.value.s : -o[1].imm.value.s) : old;
 		return is_imm(&o[1]);
@@ -175,9 +219,9 @@ static bool followed(const struct plan *p, struct value *out)
 		*out = plus(old, -1);
 		return true;
 	case ZYDIS_MNEMONIC_LEA:
-		if (!tr_plain_base(t, &o[1]) || o[1].mem.base == ZYDIS_REGISTER_RIP)
+		if (!tr_plain_address(t, &o[1]) || o[1].mem.base == ZYDIS_REGISTER_RIP)
 			return false;
-		*out = plus(p->reg[tr_gpr(o[1].mem.base)], tr_displacement(&o[1]));
+		*out = address_of(p, &o[1]);
 		return true;
 	default:
 		return false;
@@ -324,18 +368,17 @@ static bool written_soon(const struct plan *p, u32 first)
 
 static void join(struct plan *p, u32 first)
 {
-	struct tr *t = p->t;
-	const struct access *a = &p->list[first];
+	struct access *a = &p->list[first];
 	u32 i = 0;
-	while (i < t->ngroups && !fits(&t->group[i], a))
+	while (i < p->ncandidates && !fits(&p->candidate[i], a))
 		i++;
-	if (i == BT_SHARED || (a->rip && !one_page(a->at.plus, a->at.plus + a->size)))
+	if (i == CANDIDATES || (a->rip && !one_page(a->at.plus, a->at.plus + a->size)))
 		return;
-	struct tr_group *g = &t->group[i];
-	if (i == t->ngroups) {
+	struct tr_group *g = &p->candidate[i];
+	if (i == p->ncandidates) {
 		*g = (struct tr_group){
 			.root = a->at.root, .low = a->at.plus, .high = a->at.plus + a->size, .write = written_soon(p, first)};
-		t->ngroups++;
+		p->ncandidates++;
 	}
 	if (a->at.plus < g->low)
 		g->low = a->at.plus;
@@ -343,25 +386,34 @@ static void join(struct plan *p, u32 first)
 		g->high = a->at.plus + a->size;
 	g->uses++;
 	g->last = a->insn;
-	t->list[a->insn].group[a->use] = (u8)i;
-	t->list[a->insn].at[a->use] = a->at.plus;
+	a->group = (u8)i;
 }
 
-static void leave_alone(struct tr *t)
+/* Candidates with several accesses become groups of the block, as many as it may have. */
+static void choose(struct plan *p)
 {
-	for (u32 i = 0; i < t->ninsns; i++)
-		for (u32 use = 0; use < 2; use++) {
-			u8 *g = &t->list[i].group[use];
-			if (*g != TR_ALONE && t->group[*g].uses < 2)
-				*g = TR_ALONE;
-		}
+	struct tr *t = p->t;
+	u8 number[CANDIDATES];
+	for (u32 i = 0; i < p->ncandidates; i++) {
+		bool taken = p->candidate[i].uses >= 2 && t->ngroups < BT_SHARED;
+		number[i] = taken ? (u8)t->ngroups : TR_ALONE;
+		if (taken)
+			t->group[t->ngroups++] = p->candidate[i];
+	}
+	for (u32 i = 0; i < p->n; i++) {
+		const struct access *a = &p->list[i];
+		if (a->group == TR_ALONE)
+			continue;
+		t->list[a->insn].group[a->use] = number[a->group];
+		t->list[a->insn].at[a->use] = a->at.plus;
+	}
 }
 
 void tr_plan(struct tr *t)
 {
 	struct plan p;
 	p.t = t;
-	p.roots = p.exits = p.n = 0;
+	p.roots = p.exits = p.n = p.ncandidates = p.nsums = 0;
 	forget_everything(&p);
 	for (u32 i = 0; i < t->ninsns && t->list[i].valid; i++) {
 		tr_set_insn(t, i);
@@ -371,5 +423,5 @@ void tr_plan(struct tr *t)
 	}
 	for (u32 i = 0; i < p.n; i++)
 		join(&p, i);
-	leave_alone(t);
+	choose(&p);
 }
