@@ -23,6 +23,9 @@ enum { CPUS = 3, ROUND = 64 };
 /* ---- the engine ---- */
 
 struct engine_vm {
+	const struct x86_cpuid *cpuid;
+	struct guest_memory *gm;
+	struct x86_env env;
 	atomic_uint ram_writes;
 };
 
@@ -35,10 +38,18 @@ struct engine_vcpu {
 };
 
 static struct engine_vm the_vm;
-static atomic_uint executed[CPUS];
+static atomic_uint executed[CPUS], syncs[CPUS];
+
+static u8 *fake_ram(void *opaque, gpa_t gpa, bool write)
+{
+	return gm_ptr(((struct engine_vm *)opaque)->gm, gpa, PAGE_SIZE);
+}
 
 static int fake_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
+	the_vm.cpuid = cpuid;
+	the_vm.gm = gm;
+	the_vm.env = (struct x86_env){.opaque = &the_vm, .ram = fake_ram};
 	*out = &the_vm;
 	return 0;
 }
@@ -53,6 +64,8 @@ static int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, u32 
 
 	memset(v, 0, sizeof(*v));
 	v->id = id;
+	v->cpu.cpuid = vm->cpuid;
+	v->cpu.env = &vm->env;
 	*out = v;
 	return 0;
 }
@@ -121,6 +134,7 @@ static struct x86_cpu *fake_state(struct engine_vcpu *v)
 /* The first time, after the reset: all CPUs start, each in its page. */
 static void fake_sync(struct engine_vcpu *v)
 {
+	syncs[v->id]++;
 	if (v->placed)
 		return;
 	v->placed = true;
@@ -193,7 +207,7 @@ static int connect_to_vm(void)
 
 static const char *answer(int fd)
 {
-	static _Thread_local char in[4096], out[8192];
+	static _Thread_local char in[GDB_FRAME_MAX], out[2 * GDB_FRAME_MAX];
 	u32 n = 0;
 	char *hash;
 
@@ -361,6 +375,63 @@ static void use_memory(int fd)
 	ASK(fd, "p0", "02b0ad2b00000000");		      /* what a multiboot kernel finds in EAX */
 }
 
+/* GDB's numbers of CR0 and those behind it */
+static u32 number_of_cr0(int fd)
+{
+	const char *text = ask(fd, "qXfer:features:read:target.xml:0,3fff"), *at = strstr(text, "name=\"cr0\"");
+
+	CHECK(at && (at = strstr(at, "regnum=\"")));
+	return (u32)strtoul(at + 8, NULL, 10);
+}
+
+static void write_register(int fd, u32 number, u64 v, const char *reply)
+{
+	char packet[40];
+
+	snprintf(packet, sizeof(packet), "P%x=%016llx", number, (unsigned long long)__builtin_bswap64(v));
+	ASK(fd, packet, reply);
+}
+
+/* Virtual address 0 leads to where devices are, 4 MiB to RAM. */
+static void use_physical_memory(int fd)
+{
+	enum { CR0, CR2, CR3, CR4, CR8 };
+	u32 cr = number_of_cr0(fd), before;
+
+	ASK(fd, "M9000,4:830000fe", "OK"); /* 4 MiB at FE000000 */
+	ASK(fd, "M9004,4:83004000", "OK"); /* and at 400000 */
+	ASK(fd, "M400ffe,3:010203", "OK");
+	write_register(fd, cr + CR3, 0x9000, "OK");
+	write_register(fd, cr + CR4, CR4_PSE, "OK");
+	write_register(fd, cr + CR4, CR4_PSE | 1ull << 40, "E01");
+	write_register(fd, cr + CR0, CR0_PE | CR0_PG, "OK");
+	ASK(fd, "m400ffe,3", "010203");
+	ASK(fd, "m0,4", "E0e");
+	ASK(fd, "Qqemu.PhyMemMode:1", "OK");
+	ASK(fd, "m9004,4", "83004000");
+	ASK(fd, "mfe000000,4", "E0e");
+	ASK(fd, "mfee00030,4", "E0e"); /* the local APIC */
+	ASK(fd, "Mfee00080,4:20000000", "E0e");
+	ASK(fd, "mfffffffffffff000,4", "E0e");
+	ASK(fd, "mfffffe,2", "0000");
+	ASK(fd, "Mfffffe,4:01020304", "E0e"); /* over the end of memory */
+	before = the_vm.ram_writes;
+	ASK(fd, "M400ffe,3:040506", "OK");
+	CHECK(the_vm.ram_writes > before);
+	ASK(fd, "Qqemu.PhyMemMode:0", "OK");
+	ASK(fd, "m400ffe,3", "040506");
+	write_register(fd, cr + CR8, 5, "OK");
+	write_register(fd, cr + CR8, 16, "E01");
+	before = syncs[0];
+	ASK(fd, "vCont;s:1", "T05thread:1;");
+	CHECK(syncs[0] > before);
+}
+
+static void physical_memory_and_control_registers(void **state)
+{
+	with_machine(use_physical_memory, true);
+}
+
 static void memory_and_registers(void **state)
 {
 	with_machine(use_memory, true);
@@ -429,6 +500,7 @@ int main(void)
 		cmocka_unit_test(steps_one_cpu_and_holds_the_others),
 		cmocka_unit_test(points_are_met),
 		cmocka_unit_test(memory_and_registers),
+		cmocka_unit_test(physical_memory_and_control_registers),
 		cmocka_unit_test(debuggers_come_and_go),
 		cmocka_unit_test(needs_an_engine_that_can),
 		cmocka_unit_test(addresses),
