@@ -3,14 +3,13 @@
  * The machine under a debugger, with three CPUs of a fake engine: "instructions" are one byte, each CPU runs round in a page of its own and
  * writes one byte of memory in every round. A thread of the test talks to the machine's socket.
  */
-#include "boot_files.h"
+#include "fake_engine.h"
 #include "gdb_client.h"
 
 #include "base/clock.h"
 #include "vm/vm.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -22,58 +21,7 @@ enum { CPUS = 3, ROUND = 64 };
 
 /* ---- the engine ---- */
 
-struct engine_vm {
-	const struct x86_cpuid *cpuid;
-	struct guest_memory *gm;
-	struct x86_env env;
-	atomic_uint ram_writes;
-};
-
-struct engine_vcpu {
-	struct x86_cpu cpu;
-	struct engine_debug *debug;
-	atomic_bool kicked;
-	u32 id;
-	bool placed;
-};
-
-static struct engine_vm the_vm;
 static atomic_uint executed[CPUS], syncs[CPUS];
-
-static u8 *fake_ram(void *opaque, gpa_t gpa, bool write)
-{
-	return gm_ptr(((struct engine_vm *)opaque)->gm, gpa, PAGE_SIZE);
-}
-
-static int fake_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
-{
-	the_vm.cpuid = cpuid;
-	the_vm.gm = gm;
-	the_vm.env = (struct x86_env){.opaque = &the_vm, .ram = fake_ram};
-	*out = &the_vm;
-	return 0;
-}
-
-static void fake_vm_destroy(struct engine_vm *vm)
-{
-}
-
-static int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e)
-{
-	struct engine_vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
-
-	memset(v, 0, sizeof(*v));
-	v->id = id;
-	v->cpu.cpuid = vm->cpuid;
-	v->cpu.env = &vm->env;
-	*out = v;
-	return 0;
-}
-
-static void fake_vcpu_destroy(struct engine_vcpu *v)
-{
-	free(v);
-}
 
 static enum exit_kind debug_exit(struct engine_vcpu *v, enum engine_hit hit)
 {
@@ -117,22 +65,8 @@ static enum exit_kind fake_run(struct engine_vcpu *v, struct err *e)
 	}
 }
 
-static void fake_kick(struct engine_vcpu *v)
-{
-	v->kicked = true;
-}
-
-static void fake_nothing(struct engine_vcpu *v)
-{
-}
-
-static struct x86_cpu *fake_state(struct engine_vcpu *v)
-{
-	return &v->cpu;
-}
-
 /* The first time, after the reset: all CPUs start, each in its page. */
-static void fake_sync(struct engine_vcpu *v)
+static void place(struct engine_vcpu *v)
 {
 	syncs[v->id]++;
 	if (v->placed)
@@ -148,26 +82,7 @@ static void fake_debug(struct engine_vcpu *v, struct engine_debug *d)
 	v->cpu.watch = d && d->watch.n ? &d->watch : NULL;
 }
 
-static void fake_ram_written(struct engine_vm *vm, gpa_t gpa, u64 len)
-{
-	vm->ram_writes++;
-}
-
-static const struct engine_ops fake_engine = {
-	.name = "fake",
-	.vm_create = fake_vm_create,
-	.vm_destroy = fake_vm_destroy,
-	.vcpu_create = fake_vcpu_create,
-	.vcpu_destroy = fake_vcpu_destroy,
-	.vcpu_run = fake_run,
-	.vcpu_kick = fake_kick,
-	.vcpu_irq = fake_nothing,
-	.vcpu_nmi = fake_nothing,
-	.vcpu_state = fake_state,
-	.vcpu_sync_in = fake_sync,
-	.vcpu_debug = fake_debug,
-	.ram_written = fake_ram_written,
-};
+static const struct engine_ops fake_engine = {FAKE_ENGINE, .vcpu_run = fake_run, .vcpu_sync_in = place, .vcpu_debug = fake_debug};
 
 /* ---- the debugger ---- */
 
@@ -275,10 +190,9 @@ static void with_machine(void (*fn)(int fd), bool paused)
 	struct vm_result r;
 	struct err e = {0};
 	struct talk t = {.fn = fn};
-	static const u32 words[8] = {0x1badb002, 0x10000, -(0x1badb002u + 0x10000u), 0x100000, 0x100000, 0, 0, 0x100000};
 	pthread_t thread;
 
-	kernel = file_with(words, sizeof(words));
+	kernel = smallest_kernel();
 	vm_config_defaults(&c);
 	c.kernel = kernel.path;
 	c.memory = 16 * MiB;
@@ -360,10 +274,10 @@ static void points_are_met(void **state)
 
 static void use_memory(int fd)
 {
-	u32 before = the_vm.ram_writes;
+	u32 before = fake_vm->ram_writes;
 
 	ASK(fd, "M8ffe,4:01020304", "OK");
-	CHECK(the_vm.ram_writes > before);
+	CHECK(fake_vm->ram_writes > before);
 	ASK(fd, "m8fff,2", "0203");
 	ASK(fd, "m10000000,4", "E0e");
 	ASK(fd, "Mfffffe,4:01020304", "E0e"); /* over the end of memory: nothing is written */
@@ -415,9 +329,9 @@ static void use_physical_memory(int fd)
 	ASK(fd, "mfffffffffffff000,4", "E0e");
 	ASK(fd, "mfffffe,2", "0000");
 	ASK(fd, "Mfffffe,4:01020304", "E0e"); /* over the end of memory */
-	before = the_vm.ram_writes;
+	before = fake_vm->ram_writes;
 	ASK(fd, "M400ffe,3:040506", "OK");
-	CHECK(the_vm.ram_writes > before);
+	CHECK(fake_vm->ram_writes > before);
 	ASK(fd, "Qqemu.PhyMemMode:0", "OK");
 	ASK(fd, "m400ffe,3", "040506");
 	write_register(fd, cr + CR8, 5, "OK");
