@@ -47,21 +47,52 @@ static void read_all(struct gdb_session *s, const char *args)
 		put_register(s, &s->regs.reg[i]);
 }
 
-/* Registers that cannot be written are left as they are: G brings all of them, changed or not. */
+/* Writes are made to a copy, which becomes the CPU when all of them were possible. */
+struct edit {
+	struct x86_cpu cpu;
+	u64 cr8;
+};
+
+static void begin_edit(struct gdb_session *s, struct edit *e)
+{
+	e->cpu = *current(s);
+	e->cr8 = s->target->cr8(s->target->opaque, s->cpu);
+}
+
+/* What cannot be written can be left as it is: G brings all registers, changed or not. */
+static bool edit_register(struct edit *e, const struct gdb_reg *reg, const u8 *value)
+{
+	u8 now[GDB_REG_BYTES];
+
+	gdb_reg_get(reg, &e->cpu, e->cr8, now);
+	return memcmp(now, value, reg->bytes) == 0 || gdb_reg_set(reg, &e->cpu, &e->cr8, value);
+}
+
+static void end_edit(struct gdb_session *s, const struct edit *e)
+{
+	*current(s) = e->cpu;
+	if (e->cr8 != s->target->cr8(s->target->opaque, s->cpu))
+		s->target->set_cr8(s->target->opaque, s->cpu, e->cr8);
+	s->target->changed(s->target->opaque, s->cpu);
+	gdb_ok(s);
+}
+
 static void write_all(struct gdb_session *s, const char *args)
 {
 	u8 value[GDB_REG_BYTES];
+	struct edit e;
 
+	begin_edit(s, &e);
 	for (u32 i = 0; i < s->regs.n; i++) {
 		const struct gdb_reg *reg = &s->regs.reg[i];
 
 		if (!gdb_hex_decode(value, args, reg->bytes))
 			break;
-		gdb_reg_set(reg, current(s), value);
+		if (!edit_register(&e, reg, value))
+			return gdb_error(s, EPERM);
 		args += 2 * reg->bytes;
 	}
-	s->target->changed(s->target->opaque, s->cpu);
-	gdb_ok(s);
+	end_edit(s, &e);
 }
 
 static void read_one(struct gdb_session *s, const char *args)
@@ -77,6 +108,7 @@ static void write_one(struct gdb_session *s, const char *args)
 {
 	u8 value[GDB_REG_BYTES];
 	const struct gdb_reg *reg;
+	struct edit e;
 	u64 number;
 
 	if (!gdb_take_hex(&args, &number) || number >= s->regs.n || *args != '=')
@@ -84,10 +116,10 @@ static void write_one(struct gdb_session *s, const char *args)
 	reg = &s->regs.reg[number];
 	if (strlen(args + 1) != 2 * reg->bytes || !gdb_hex_decode(value, args + 1, reg->bytes))
 		return gdb_error(s, EINVAL);
-	if (!gdb_reg_set(reg, current(s), value))
+	begin_edit(s, &e);
+	if (!edit_register(&e, reg, value))
 		return gdb_error(s, EPERM);
-	s->target->changed(s->target->opaque, s->cpu);
-	gdb_ok(s);
+	end_edit(s, &e);
 }
 
 /* ---- the conversation ---- */
@@ -179,6 +211,9 @@ static const struct {
 	{"qAttached", 0, attached},
 	{"qSymbol:", 0, symbols},
 	{"qRcmd,", 0, gdb_monitor},
+	{"qqemu.Supported", EXACT, gdb_qemu_features},
+	{"qqemu.PhyMemMode", EXACT, gdb_is_physical},
+	{"Qqemu.PhyMemMode:", 0, gdb_set_physical},
 	{"QStartNoAckMode", EXACT | RUNNING, no_ack_mode},
 };
 

@@ -38,10 +38,14 @@ struct gdb_target {
 	/* The machine is stopped whenever one of these is called. */
 	struct x86_cpu *(*cpu)(void *opaque, u32 cpu);
 	u64 (*cr8)(void *opaque, u32 cpu);
-	void (*changed)(void *opaque, u32 cpu); /* registers were written */
+	void (*set_cr8)(void *opaque, u32 cpu, u64 value);
+	void (*changed)(void *opaque, u32 cpu); /* registers were written, perhaps those that the CPU's mode follows from */
 	/* By virtual address, as this CPU's page tables map it. Nothing moves unless all of it can. */
 	bool (*read)(void *opaque, u32 cpu, gva_t gva, void *buf, u32 len);
 	bool (*write)(void *opaque, u32 cpu, gva_t gva, const void *buf, u32 len);
+	/* By physical address, RAM alone: a device is not touched, since reading one may change it. */
+	bool (*read_physical)(void *opaque, gpa_t gpa, void *buf, u32 len);
+	bool (*write_physical)(void *opaque, gpa_t gpa, const void *buf, u32 len);
 	/* 0 or -errno. What is there already is there once; what is not there is removed without complaint. */
 	int (*insert)(void *opaque, enum gdb_point point, gva_t gva, u64 len);
 	int (*remove)(void *opaque, enum gdb_point point, gva_t gva, u64 len);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Commands about memory: m, M, X, and the points of Z and z.
+ * Commands about memory: m, M, X, whether their addresses are virtual or physical, and the points of Z and z, which are always virtual.
+ *
+ * The switch is QEMU's packet, "maintenance packet Qqemu.PhyMemMode:1" to a person, so that scripts made for QEMU work here. It lasts as long as the
+ * debugger is connected.
  *
  * Contract and threading: session.h.
  */
@@ -25,7 +28,9 @@ static bool take_range(const char **text, gva_t *gva, u64 *len)
 
 static bool read_some(struct gdb_session *s, gva_t gva, u8 *buf, u32 len)
 {
-	return s->target->read(s->target->opaque, s->cpu, gva, buf, len);
+	const struct gdb_target *t = s->target;
+
+	return s->physical ? t->read_physical(t->opaque, gva, buf, len) : t->read(t->opaque, s->cpu, gva, buf, len);
 }
 
 /* As far as memory can be read; the protocol allows fewer bytes than were asked for, but not none. */
@@ -54,7 +59,9 @@ void gdb_read_memory(struct gdb_session *s, const char *args)
 
 static void write_bytes(struct gdb_session *s, gva_t gva, const void *bytes, u32 len)
 {
-	if (!s->target->write(s->target->opaque, s->cpu, gva, bytes, len))
+	const struct gdb_target *t = s->target;
+
+	if (!(s->physical ? t->write_physical(t->opaque, gva, bytes, len) : t->write(t->opaque, s->cpu, gva, bytes, len)))
 		gdb_error(s, EFAULT);
 	else
 		gdb_ok(s);
@@ -80,6 +87,28 @@ void gdb_write_binary(struct gdb_session *s, const char *args)
 	if (!take_range(&args, &gva, &len) || *args++ != ':' || len != s->in.len - (u64)(args - s->in.data))
 		return gdb_error(s, EINVAL);
 	write_bytes(s, gva, args, (u32)len);
+}
+
+/* ---- virtual or physical ---- */
+
+void gdb_qemu_features(struct gdb_session *s, const char *args)
+{
+	gdb_put(s, "PhyMemMode");
+}
+
+void gdb_is_physical(struct gdb_session *s, const char *args)
+{
+	gdb_put(s, s->physical ? "1" : "0");
+}
+
+void gdb_set_physical(struct gdb_session *s, const char *args)
+{
+	u64 on;
+
+	if (!gdb_take_hex(&args, &on) || *args)
+		return gdb_error(s, EINVAL);
+	s->physical = on != 0;
+	gdb_ok(s);
 }
 
 /* ---- breakpoints and watchpoints ---- */

@@ -26,7 +26,7 @@ void gdb_supported(struct gdb_session *s, const char *args)
 {
 	s->knows_swbreak = lists(args, "swbreak+");
 	s->knows_hwbreak = lists(args, "hwbreak+");
-	gdb_printf(s, "PacketSize=%x;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;QStartNoAckMode+", GDB_PACKET_MAX);
+	gdb_printf(s, "PacketSize=%x;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;QStartNoAckMode+;PhyMemMode+", GDB_PACKET_MAX);
 }
 
 /* "target.xml:offset,length" */

@@ -27,7 +27,7 @@ enum { LEAF_FEATURES = 1, LEAF_FEATURES7 = 7, LEAF_XSAVE = 0xd };
 
 struct access {
 	struct x86_cpu *c;
-	u64 cr8;
+	u64 *cr8;
 	u32 index, bytes;
 	u8 *value;
 };
@@ -141,9 +141,17 @@ static bool set_kernel_gs(const struct access *a)
 static void get_control(const struct access *a)
 {
 	const struct x86_cpu *c = a->c;
-	const u64 v[] = {c->cr0, c->cr2, c->cr3, c->cr4, a->cr8, c->msr.efer};
+	const u64 v[] = {
+		[GDB_CR0] = c->cr0, [GDB_CR2] = c->cr2,	 [GDB_CR3] = c->cr3,
+		[GDB_CR4] = c->cr4, [GDB_CR8] = *a->cr8, [GDB_EFER] = c->msr.efer,
+	};
 
 	put(a, v[a->index]);
+}
+
+static bool set_control(const struct access *a)
+{
+	return gdb_control_set((enum gdb_control)a->index, a->c, a->cr8, value_of(a));
 }
 
 /* ---- the XSAVE image ---- */
@@ -247,33 +255,6 @@ static const struct {
 } x87_at[] = {[X87_FCTRL] = {0, 2}, [X87_FSTAT] = {2, 2},  [X87_FTAG] = {4, 1},	  [X87_FISEG] = {12, 2},
 	      [X87_FIOFF] = {8, 4}, [X87_FOSEG] = {20, 2}, [X87_FOOFF] = {16, 4}, [X87_FOP] = {6, 2}};
 
-/* Empty 3, zero 1, special 2, valid 0. The image keeps one bit a register, "not empty", and has the registers in the order of the stack. */
-static u32 tag_of(const u8 *image, u32 reg)
-{
-	u32 top = image[3] >> 3 & 7;
-	const u8 *st = image + ST_OFFSET + ((reg - top) & 7) * 16;
-	u64 mantissa;
-	u16 exponent;
-
-	if (!(image[4] >> reg & 1))
-		return 3;
-	memcpy(&mantissa, st, 8);
-	memcpy(&exponent, st + 8, 2);
-	exponent &= 0x7fff;
-	if (exponent == 0 && mantissa == 0)
-		return 1;
-	return exponent == 0 || exponent == 0x7fff || !(mantissa >> 63) ? 2 : 0;
-}
-
-static u32 full_tags(const u8 *image)
-{
-	u32 tags = 0;
-
-	for (u32 reg = 0; reg < 8; reg++)
-		tags |= tag_of(image, reg) << (2 * reg);
-	return tags;
-}
-
 static u64 x87_initial(u32 index)
 {
 	return index == X87_FCTRL ? FCW_INIT : index == X87_FTAG ? 0xffff : 0;
@@ -287,24 +268,15 @@ static void get_x87(const struct access *a)
 	if (!is_live(a, XC_X87))
 		v = x87_initial(a->index);
 	else if (a->index == X87_FTAG)
-		v = full_tags(image);
+		v = gdb_x87_tags(image);
 	else
 		memcpy(&v, image + x87_at[a->index].offset, x87_at[a->index].bytes);
 	put(a, v);
 }
 
-static u8 abridged_tags(u64 full)
-{
-	u8 tags = 0;
-
-	for (u32 reg = 0; reg < 8; reg++)
-		tags = (u8)(tags | ((full >> (2 * reg) & 3) != 3) << reg);
-	return tags;
-}
-
 static bool set_x87(const struct access *a)
 {
-	u64 v = a->index == X87_FTAG ? abridged_tags(value_of(a)) : value_of(a);
+	u64 v = a->index == X87_FTAG ? gdb_x87_abridged_tags(value_of(a)) : value_of(a);
 
 	make_live(a, XC_X87);
 	memcpy(a->c->fpu.bytes + x87_at[a->index].offset, &v, x87_at[a->index].bytes);
@@ -318,7 +290,9 @@ static const char *const gpr_names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi"
 static const char *const selector_names[] = {"cs", "ss", "ds", "es", "fs", "gs"};
 static const char *const x87_names[] = {"fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"};
 static const char *const base_names[] = {"fs_base", "gs_base"};
-static const char *const control_names[] = {"cr0", "cr2", "cr3", "cr4", "cr8", "efer"};
+static const char *const control_names[] = {
+	[GDB_CR0] = "cr0", [GDB_CR2] = "cr2", [GDB_CR3] = "cr3", [GDB_CR4] = "cr4", [GDB_CR8] = "cr8", [GDB_EFER] = "efer",
+};
 
 static const struct gdb_family families[] = {
 	{GDB_CORE, gpr_names, NULL, 0, 16, 8, "int64", NULL, get_gpr, set_gpr},
@@ -337,7 +311,7 @@ static const struct gdb_family families[] = {
 	{GDB_AVX512, NULL, "zmm%uh", 0, 16, 32, "v2ui128", NULL, get_zmmh, set_zmmh},
 	{GDB_AVX512, NULL, "zmm%uh", 16, 16, 32, "v2ui128", NULL, get_zmm16h, set_zmm16h},
 	{GDB_CONTROL, NULL, "k_gs_base", 0, 1, 8, "int64", "system", get_kernel_gs, set_kernel_gs},
-	{GDB_CONTROL, control_names, NULL, 0, 6, 8, "int64", "system", get_control, NULL},
+	{GDB_CONTROL, control_names, NULL, 0, 6, 8, "int64", "system", get_control, set_control},
 };
 
 void gdb_regs_init(struct gdb_regs *r, const struct x86_cpuid *cpuid)
@@ -386,14 +360,14 @@ const char *gdb_reg_group(const struct gdb_reg *reg)
 
 void gdb_reg_get(const struct gdb_reg *reg, const struct x86_cpu *c, u64 cr8, u8 *value)
 {
-	const struct access a = {(struct x86_cpu *)c, cr8, reg->index, reg->bytes, value}; /* get leaves *c alone */
+	const struct access a = {(struct x86_cpu *)c, &cr8, reg->index, reg->bytes, value}; /* get leaves *c alone */
 
 	reg->family->get(&a);
 }
 
-bool gdb_reg_set(const struct gdb_reg *reg, struct x86_cpu *c, const u8 *value)
+bool gdb_reg_set(const struct gdb_reg *reg, struct x86_cpu *c, u64 *cr8, const u8 *value)
 {
-	const struct access a = {c, 0, reg->index, reg->bytes, (u8 *)value}; /* set leaves *value alone */
+	const struct access a = {c, cr8, reg->index, reg->bytes, (u8 *)value}; /* set leaves *value alone */
 
 	return reg->family->set && reg->family->set(&a);
 }

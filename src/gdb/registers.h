@@ -36,6 +36,16 @@ const char *gdb_reg_group(const struct gdb_reg *reg); /* NULL: what GDB thinks *
 
 /* `value` has reg->bytes bytes, least significant first. cr8 is not part of the CPU's state: its value comes with it. */
 void gdb_reg_get(const struct gdb_reg *reg, const struct x86_cpu *c, u64 cr8, u8 *value);
-/* False: a debugger cannot write this register (selectors and control registers would need the checks and loads of their instructions), or not
- * this value. */
-bool gdb_reg_set(const struct gdb_reg *reg, struct x86_cpu *c, const u8 *value);
+/* False: a debugger cannot write this register (selectors would need the loads of their instructions), or not this value; then nothing is
+ * changed. */
+bool gdb_reg_set(const struct gdb_reg *reg, struct x86_cpu *c, u64 *cr8, const u8 *value);
+
+/* ---- inside of this folder */
+
+/* control.c: as MOV and WRMSR of ring 0 would write it. False: they would refuse, nothing is changed. */
+enum gdb_control { GDB_CR0, GDB_CR2, GDB_CR3, GDB_CR4, GDB_CR8, GDB_EFER };
+bool gdb_control_set(enum gdb_control which, struct x86_cpu *c, u64 *cr8, u64 v);
+
+/* x87_tags.c: the whole tag word of an XSAVE image; the image's byte of a whole one. */
+u32 gdb_x87_tags(const u8 *image);
+u8 gdb_x87_abridged_tags(u64 full);

@@ -29,8 +29,9 @@ struct gdb_session {
 	u32 xml_len;
 	bool running, no_ack;
 	bool knows_swbreak, knows_hwbreak;
-	u32 cpu;      /* of g, m and the like */
-	u32 cpu_step; /* of s without vCont */
+	bool physical; /* addresses of m, M and X */
+	u32 cpu;       /* of g, m and the like */
+	u32 cpu_step;  /* of s without vCont */
 	struct gdb_stop stop;
 	u32 frame_len; /* the last frame, for when it got damaged on its way */
 	char frame[GDB_FRAME_MAX];
@@ -64,6 +65,7 @@ typedef void gdb_handler(struct gdb_session *s, const char *args);
 
 /* ---- memory.c */
 gdb_handler gdb_read_memory, gdb_write_memory, gdb_write_binary, gdb_insert, gdb_remove;
+gdb_handler gdb_qemu_features, gdb_is_physical, gdb_set_physical;
 /* ---- query.c */
 gdb_handler gdb_supported, gdb_features, gdb_threads_first, gdb_threads_more, gdb_thread_info, gdb_current_thread, gdb_thread_alive;
 /* ---- monitor.c */

@@ -85,6 +85,13 @@ static u64 cr8(void *opaque, u32 cpu)
 	return lapic_get_tpr(vm->lapic, cpu);
 }
 
+static void set_cr8(void *opaque, u32 cpu, u64 value)
+{
+	struct vm *vm = opaque;
+
+	lapic_set_tpr(vm->lapic, cpu, value);
+}
+
 static void changed(void *opaque, u32 cpu)
 {
 	struct vm *vm = opaque;
@@ -156,6 +163,20 @@ static bool write_memory(void *opaque, u32 cpu, gva_t gva, const void *buf, u32 
 	return true;
 }
 
+static bool read_physical(void *opaque, gpa_t gpa, void *buf, u32 len)
+{
+	struct vm *vm = opaque;
+
+	return gm_read(&vm->mem, gpa, buf, len);
+}
+
+static bool write_physical(void *opaque, gpa_t gpa, const void *buf, u32 len)
+{
+	struct vm *vm = opaque;
+
+	return gm_write(&vm->mem, gpa, buf, len);
+}
+
 /* ---- monitor ---- */
 
 static void reset_machine(void *opaque)
@@ -207,9 +228,12 @@ void debug_fill_target(struct vm *vm)
 		.cpuid = &vm->cpuid,
 		.cpu = cpu_state,
 		.cr8 = cr8,
+		.set_cr8 = set_cr8,
 		.changed = changed,
 		.read = read_memory,
 		.write = write_memory,
+		.read_physical = read_physical,
+		.write_physical = write_physical,
 		.insert = insert,
 		.remove = remove_point,
 		.stop = debug_stop,

@@ -232,6 +232,7 @@ bool x86_invpcid(struct x86_cpu *c, u64 type, gva_t desc)
 
 	if (x86_cpl(c) != 0 || type > INVPCID_ALL_NONGLOBAL)
 		return gp0(c);
+	x86_serialise(); /* Intel's list lacks it, but has INVLPG and MOV CR3, in whose place it is used */
 	if (!x86_read(c, desc, d, 16, x86_acc(c, ACC_READ)))
 		return false;
 	if (d[0] >> 12 || (type <= INVPCID_CONTEXT && d[0] && !(c->cr4 & CR4_PCIDE)) || (type == INVPCID_ADDRESS && !x86_canonical(d[1])))

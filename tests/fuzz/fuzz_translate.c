@@ -6,6 +6,7 @@
  */
 #include "host_code.h"
 
+#include "bt_machine.h"
 #include "input.h"
 
 #include <stdio.h>
@@ -15,45 +16,18 @@
 #define FRAME_BEHIND 0x20u
 #define BLOCKS 4096u /* translated before the cache is emptied */
 
-struct guest {
-	struct guest_memory gm;
-	struct x86_cpuid cpuid;
-	struct engine_machine machine;
-	struct engine_vm *vm;
-	struct engine_vcpu *vcpu;
-};
-
 static const gva_t places[] = {0x400000, 0x7ffff7000000, 0xffffffff81000000, 0, 0xfffffffffffff000};
-
-static bool no_irq(void *opaque)
-{
-	return false;
-}
-
-static u64 no_tsc(void *opaque)
-{
-	return 0;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "fuzz_translate: %s\n", what);
-	abort();
-}
 
 static struct bt_vcpu *make(void)
 {
-	static struct guest g = {.machine = {.irq_pending = no_irq, .tsc = no_tsc}};
-	const struct x86_cpuid_config config = {.ncpus = 2, .tsc_hz = 1000000000, .engine_bt = true};
+	static struct bt_machine m;
 	struct err e = {0};
 
-	must(gm_create(&g.gm, RAM, &e) == 0, e.msg);
-	x86_cpuid_build(&g.cpuid, &config);
-	must(engine_translate.vm_create(&g.vm, &g.gm, &g.cpuid, 2, &e) == 0, e.msg);
-	must(engine_translate.vcpu_create(&g.vcpu, g.vm, 0, &g.machine, &e) == 0, e.msg);
-	return (struct bt_vcpu *)g.vcpu;
+	if (bt_machine_make(&m, RAM, 2, &e) < 0) {
+		fprintf(stderr, "fuzz_translate: %s\n", e.msg);
+		abort();
+	}
+	return (struct bt_vcpu *)m.vcpu;
 }
 
 static u32 mode_of(u8 bits)

@@ -451,6 +451,7 @@ static void far_return_outward(void)
 	extern const u8 user_return[];
 	u64 *sp = (u64 *)(user_stack + 4096);
 
+	sp[0] = sp[1] = 0; /* what is popped */
 	sp[2] = (u64)user_return;
 	trap_clear();
 	trap_guarded(ret_outer, (u64)sp);

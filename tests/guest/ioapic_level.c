@@ -190,6 +190,21 @@ static void as_nmi(void)
 	stop();
 }
 
+/* NMIs have no EOI: a level that goes and comes is another one, and nothing is in service. */
+static void as_nmi_by_level(void)
+{
+	start(VEC | MODE_NMI | LEVEL, 100);
+	for (u32 n = 1; n <= 3; n++) {
+		assert_line();
+		for (u32 i = 0; i < 100000 && calls < n; i++)
+			__asm__ volatile("pause");
+		CHECK_EQ(calls, n);
+		CHECK_EQ(entry_low() & REMOTE_IRR, 0);
+		deassert_line();
+	}
+	stop();
+}
+
 /* The task priority keeps it waiting; remote IRR is set from acceptance on. */
 static void under_task_priority(void)
 {
@@ -215,5 +230,7 @@ void guest_main(void)
 	LOOP(mask_loses_an_edge);
 	LOOP(by_logical_destination);
 	LOOP(as_nmi);
+	if (!on_qemu_tcg()) /* which sets remote IRR */
+		LOOP(as_nmi_by_level);
 	LOOP(under_task_priority);
 }

@@ -61,28 +61,10 @@ static u64 error_code(u64 rights, u32 access, bool user)
 
 /* ---- accesses ---- */
 
-UTEXT static u64 user_read(u64 at)
-{
-	u64 v = 0;
-
-	__asm__ volatile(TRY("mov (%1), %0") : "+r"(v) : "r"(at));
-	return v;
-}
-
 UTEXT static u64 user_write(u64 at)
 {
 	__asm__ volatile(TRY("movb $0xb8, (%0)")::"r"(at) : "memory");
 	return 0;
-}
-
-UTEXT static u64 user_fetch(u64 at)
-{
-	return ((u64(*)(void))at)();
-}
-
-static u64 call_it(u64 at)
-{
-	return ((u64(*)(void))at)();
 }
 
 static u64 supervisor(u32 access, u64 at)
@@ -96,7 +78,7 @@ static u64 supervisor(u32 access, u64 at)
 	else if (access == WRITE)
 		__asm__ volatile(TRY("movb $0xb8, (%0)")::"r"(at) : "memory");
 	else
-		v = trap_guarded(call_it, at);
+		v = trap_guarded(call_address, at);
 	flags_set(2);
 	return v;
 }

@@ -103,14 +103,14 @@ static void by_invpcid(void)
 	u64 *pte = paging_entry(here, va, 1), second = (u64)page[1] | P | W;
 
 	page[0][2] = page[1][2] = 0;
-	for (u64 type = 0; type < 4; type += type ? 1 : 2) {
+	for (u64 type = 0; type < 4; type++) {
 		paging_map(va, (u64)page[0], P | W);
 		__asm__ volatile("incb 2(%0); mov %1, (%2); invpcid %3, %4; addb $2, 2(%0)" ::"r"(va), "r"(second), "r"(pte), "m"(one),
 				 "r"(type)
 				 : "memory", "cc");
 	}
-	CHECK_EQ(page[0][2], 3);
-	CHECK_EQ(page[1][2], 6);
+	CHECK_EQ(page[0][2], 4);
+	CHECK_EQ(page[1][2], 8);
 }
 
 /* ---- the instruction's own fetch ---- */

@@ -26,34 +26,16 @@ static void try_write(u64 at, u64 v)
 	__asm__ volatile(TRY("mov %1, (%0)")::"r"(at), "r"(v) : "memory");
 }
 
-static u64 call_it(u64 at)
-{
-	return ((u64(*)(void))at)();
-}
-
 static u64 try_exec(u64 at)
 {
 	trap_clear();
-	return trap_guarded(call_it, at);
-}
-
-UTEXT static u64 user_read(u64 at)
-{
-	u64 v = 0;
-
-	__asm__ volatile(TRY("mov (%1), %0") : "+r"(v) : "r"(at));
-	return v;
+	return trap_guarded(call_address, at);
 }
 
 UTEXT static u64 user_write(u64 at)
 {
 	__asm__ volatile(TRY("movq $0x77, (%0)")::"r"(at) : "memory");
 	return 0;
-}
-
-UTEXT static u64 user_exec(u64 at)
-{
-	return ((u64(*)(void))at)();
 }
 
 static void denied(u64 error)
@@ -106,7 +88,7 @@ static void user_rights(void)
 	denied(PFE_P | PFE_U);
 	user_call(user_write, va);
 	denied(PFE_P | PFE_U | PFE_W);
-	user_call(user_exec, va);
+	user_call(user_fetch, va);
 	denied(PFE_P | PFE_U | PFE_I);
 	map(P | U);
 	CHECK_EQ(user_call(user_read, va), 0x5555);
@@ -141,9 +123,9 @@ static void no_execute(void)
 	denied(PFE_P | PFE_I);
 	CHECK_EQ(try_read(va), RETURN_42);
 	map(P | W | U);
-	CHECK_EQ(user_call(user_exec, va), 42);
+	CHECK_EQ(user_call(user_fetch, va), 42);
 	map(P | W | U | NX);
-	user_call(user_exec, va);
+	user_call(user_fetch, va);
 	denied(PFE_P | PFE_U | PFE_I);
 	CHECK_EQ(user_call(user_read, va), RETURN_42);
 }
@@ -186,7 +168,7 @@ static void smep(void)
 	try_exec(va);
 	denied(PFE_P | PFE_I);
 	CHECK_EQ(try_read(va), RETURN_42);
-	CHECK_EQ(user_call(user_exec, va), 42);
+	CHECK_EQ(user_call(user_fetch, va), 42);
 	write_cr4(read_cr4() & ~CR4_SMEP);
 	CHECK_EQ(try_exec(va), 42);
 }

@@ -81,8 +81,70 @@ static inline void virtio_reset(const struct virtio *v)
 	}
 }
 
+#define VIRTQ_SIZE 8
+#define VIRTQ_NEXT 1 /* flags of a descriptor */
+#define VIRTQ_WRITE 2
+#define VIRTIO_NO_VECTOR 0xffff
+
+struct virtq {
+	struct virtq_desc {
+		u64 addr;
+		u32 len;
+		u16 flags, next;
+	} table[VIRTQ_SIZE] PAGE_ALIGNED;
+	volatile struct {
+		u16 flags, idx, ring[VIRTQ_SIZE], event;
+	} avail PAGE_ALIGNED;
+	volatile struct {
+		u16 flags, idx;
+		struct {
+			u32 id, len;
+		} ring[VIRTQ_SIZE];
+	} used PAGE_ALIGNED;
+};
+
+/* The device anew, with no feature but VIRTIO_F_VERSION_1 and with queue 0, whose interrupt is this MSI-X vector. */
+static inline void virtio_start(const struct virtio *v, struct virtq *q, u16 vector)
+{
+	virtio_reset(v);
+	V8(v, 20) = 1;
+	V8(v, 20) = 3;
+	V32(v, 8) = 0;
+	V32(v, 12) = 0;
+	V32(v, 8) = 1;
+	V32(v, 12) = 1;
+	V8(v, 20) = 11;
+	CHECK(V8(v, 20) & 8);
+	V16(v, 16) = VIRTIO_NO_VECTOR; /* for changes of the configuration */
+	V16(v, 22) = 0;
+	V16(v, 24) = VIRTQ_SIZE;
+	V16(v, 26) = vector;
+	CHECK_EQ(V16(v, 26), vector);
+	virtio_write64(v, 32, (u64)q->table);
+	virtio_write64(v, 40, (u64)&q->avail);
+	virtio_write64(v, 48, (u64)&q->used);
+	V16(v, 28) = 1;
+	q->avail.idx = q->used.idx = 0;
+	V8(v, 20) = 15;
+}
+
 static inline void virtio_notify(const struct virtio *v, u32 q)
 {
 	V16(v, 22) = (u16)q;
 	*(volatile u16 *)(v->notify + (u64)V16(v, 30) * v->notify_step) = (u16)q;
+}
+
+/* The chain of descriptors that begins with the first is handed to queue 0, and comes back used. */
+static inline void virtio_request(const struct virtio *v, struct virtq *q)
+{
+	u16 seen = q->used.idx;
+	u64 begin = rdtsc();
+
+	q->avail.ring[q->avail.idx % VIRTQ_SIZE] = 0;
+	__asm__ volatile("" ::: "memory");
+	q->avail.idx++;
+	__asm__ volatile("mfence" ::: "memory");
+	virtio_notify(v, 0);
+	while (q->used.idx == seen)
+		CHECK(rdtsc() - begin < 20000000000ul);
 }

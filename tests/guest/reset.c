@@ -86,7 +86,6 @@ static u32 ioapic_entry(u32 pin)
 static void spoil(void)
 {
 	apic_enable();
-	apic_write(0x80, 0x30);
 	apic_write(APIC_LVTT, 0x20050);
 	apic_write(APIC_TMICT, 1000000);
 	apic_write(APIC_ICR, 1u << 18 | 0x51);
@@ -100,7 +99,7 @@ static void spoil(void)
 	wrmsr(MSR_SYSENTER_CS, 0x10);
 	write_dr0(0x1000);
 	write_dr7(0x400 | 0xd0002);
-	write_cr8(0);
+	write_cr8(3);
 	flags_set(flags_get() | 0x43000); /* AC, IOPL */
 }
 

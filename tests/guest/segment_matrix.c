@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every descriptor type with every DPL, present and not, at every RPL and from each of the four rings: loads of DS and SS, far jumps, LAR, LSL, VERR,
- * VERW. A model of SDM vol. 3, 5.5 to 5.8 and vol. 2's pages says which is allowed and which exception refuses it.
+ * VERW. A model of SDM vol. 3, 5.5 to 5.8 and vol. 2's pages says which is allowed, which exception refuses it, and what LAR and LSL load.
  */
 #include "lib.h"
 
@@ -138,14 +138,20 @@ UTEXT static u64 ask_jump(u64 sel)
 	return sel;
 }
 
+#define UNTOLD 0x55555555u
+static u32 told[2] UDATA; /* what LAR and LSL load */
+
 UTEXT static u64 ask_questions(u64 sel)
 {
+	u32 rights = UNTOLD, limit = UNTOLD;
 	u8 lar, lsl, verr, verw;
 
-	__asm__ volatile("lar %4, %%eax; setz %0; lsl %4, %%eax; setz %1; verr %w4; setz %2; verw %w4; setz %3"
-			 : "=&q"(lar), "=&q"(lsl), "=&q"(verr), "=&q"(verw)
+	__asm__ volatile("lar %6, %4; setz %0; lsl %6, %5; setz %1; verr %w6; setz %2; verw %w6; setz %3"
+			 : "=&q"(lar), "=&q"(lsl), "=&q"(verr), "=&q"(verw), "+&r"(rights), "+&r"(limit)
 			 : "r"((u32)sel)
-			 : "rax", "cc");
+			 : "cc");
+	told[0] = rights;
+	told[1] = limit;
 	return lar | lsl << 1 | verr << 2 | verw << 3;
 }
 
@@ -178,6 +184,8 @@ static void load(u32 question, u64 (*fn)(u64), u32 ring, u32 rpl)
 		CHECK_EQ(trap.frame.cs & 3, ring);
 }
 
+#define LAR_UNDEFINED 0xf0000u
+
 static void check(u32 ring, u32 rpl)
 {
 	u64 got;
@@ -189,6 +197,8 @@ static void check(u32 ring, u32 rpl)
 	got = in_ring(ring, ask_questions, SUBJECT | rpl);
 	for (u32 q = LAR; q < QUESTIONS; q++)
 		CHECK_EQ(got >> (q - LAR) & 1, answer(q, ring, rpl));
+	CHECK_EQ(told[0] & ~LAR_UNDEFINED, got & 1 ? gdt[SUBJECT / 8] >> 32 & 0xf0ff00 : UNTOLD & ~LAR_UNDEFINED);
+	CHECK_EQ(told[1], got & 2 ? 0xffffffff : UNTOLD);
 }
 
 static void matrix(void)

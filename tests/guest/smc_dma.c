@@ -5,25 +5,10 @@
  */
 #include "pci.h"
 
-#define QUEUE 8
 #define SECTORS 64
 #define BLK_ID 0x1042
 
-struct desc {
-	u64 addr;
-	u32 len;
-	u16 flags, next;
-};
-static struct desc table[QUEUE] PAGE_ALIGNED;
-static volatile struct {
-	u16 flags, idx, ring[QUEUE], event;
-} avail PAGE_ALIGNED;
-static volatile struct {
-	u16 flags, idx;
-	struct {
-		u32 id, len;
-	} ring[QUEUE];
-} used PAGE_ALIGNED;
+static struct virtq queue;
 static struct {
 	u32 type, reserved;
 	u64 sector;
@@ -32,44 +17,15 @@ static volatile u8 status;
 static u8 *code;
 static struct virtio disk;
 
-static void start(const struct virtio *v)
-{
-	virtio_reset(v);
-	V8(v, 20) = 1;
-	V8(v, 20) = 3;
-	V32(v, 8) = 0;
-	V32(v, 12) = 0;
-	V32(v, 8) = 1;
-	V32(v, 12) = 1;
-	V8(v, 20) = 11;
-	CHECK(V8(v, 20) & 8);
-	V16(v, 22) = 0;
-	V16(v, 24) = QUEUE;
-	virtio_write64(v, 32, (u64)table);
-	virtio_write64(v, 40, (u64)&avail);
-	virtio_write64(v, 48, (u64)&used);
-	V16(v, 28) = 1;
-	V8(v, 20) = 15;
-}
-
 static void read_sector(u64 sector, void *to)
 {
-	u16 seen = used.idx;
-	u64 begin = rdtsc();
-
 	request.type = 0;
 	request.sector = sector;
 	status = 0xff;
-	table[0] = (struct desc){(u64)&request, 16, 1, 1};
-	table[1] = (struct desc){(u64)to, 512, 3, 2};
-	table[2] = (struct desc){(u64)&status, 1, 2, 0};
-	avail.ring[avail.idx % QUEUE] = 0;
-	__asm__ volatile("" ::: "memory");
-	avail.idx++;
-	__asm__ volatile("mfence" ::: "memory");
-	virtio_notify(&disk, 0);
-	while (used.idx == seen)
-		CHECK(rdtsc() - begin < 20000000000ul);
+	queue.table[0] = (struct virtq_desc){(u64)&request, 16, VIRTQ_NEXT, 1};
+	queue.table[1] = (struct virtq_desc){(u64)to, 512, VIRTQ_NEXT | VIRTQ_WRITE, 2};
+	queue.table[2] = (struct virtq_desc){(u64)&status, 1, VIRTQ_WRITE, 0};
+	virtio_request(&disk, &queue);
 	CHECK_EQ(status, 0);
 }
 
@@ -106,7 +62,7 @@ void guest_main(void)
 			disk.device_id = 0;
 	if (disk.device_id != BLK_ID)
 		guest_skip("no virtio disk");
-	start(&disk);
+	virtio_start(&disk, &queue, VIRTIO_NO_VECTOR);
 	loop_check("code_from_disk", code_from_disk, 500);
 	loop_check("tail_of_a_transfer", tail_of_a_transfer, 500);
 }

@@ -143,6 +143,18 @@ static void call_pushes(void)
 	}
 }
 
+/* The store reaches only the second page of the instruction, the first one's bytes stay. */
+ROUTINE(by_half, "shr $32, %rdi\n mov %edi, 6(%rsi)");
+
+static void in_the_second_page(void)
+{
+	static const struct routine r = ROW(by_half);
+	u8 *at = put(&r, true), *target = at + (r.target - r.start);
+
+	for (u32 i = 1; i <= TIMES; i++)
+		CHECK_EQ(((function)at)((u64)i << 32, target), (u64)i << 32);
+}
+
 /* Ring 3 has a stack segment whose selector is C3h: a RET, once the frame of an interrupt was pushed over what was a function. */
 #define SEL_RET 0xc3
 #define OVER_CODE 0x60
@@ -164,9 +176,10 @@ static u64 call_with_rax(u8 *at, u64 rax)
 	return rax;
 }
 
+static const u8 five[] = {0xb8, 5, 0, 0, 0, 0xc3}; /* mov $5, %eax; ret */
+
 static void interrupt_pushes(void)
 {
-	static const u8 five[] = {0xb8, 5, 0, 0, 0, 0xc3}; /* mov $5, %eax; ret */
 	struct user_context u = {
 		.rip = (u64)user_nothing, .cs = SEL_UCODE64, .rflags = 2, .rsp = (u64)(user_stack + 4096), .ss = SEL_RET, .arg = 0};
 	u8 *slot = code + 2 * PAGE - 8;
@@ -180,6 +193,27 @@ static void interrupt_pushes(void)
 		memcpy(slot, five, sizeof(five));
 		CHECK_EQ(call_with_rax(slot, 77), 5);
 		user_enter(&u);
+		CHECK_EQ(call_with_rax(slot, 77), 77);
+	}
+}
+
+/* CALL to where no code was before: its return address ends in C3h, which is RET, too. */
+extern const u8 call_ahead[], call_ahead_end[];
+__asm__(".text\n.balign 256, 0x90\n.skip 0xbb, 0x90\n"
+	"call_ahead: mov %rsp, %rdx\n mov %rdi, %rsp\n call *%rsi\n"
+	"call_ahead_end:\n");
+
+static void indirect_call_pushes(void)
+{
+	static const u8 leave[] = {0x48, 0x89, 0xd4, 0xc3}; /* mov %rdx, %rsp; ret */
+	u8 *slot = code + 2 * PAGE - 8;
+
+	CHECK_EQ((u64)call_ahead_end & 0xff, 0xc3);
+	for (u32 i = 0; i < TIMES; i++) {
+		memcpy(slot, five, sizeof(five));
+		CHECK_EQ(call_with_rax(slot, 77), 5);
+		memcpy(code, leave, sizeof(leave));
+		((function)call_ahead)((u64)slot + 8, code);
 		CHECK_EQ(call_with_rax(slot, 77), 77);
 	}
 }
@@ -218,8 +252,10 @@ void guest_main(void)
 	__asm__ volatile("fninit");
 	loop_check("in_ring0", in_ring0, 100);
 	loop_check("in_ring3", in_ring3, 40);
+	LOOP(in_the_second_page);
 	LOOP(call_pushes);
 	LOOP(interrupt_pushes);
+	LOOP(indirect_call_pushes);
 	if (!on_qemu_tcg()) /* whose walk sets the bits and keeps what it has translated */
 		LOOP(page_walks);
 }

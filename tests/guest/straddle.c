@@ -147,11 +147,6 @@ static void code_across_pages(void)
 	}
 }
 
-static u64 call_it(u64 at)
-{
-	return ((u64(*)(void))at)();
-}
-
 static void code_whose_second_page_is_missing(void)
 {
 	static const u8 code[] = {0x48, 0xb8, 1};
@@ -159,14 +154,14 @@ static void code_whose_second_page_is_missing(void)
 	memcpy(first + PAGE - 3, code, 3);
 	both(P, 0);
 	trap_clear();
-	trap_guarded(call_it, va + PAGE - 3);
+	trap_guarded(call_address, va + PAGE - 3);
 	CHECK_EQ(trap.vector, PF);
 	CHECK_EQ(trap.error, PFE_I);
 	CHECK_EQ(trap.cr2, va + PAGE);
 	CHECK_EQ(trap.frame.rip, va + PAGE - 3);
 	both(P, P | NX);
 	trap_clear();
-	trap_guarded(call_it, va + PAGE - 3);
+	trap_guarded(call_address, va + PAGE - 3);
 	CHECK_EQ(trap.error, PFE_I | PFE_P);
 	CHECK_EQ(trap.cr2, va + PAGE);
 }

@@ -52,6 +52,12 @@ static u64 call32(const u8 *fn, u32 arg)
 		CHECK_EQ(trap.frame.ss, SEL_UDATA);                                                                                        \
 	} while (0)
 
+#define FAULTS(name, arg, vec, err)                                                                                                        \
+	do {                                                                                                                               \
+		call32(name, arg);                                                                                                         \
+		FAULTED(name, vec, err);                                                                                                   \
+	} while (0)
+
 static u64 segment(u32 base, u64 limit, u64 type_and_flags)
 {
 	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | type_and_flags << 40 | (limit >> 16 & 15) << 48 | (u64)(base >> 24) << 56;
@@ -100,17 +106,13 @@ static void other_segments(void)
 	gdt[SEL_SPARE / 8] = segment((u32)(u64)word, 0xffff, 0x40f3);
 	CHECK_EQ(call32(load_es, SEL_SPARE | 3), word[1]);
 	gdt[SEL_SPARE / 8] = 0;
-	call32(load_es, SEL_SPARE | 3);
-	FAULTED(load_es, GP, SEL_SPARE);
+	FAULTS(load_es, SEL_SPARE | 3, GP, SEL_SPARE);
 	gdt[TLS / 8] = 0;
-	call32(load_gs, TLS | 3);
-	FAULTED(load_gs, GP, TLS);
-	call32(load_gs, SEL_CODE64);
-	FAULTED(load_gs, GP, SEL_CODE64);
+	FAULTS(load_gs, TLS | 3, GP, TLS);
+	FAULTS(load_gs, SEL_CODE64, GP, SEL_CODE64);
 	if (on_qemu_tcg()) /* which looks at no limits, rights or null selectors */
 		return;
-	call32(use_gs, 0);
-	FAULTED(use_gs, GP, 0);
+	FAULTS(use_gs, 0, GP, 0);
 }
 
 static void limits_and_rights(void)
@@ -119,11 +121,9 @@ static void limits_and_rights(void)
 	__asm__ volatile("mov %0, %%gs" ::"r"(TLS + 8 + 3));
 	CHECK_EQ(call32(use_at, 4), word[1]);
 	__asm__ volatile("mov %0, %%gs" ::"r"(TLS + 8 + 3));
-	call32(use_at, 5);
-	FAULTED(use_at, GP, 0);
+	FAULTS(use_at, 5, GP, 0);
 	__asm__ volatile("mov %0, %%gs" ::"r"(TLS + 8 + 3));
-	call32(store_gs, 0);
-	FAULTED(store_gs, GP, 0);
+	FAULTS(store_gs, 0, GP, 0);
 }
 
 /* ---- ways out */
@@ -144,25 +144,16 @@ FN32(aligned, "pushf\n pop %eax\n and $0x40000, %eax\n");
 
 static void faults(void)
 {
-	call32(touch, 0xc0000010);
+	FAULTS(touch, 0xc0000010, PF, PFE_U | PFE_P);
 	CHECK_EQ(trap.cr2, 0xc0000010);
-	FAULTED(touch, PF, PFE_U | PFE_P);
-	call32(overwrite, 0xc0000010);
-	FAULTED(overwrite, PF, PFE_U | PFE_W | PFE_P);
-	call32(undefined, 0);
-	FAULTED(undefined, UD, 0);
-	call32(divide, 0);
-	FAULTED(divide, DE, 0);
-	call32(aam0, 0);
-	FAULTED(aam0, DE, 0);
-	call32(interrupt, 0);
-	FAULTED(interrupt, GP, gate_error(0x81));
-	call32(bounds, 0);
-	FAULTED(bounds, BR, 0);
-	call32(wait_in, 0);
-	FAULTED(wait_in, GP, 0);
-	call32(to_nowhere, 0);
-	FAULTED(to_nowhere, GP, 0x50);
+	FAULTS(overwrite, 0xc0000010, PF, PFE_U | PFE_W | PFE_P);
+	FAULTS(undefined, 0, UD, 0);
+	FAULTS(divide, 0, DE, 0);
+	FAULTS(aam0, 0, DE, 0);
+	FAULTS(interrupt, 0, GP, gate_error(0x81));
+	FAULTS(bounds, 0, BR, 0);
+	FAULTS(wait_in, 0, GP, 0);
+	FAULTS(to_nowhere, 0, GP, 0x50);
 }
 
 /* INTO is a trap, through a gate that ring 3 may use. */

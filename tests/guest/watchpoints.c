@@ -201,6 +201,29 @@ static void breakpoint_on_a_faulting_instruction(void)
 	CHECK_EQ(hit.rip, faulting);
 }
 
+/* It is in the frame although it was not set before: a breakpoint that the handler sets on the instruction does not hit. */
+extern const u8 late_breakpoint[];
+
+static bool repair_and_arm(struct trap_frame *f)
+{
+	CHECK_EQ(f->rip, late_breakpoint);
+	arm(0, late_breakpoint, EXECUTE, 1);
+	return repair(f);
+}
+
+static void breakpoint_set_by_the_handler(void)
+{
+	u64 at = va + PAGE;
+
+	start();
+	paging_map(at, 0, 0);
+	trap_set_handler(PF, repair_and_arm);
+	__asm__ volatile("late_breakpoint: mov (%0), %%rax" ::"r"(at) : "rax", "memory");
+	disarm();
+	trap_set_handler(PF, NULL);
+	CHECK_EQ(hit.count, 0);
+}
+
 /* ---- interrupts ---- */
 
 #define VECTOR 0x60
@@ -458,6 +481,8 @@ void guest_main(void)
 		LOOP(fault_in_rep);
 	}
 	LOOP(breakpoint_on_a_faulting_instruction);
+	if (!on_qemu_tcg()) /* which sets no RF */
+		LOOP(breakpoint_set_by_the_handler);
 	if (!on_qemu_tcg()) /* which dies of an assertion */
 		LOOP(frame_of_an_interrupt);
 	LOOP(breakpoints_at_both_ends);

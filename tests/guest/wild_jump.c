@@ -32,18 +32,13 @@ static void non_canonical(void)
 		faults(wild[i], GP, 0);
 }
 
-static u64 call_it(u64 at)
-{
-	return ((u64(*)(void))at)();
-}
-
 static void call_to_nowhere(void)
 {
 	trap_clear();
-	trap_guarded(call_it, 0x800000000000ul);
+	trap_guarded(call_address, 0x800000000000ul);
 	CHECK_EQ(trap.vector, GP);
 	trap_clear();
-	trap_guarded(call_it, TEST_VA + 0x9000);
+	trap_guarded(call_address, TEST_VA + 0x9000);
 	CHECK_EQ(trap.vector, PF);
 	CHECK_EQ(trap.frame.rip, TEST_VA + 0x9000);
 }

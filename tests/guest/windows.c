@@ -59,19 +59,20 @@ static void pit_nmi(bool on)
 
 /* ---- loops of instructions with a shadow ---- */
 
-#define SHADOW(name, insn)                                                                                                                 \
+#define SHADOW(name, insn, next)                                                                                                           \
 	extern const u8 name##_next[];                                                                                                     \
 	__attribute__((noinline)) static void name(void)                                                                                   \
 	{                                                                                                                                  \
-		__asm__ volatile("mov $300, %%ecx\n\tmov %%ss, %%eax\n1:\t" insn "\n\t" #name                                              \
-				 "_next: nop\n\tdec %%ecx\n\tjnz 1b" ::"m"(selector)                                                       \
+		__asm__ volatile("mov $300, %%ecx\n\tmov %%ss, %%eax\n1:\t" insn "\n\t" #name "_next: " next                               \
+				 "\n\tdec %%ecx\n\tjnz 1b" ::"m"(selector)                                                                 \
 				 : "rax", "rcx", "memory", "cc");                                                                          \
 	}
 
 static u16 selector = SEL_DATA;
-SHADOW(mov_ss, "mov %%eax, %%ss")
-SHADOW(mov_ss_memory, "mov %0, %%ss")
-SHADOW(cli_sti, "cli; sti")
+SHADOW(mov_ss, "mov %%eax, %%ss", "nop")
+SHADOW(mov_ss_memory, "mov %0, %%ss", "nop")
+SHADOW(cli_sti, "cli; sti", "nop")
+SHADOW(cli_sti_load, "cli; sti", "cmpw $0, %0")
 
 static void no_interrupt_before(const u8 *next, void (*loop)(void))
 {
@@ -92,6 +93,7 @@ static void interrupts_at_any_moment(void)
 	no_interrupt_before(mov_ss_next, mov_ss);
 	no_interrupt_before(mov_ss_memory_next, mov_ss_memory);
 	no_interrupt_before(cli_sti_next, cli_sti);
+	no_interrupt_before(cli_sti_load_next, cli_sti_load);
 }
 
 static void nmi_at_any_moment(void)

@@ -17,6 +17,8 @@ echo ready
 while read word rest; do
 	case $word in
 	name) hostname $rest; echo "name is $(hostname)" ;;
+	tell) echo "name is $(hostname)" ;;
+	log) dmesg | grep -q "$rest" && echo "log has it" ;;
 	spin) echo spinning; while [ ! -e /tmp/never ]; do :; done & ;;
 	end) break ;;
 	esac
@@ -183,6 +185,72 @@ def gdb_memory(t):
     gdb.run("detach")
     m.send("name cool\n")
     m.expect("name is cool\n")
+    end(t, m)
+
+
+CR4_LA57 = 1 << 12
+
+
+def quad(gdb, address):
+    return int(re.search(r":\s+(0x[0-9a-f]+)", gdb.run(f"x/1xg {address:#x}")).group(1), 16)
+
+
+def walk(gdb, va):
+    """The physical address of a kernel's virtual one, with physical mode on: its pages may be of any size."""
+    table = gdb.value("$cr3") & 0xFFFFFFFFFF000
+    five_levels = gdb.value("$cr4") & CR4_LA57  # QEMU's CPU has them
+    for shift in (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12):
+        entry = quad(gdb, table + (va >> shift & 511) * 8)
+        table = entry & 0xFFFFFFFFFF000
+        if entry & 0x80 or shift == 12:
+            return (table & -(1 << shift)) | (va & ((1 << shift) - 1))
+
+
+@test("gdb-physical", timeout=90)
+def gdb_physical(t):
+    """By QEMU's packet addresses become physical: page tables can be walked, and what is written is what the kernel reads."""
+    m, where = debugged(t)
+    name = symbols(m)["init_uts_ns"] + NODENAME
+    m.send("name cold\n")
+    m.expect("name is cold\n")
+    gdb = Gdb(t, where)
+    gdb.connect()
+    t.check('"0"' in gdb.run("maintenance packet qqemu.PhyMemMode"), "the mode at the beginning")
+    t.check('"OK"' in gdb.run("maintenance packet Qqemu.PhyMemMode:1"), "physical mode is refused")
+    physical = walk(gdb, name)
+    t.check('"cold"' in gdb.run(f"x/s {physical:#x}"), "another name by its physical address")
+    if t.options.vmm == "guise":
+        t.check("Cannot access memory" in gdb.run("x/1xw 0xfee00030"), "the local APIC was read")
+    gdb.run(f"set *(char *){physical:#x} = 'b'")
+    t.check('"OK"' in gdb.run("maintenance packet Qqemu.PhyMemMode:0"), "virtual mode is refused")
+    t.check('"bold"' in gdb.run(f"x/s {name:#x}"), "another name by its virtual address")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("tell\n")
+    m.expect("name is bold\n")
+    end(t, m)
+
+
+CR0_TS = 8
+
+
+@test("gdb-control", timeout=90, on=GUISE)
+def gdb_control(t):
+    """Control registers take what the processor takes: the kernel finds CR0.TS set, and wonders."""
+    m, where = debugged(t)
+    symbols(m)
+    gdb = Gdb(t, where)
+    gdb.connect()
+    cr0, cr3, efer = (gdb.value(f"${name}") for name in ("cr0", "cr3", "efer"))
+    for refused in ("$cr3 = 1UL << 60", "$cr4 = 0", "$cr0 = 0x11", "$efer = 0"):
+        t.check("Could not write register" in gdb.run(f"set {refused}"), f"{refused} was taken")
+    t.equal([gdb.value(f"${name}") for name in ("cr0", "cr3", "efer")], [cr0, cr3, efer], "control registers")
+    gdb.run(f"set $cr0 = {cr0 | CR0_TS:#x}")
+    t.equal(gdb.value("$cr0"), cr0 | CR0_TS, "cr0")
+    gdb.run("detach")
+    gdb.quit(t)
+    m.send("log CR0.TS was set\n")
+    m.expect("log has it\n")
     end(t, m)
 
 

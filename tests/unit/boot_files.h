@@ -32,6 +32,14 @@ static inline struct memory_file file_with(const void *data, size_t size)
 	return f;
 }
 
+/* The smallest multiboot image. */
+static inline struct memory_file smallest_kernel(void)
+{
+	static const u32 words[8] = {0x1badb002, 0x10000, -(0x1badb002u + 0x10000u), 0x100000, 0x100000, 0, 0, 0x100000};
+
+	return file_with(words, sizeof(words));
+}
+
 /* Load `data` as a kernel into fresh RAM. On success the caller destroys *gm. */
 static inline int load_bytes(const void *data, size_t size, const char *initrd, const char *cmdline, struct guest_memory *gm,
 			     struct x86_cpu *c, struct err *e)

@@ -59,12 +59,14 @@ static inline u32 client_decode(const char *in, u32 len, char *out)
 }
 
 #define CLIENT_CPUS 3
-#define CLIENT_RAM 0x3000u /* from address 0x1000 on */
+#define CLIENT_RAM 0x3000u /* from virtual address 0x1000 on, physical ones from 0 */
 
 struct client {
 	struct gdb_session *session;
 	struct x86_cpu cpu[CLIENT_CPUS];
 	struct x86_cpuid cpuid;
+	struct x86_env env;
+	u64 cr8[CLIENT_CPUS];
 	u8 ram[CLIENT_RAM];
 	char sent[4 * GDB_FRAME_MAX];
 	u32 nsent;
@@ -89,7 +91,11 @@ static inline struct x86_cpu *client_cpu(void *opaque, u32 cpu)
 }
 static inline u64 client_cr8(void *opaque, u32 cpu)
 {
-	return cpu;
+	return ((struct client *)opaque)->cr8[cpu];
+}
+static inline void client_set_cr8(void *opaque, u32 cpu, u64 value)
+{
+	((struct client *)opaque)->cr8[cpu] = value;
 }
 static inline void client_changed(void *opaque, u32 cpu)
 {
@@ -110,6 +116,18 @@ static inline bool client_write(void *opaque, u32 cpu, gva_t gva, const void *bu
 	if (client_in_ram(gva, len))
 		memcpy(((struct client *)opaque)->ram + (gva - 0x1000), buf, len);
 	return client_in_ram(gva, len);
+}
+static inline bool client_read_physical(void *opaque, gpa_t gpa, void *buf, u32 len)
+{
+	return client_read(opaque, 0, gpa + 0x1000, buf, len);
+}
+static inline bool client_write_physical(void *opaque, gpa_t gpa, const void *buf, u32 len)
+{
+	return client_write(opaque, 0, gpa + 0x1000, buf, len);
+}
+static inline u8 *client_ram(void *opaque, gpa_t gpa, bool write)
+{
+	return gpa < CLIENT_RAM ? ((struct client *)opaque)->ram + gpa : NULL;
 }
 static inline int client_insert(void *opaque, enum gdb_point point, gva_t gva, u64 len)
 {
@@ -157,9 +175,25 @@ static inline void client_on_sent(void *opaque, const char *bytes, u32 len)
 
 static inline struct gdb_target client_target(struct client *c)
 {
-	return (struct gdb_target){c,		CLIENT_CPUS,  &c->cpuid,     client_cpu,    client_cr8,	   client_changed,
-				   client_read, client_write, client_insert, client_remove, client_resume, client_reset,
-				   client_info, client_stop,  client_detach, client_quit};
+	return (struct gdb_target){.opaque = c,
+				   .ncpus = CLIENT_CPUS,
+				   .cpuid = &c->cpuid,
+				   .cpu = client_cpu,
+				   .cr8 = client_cr8,
+				   .set_cr8 = client_set_cr8,
+				   .changed = client_changed,
+				   .read = client_read,
+				   .write = client_write,
+				   .read_physical = client_read_physical,
+				   .write_physical = client_write_physical,
+				   .insert = client_insert,
+				   .remove = client_remove,
+				   .resume = client_resume,
+				   .reset = client_reset,
+				   .info = client_info,
+				   .stop = client_stop,
+				   .detach = client_detach,
+				   .quit = client_quit};
 }
 
 static inline void client_open(struct client *c, struct gdb_target *t)
@@ -168,8 +202,11 @@ static inline void client_open(struct client *c, struct gdb_target *t)
 
 	memset(c, 0, sizeof(*c));
 	x86_cpuid_build(&c->cpuid, &(struct x86_cpuid_config){.ncpus = CLIENT_CPUS, .tsc_hz = 1000000000, .engine_bt = true});
+	c->env = (struct x86_env){.opaque = c, .ram = client_ram};
 	for (u32 i = 0; i < CLIENT_CPUS; i++) {
 		c->cpu[i].cpuid = &c->cpuid;
+		c->cpu[i].env = &c->env;
+		c->cr8[i] = i;
 		c->cpu[i].fpu.bytes[512] = 3;
 	}
 	*t = client_target(c);

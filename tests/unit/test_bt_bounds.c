@@ -3,7 +3,7 @@
  * The checks of builds with bounds_checks do fire: a guest whose shadow table has been damaged ends the process before its access is made, and says
  * where. Each case runs in a child of its own, which makes its VM itself: cells' memory does not survive a fork, nor does an abort.
  */
-#include "engine/bt/bt.h"
+#include "bt_machine.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -29,11 +29,7 @@
 #define VICTIM_PAGES 3
 
 struct guest {
-	struct guest_memory gm;
-	struct x86_cpuid cpuid;
-	struct engine_machine machine;
-	struct engine_vm *vm;
-	struct engine_vcpu *vcpu;
+	struct bt_machine m;
 	struct x86_cpu *c;
 	u8 *victim; /* host memory that is not the guest's: a page, and one on each side that catches nothing either */
 };
@@ -47,20 +43,11 @@ static void must(bool ok, const char *what)
 	_exit(1);
 }
 
-/* ---- the machine, which nobody asks anything */
-
-static bool no_irq(void *opaque)
-{
-	return false;
-}
-static u64 no_tsc(void *opaque)
-{
-	return 0;
-}
+/* ---- the machine */
 
 static void put(struct guest *g, gpa_t at, const void *bytes, u64 n)
 {
-	must(gm_write(&g->gm, at, bytes, n), "write");
+	must(gm_write(&g->m.gm, at, bytes, n), "write");
 }
 
 static void put64(struct guest *g, gpa_t at, u64 v)
@@ -87,19 +74,14 @@ static void start_state(struct guest *g)
 
 static void make(struct guest *g)
 {
-	const struct x86_cpuid_config config = {.ncpus = 1, .tsc_hz = 1000000000, .engine_bt = true};
 	struct err e = {0};
-	*g = (struct guest){.machine = {.irq_pending = no_irq, .tsc = no_tsc}};
-	must(gm_create(&g->gm, RAM, &e) == 0, e.msg);
-	x86_cpuid_build(&g->cpuid, &config);
-	must(engine_translate.vm_create(&g->vm, &g->gm, &g->cpuid, 1, &e) == 0, e.msg);
-	must(engine_translate.vcpu_create(&g->vcpu, g->vm, 0, &g->machine, &e) == 0, e.msg);
+	must(bt_machine_make(&g->m, RAM, 1, &e) == 0, e.msg);
 	g->victim = mmap(NULL, VICTIM_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must(g->victim != MAP_FAILED, "mmap");
 	g->victim += PAGE_SIZE;
-	g->c = engine_translate.vcpu_state(g->vcpu);
+	g->c = engine_translate.vcpu_state(g->m.vcpu);
 	start_state(g);
-	engine_translate.vcpu_sync_in(g->vcpu);
+	engine_translate.vcpu_sync_in(g->m.vcpu);
 }
 
 /* The address of the guest's data is in rbx, rdi, rbp and rsp. */
@@ -111,7 +93,7 @@ static enum exit_kind run_to_end(struct guest *g, gva_t data)
 	g->c->gpr[R_RBX] = g->c->gpr[R_RDI] = g->c->gpr[R_RBP] = g->c->gpr[R_RSP] = data;
 	g->c->gpr[R_RSI] = DATA + 2 * PAGE_SIZE;
 	g->c->gpr[R_RCX] = g->c->gpr[R_RAX] = 1;
-	return engine_translate.vcpu_run(g->vcpu, &e);
+	return engine_translate.vcpu_run(g->m.vcpu, &e);
 }
 
 static void run(struct guest *g, gva_t data)
@@ -229,7 +211,7 @@ static void ends_of_ram(const struct sample *s)
 	for (gva_t at = LAST; at <= RAM - 8; at++) {
 		run(&g, at);
 		run(&g, at);
-		must(gm_read(&g.gm, at, &v, 8) && v == 1, "not stored");
+		must(gm_read(&g.m.gm, at, &v, 8) && v == 1, "not stored");
 		put64(&g, at, 0);
 	}
 }
@@ -264,7 +246,7 @@ static void hit_a_guard(const struct sample *s)
 	write_code(&g, s);
 	run(&g, DATA);
 	run(&g, DATA);
-	must(mprotect(g.gm.map + DATA, PAGE_SIZE, PROT_NONE) == 0, "mprotect");
+	must(mprotect(g.m.gm.map + DATA, PAGE_SIZE, PROT_NONE) == 0, "mprotect");
 	run(&g, DATA);
 }
 

@@ -56,6 +56,7 @@ static void features_are_announced(void **state)
 	const char *r = client_ask(c, "qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+");
 
 	assert_true(strstr(r, "PacketSize=4000"));
+	assert_true(strstr(r, "PhyMemMode+"));
 	assert_true(strstr(r, "qXfer:features:read+") && strstr(r, "QStartNoAckMode+") && strstr(r, "swbreak+") && strstr(r, "hwbreak+"));
 	ASK("vCont?", "vCont;c;C;s;S");
 }
@@ -159,13 +160,133 @@ static void registers_are_written(void **state)
 	assert_true(c->cpu[0].rflags & FL_ONE && c->cpu[0].rflags & FL_VM); /* not a debugger's to change */
 	assert_string_equal(write_reg("gs_base", "0000000000ff0000"), "E01");
 	assert_string_equal(write_reg("gs_base", "00000000008affff"), "OK");
-	assert_string_equal(write_reg("cr0", "0000000000000000"), "E01");
 	assert_string_equal(write_reg("cs", "10000000"), "E01");
+	assert_string_equal(write_reg("cs", "00000000"), "OK"); /* as it is */
 	assert_string_equal(write_reg("mxcsr", "ffff0100"), "E01");
 	assert_string_equal(write_reg("rip", "00"), "E16");
 	assert_string_equal(write_reg("rip", "0000000000000g00"), "E16");
 	ASK("P", "E16");
 	ASK("P0", "E16");
+}
+
+static const char *write_number(const char *name, u64 v)
+{
+	char text[17];
+
+	snprintf(text, sizeof(text), "%016llx", (unsigned long long)__builtin_bswap64(v));
+	return write_reg(name, text);
+}
+
+/* In 64-bit mode of ring 3: the debugger's rights are those of ring 0. */
+static void enter_long_mode(struct x86_cpu *cpu)
+{
+	x86_reset(cpu, true, false);
+	cpu->cr0 = CR0_PE | CR0_ET | CR0_PG;
+	cpu->cr4 = CR4_PAE;
+	cpu->cr3 = 0x1000;
+	cpu->msr.efer = EFER_LME | EFER_LMA;
+	cpu->seg[SEG_CS].attr |= SEGA_L;
+	cpu->seg[SEG_SS].attr |= SEGA_DPL;
+}
+
+static void control_registers_are_written(void **state)
+{
+	struct x86_cpu *cpu = &c->cpu[0];
+
+	enter_long_mode(cpu);
+	assert_string_equal(write_number("cr3", 0x2000), "OK");
+	assert_string_equal(c->log, "changed 0;");
+	assert_true(cpu->cr3 == 0x2000);
+	assert_string_equal(write_number("cr2", 0xfedcba9876543210), "OK");
+	assert_true(cpu->cr2 == 0xfedcba9876543210);
+	assert_string_equal(write_number("cr0", CR0_PE | CR0_PG | CR0_WP), "OK");
+	assert_true(cpu->cr0 == (CR0_PE | CR0_PG | CR0_WP | CR0_ET));
+	assert_string_equal(write_number("cr4", CR4_PAE | CR4_PGE | CR4_PCIDE), "OK");
+	assert_string_equal(write_number("cr3", 1ull << 63 | 0x3007), "OK");
+	assert_true(cpu->cr3 == 0x3007);
+	assert_string_equal(write_number("efer", EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE), "OK");
+	assert_true(cpu->msr.efer & EFER_NXE);
+	assert_string_equal(write_number("cr8", 9), "OK");
+	assert_true(c->cr8[0] == 9 && c->cr8[1] == 1);
+	assert_string_equal(write_number("k_gs_base", 0xffff800000000000), "OK");
+	assert_true(x86_cpl(cpu) == 3 && cpu->env == &c->env && !cpu->fault.pending);
+}
+
+static void control_registers_refuse(void **state)
+{
+	static const struct {
+		const char *name;
+		u64 value;
+	} rows[] = {
+		{"cr0", CR0_PE | CR0_ET},		 /* paging ends in compatibility mode only */
+		{"cr0", CR0_PE | CR0_PG | CR0_NW},	 /* NW without CD */
+		{"cr0", CR0_PE | CR0_PG | 1ull << 32},	 /* reserved */
+		{"cr0", CR0_PG},			 /* paging without protection */
+		{"cr3", 1ull << 52},			 /* beyond the physical addresses */
+		{"cr3", 1ull << 63},			 /* no PCIDs to keep */
+		{"cr4", 0},				 /* PAE belongs to long mode */
+		{"cr4", CR4_PAE | CR4_LA57},		 /* not announced */
+		{"cr4", CR4_PAE | 1ull << 31},		 /* reserved */
+		{"cr8", 16},				 /* four bits */
+		{"efer", EFER_LME},			 /* LMA follows from LME and PG */
+		{"efer", EFER_LMA},			 /* LME changes while paging is off */
+		{"efer", EFER_LME | EFER_LMA | 1u << 1}, /* reserved */
+		{"fs_base", 1ull << 47},
+		{"k_gs_base", 1ull << 47},
+	};
+	static struct x86_cpu before;
+
+	enter_long_mode(&c->cpu[0]);
+	before = c->cpu[0];
+	for (u32 i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_string_equal(write_number(rows[i].name, rows[i].value), "E01");
+	assert_memory_equal(&before, &c->cpu[0], sizeof(before));
+	assert_string_equal(c->log, "");
+	assert_true(c->cr8[0] == 0);
+}
+
+/* PAE's four entries are looked at, in RAM; from ring 3 no way leads to real mode. */
+static void other_modes_are_checked(void **state)
+{
+	struct x86_cpu *cpu = &c->cpu[0];
+
+	x86_reset(cpu, true, false);
+	assert_string_equal(write_number("efer", EFER_LMA), "E01");
+	assert_string_equal(write_number("cr4", CR4_PAE), "OK");
+	assert_string_equal(write_number("cr3", 0x1000), "OK");
+	c->ram[0x1008] = 3; /* present, with a reserved bit */
+	assert_string_equal(write_number("cr0", CR0_PE | CR0_PG), "E01");
+	c->ram[0x1008] = 1;
+	assert_string_equal(write_number("cr0", CR0_PE | CR0_PG), "OK");
+	assert_string_equal(write_number("cr3", 0x10000000), "E01"); /* no RAM */
+	cpu->seg[SEG_SS].attr |= SEGA_DPL;
+	assert_string_equal(write_number("cr0", 0), "E01");
+	cpu->seg[SEG_SS].attr &= ~SEGA_DPL;
+	assert_string_equal(write_number("cr0", 0), "OK");
+	assert_true(cpu->cr0 == CR0_ET);
+	assert_string_equal(write_number("efer", EFER_LME), "OK");
+	assert_string_equal(write_number("cr0", CR0_PE | CR0_PG), "OK");
+	assert_true(x86_long_mode(cpu));
+}
+
+/* One register that G cannot write keeps all of them as they are. */
+static void all_or_none(void **state)
+{
+	static char packet[sizeof(c->reply) + 8];
+	static struct x86_cpu before;
+
+	enter_long_mode(&c->cpu[0]);
+	before = c->cpu[0];
+	client_ask(c, "g");
+	snprintf(packet, sizeof(packet), "G%s", c->reply);
+	packet[1] = '7';		   /* rax */
+	packet[strlen(packet) - 16] = '2'; /* efer, which comes last: a reserved bit */
+	ASK(packet, "E01");
+	assert_memory_equal(&before, &c->cpu[0], sizeof(before));
+	assert_string_equal(c->log, "");
+	packet[strlen(packet) - 16] = '0';
+	ASK(packet, "OK");
+	assert_true(c->cpu[0].gpr[R_RAX] == 0x70);
 }
 
 static void vectors_follow_xstate(void **state)
@@ -237,6 +358,29 @@ static void memory(void **state)
 	assert_memory_equal(c->ram, "z#\0x", 4);
 	ASK("X1000,0:", "OK");
 	ASK("X1000,5:ab", "E16");
+}
+
+static void physical_memory(void **state)
+{
+	memcpy(c->ram, "abc", 3);
+	ASK("qqemu.PhyMemMode", "0");
+	ASK("qqemu.Supported", "PhyMemMode");
+	ASK("Qqemu.PhyMemMode:1", "OK");
+	ASK("qqemu.PhyMemMode", "1");
+	ASK("m0,3", "616263");
+	ASK("m2fff,2", "00");
+	ASK("m3000,1", "E0e");
+	ASK("mfffffffffffff000,1", "E0e");
+	ASK("M1,1:7a", "OK");
+	ASK("M2fff,2:7a7a", "E0e");
+	assert_string_equal(client_ask_bytes(c, "X2,1:y", 6), "OK");
+	assert_memory_equal(c->ram, "azy", 3);
+	ASK("Qqemu.PhyMemMode:", "E16");
+	ASK("Qqemu.PhyMemMode:1x", "E16");
+	ASK("qqemu.PhyMemMode", "1");
+	ASK("Qqemu.PhyMemMode:0", "OK");
+	ASK("m0,1", "E0e");
+	ASK("m1000,3", "617a79");
 }
 
 static void points(void **state)
@@ -388,6 +532,7 @@ static void mutilated_packets(void **state)
 					      "P10=0000000000000000",
 					      "qXfer:features:read:target.xml:0,100",
 					      "qRcmd,68656c70",
+					      "Qqemu.PhyMemMode:1",
 					      "Hg1",
 					      "qThreadExtraInfo,1"};
 	char copy[64];
@@ -422,9 +567,14 @@ int main(void)
 		TEST(threads),
 		TEST(registers_are_read),
 		TEST(registers_are_written),
+		TEST(control_registers_are_written),
+		TEST(control_registers_refuse),
+		TEST(other_modes_are_checked),
+		TEST(all_or_none),
 		TEST(vectors_follow_xstate),
 		TEST(all_registers_survive),
 		TEST(memory),
+		TEST(physical_memory),
 		TEST(points),
 		TEST(resuming),
 		TEST(bad_resumes),

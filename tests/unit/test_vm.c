@@ -3,94 +3,21 @@
  * The machine's life cycle on a fake engine: each vCPU runs a script of the test instead of guest code, through the same callbacks that
  * real engines use.
  */
-#include "boot_files.h"
+#include "fake_engine.h"
 
 #include "base/clock.h"
 #include "vm/vm.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <time.h>
-
-/* ---- a kernel: the smallest multiboot image ---- */
-
-static struct memory_file kernel_file(void)
-{
-	static const u32 words[8] = {0x1badb002, 0x10000, -(0x1badb002u + 0x10000u), 0x100000, 0x100000, 0, 0, 0x100000};
-
-	return file_with(words, sizeof(words));
-}
 
 /* ---- the engine ---- */
 
-struct fake_vcpu;
-typedef enum exit_kind (*script_fn)(struct fake_vcpu *v);
-
-struct engine_vm {
-	atomic_uint vcpus, ram_writes;
-};
-
-struct engine_vcpu {
-	struct x86_cpu cpu;
-};
-
-struct fake_vcpu {
-	struct engine_vcpu base; /* first */
-	struct engine_vm *vm;
-	u32 id;
-	struct engine_machine m;
-	atomic_bool kicked;
-	atomic_uint irqs, nmis, runs, syncs;
-};
-
-/* The tests run one after the other; what a vCPU does is the running test's. */
+typedef enum exit_kind (*script_fn)(struct engine_vcpu *v);
 static script_fn script;
-static u32 fail_vcpu = ~0u;
-static atomic_uint live_vcpus, live_vms;
 
-static struct fake_vcpu *fake(struct engine_vcpu *v)
+static enum exit_kind fake_run(struct engine_vcpu *v, struct err *e)
 {
-	return (struct fake_vcpu *)v;
-}
-
-static int fake_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
-{
-	*out = calloc(1, sizeof(**out));
-	live_vms++;
-	return 0;
-}
-
-static void fake_vm_destroy(struct engine_vm *vm)
-{
-	live_vms--;
-	free(vm);
-}
-
-static int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e)
-{
-	struct fake_vcpu *v;
-
-	if (id == fail_vcpu)
-		return err_set(e, ENOMEM, "no more vCPUs");
-	v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
-	memset(v, 0, sizeof(*v));
-	v->vm = vm;
-	v->id = id;
-	v->m = *m;
-	live_vcpus++;
-	*out = &v->base;
-	return 0;
-}
-
-static void fake_vcpu_destroy(struct engine_vcpu *v)
-{
-	live_vcpus--;
-	free(v);
-}
-
-static enum exit_kind fake_run(struct engine_vcpu *ev, struct err *e)
-{
-	struct fake_vcpu *v = fake(ev);
 	enum exit_kind kind;
 
 	if (atomic_exchange(&v->kicked, false))
@@ -102,50 +29,7 @@ static enum exit_kind fake_run(struct engine_vcpu *ev, struct err *e)
 	return kind;
 }
 
-static void fake_kick(struct engine_vcpu *v)
-{
-	fake(v)->kicked = true;
-}
-
-static void fake_irq(struct engine_vcpu *v)
-{
-	fake(v)->irqs++;
-}
-
-static void fake_nmi(struct engine_vcpu *v)
-{
-	fake(v)->nmis++;
-}
-
-static struct x86_cpu *fake_state(struct engine_vcpu *v)
-{
-	return &v->cpu;
-}
-
-static void fake_sync(struct engine_vcpu *v)
-{
-	fake(v)->syncs++;
-}
-
-static void fake_ram_written(struct engine_vm *vm, gpa_t gpa, u64 len)
-{
-	vm->ram_writes++;
-}
-
-static const struct engine_ops fake_engine = {
-	.name = "fake",
-	.vm_create = fake_vm_create,
-	.vm_destroy = fake_vm_destroy,
-	.vcpu_create = fake_vcpu_create,
-	.vcpu_destroy = fake_vcpu_destroy,
-	.vcpu_run = fake_run,
-	.vcpu_kick = fake_kick,
-	.vcpu_irq = fake_irq,
-	.vcpu_nmi = fake_nmi,
-	.vcpu_state = fake_state,
-	.vcpu_sync_in = fake_sync,
-	.ram_written = fake_ram_written,
-};
+static const struct engine_ops fake_engine = {FAKE_ENGINE, .vcpu_run = fake_run, .vcpu_sync_in = fake_sync};
 
 /* ---- building blocks ---- */
 
@@ -184,8 +68,8 @@ static struct vm_result run_config(const struct vm_config *c, script_fn fn)
 
 	assert_int_equal(ret < 0, r.end == VM_END_ERROR);
 	vm_destroy(vm);
-	assert_int_equal(live_vcpus, 0);
-	assert_int_equal(live_vms, 0);
+	assert_int_equal(fake_vcpus, 0);
+	assert_int_equal(fake_vms, 0);
 	return r;
 }
 
@@ -195,7 +79,7 @@ static void add_exit_port(struct vm_config *c)
 	c->opt[c->nopts++].text = "0xf4";
 }
 
-static enum exit_kind exit_with(struct fake_vcpu *v, u32 value)
+static enum exit_kind exit_with(struct engine_vcpu *v, u32 value)
 {
 	v->m.pio_write(v->m.opaque, 0xf4, 4, value);
 	return EXIT_KICKED;
@@ -207,7 +91,7 @@ static void nap(void)
 }
 
 /* A guest that runs without end. */
-static enum exit_kind spin(struct fake_vcpu *v)
+static enum exit_kind spin(struct engine_vcpu *v)
 {
 	while (!v->kicked)
 		nap();
@@ -216,7 +100,7 @@ static enum exit_kind spin(struct fake_vcpu *v)
 
 /* ---- ends ---- */
 
-static enum exit_kind write_exit_port(struct fake_vcpu *v)
+static enum exit_kind write_exit_port(struct engine_vcpu *v)
 {
 	return exit_with(v, 42);
 }
@@ -232,7 +116,7 @@ static void exit_port_ends_with_the_value(void **state)
 	assert_int_equal(r.exit_value, 42);
 }
 
-static enum exit_kind power_off(struct fake_vcpu *v)
+static enum exit_kind power_off(struct engine_vcpu *v)
 {
 	v->m.pio_write(v->m.opaque, 0x604, 2, 5 << 10 | 1 << 13); /* PM1a control: S5 */
 	return EXIT_KICKED;
@@ -245,12 +129,12 @@ static void acpi_powers_off(void **state)
 	assert_int_equal(run_config(&c, power_off).end, VM_END_POWEROFF);
 }
 
-static enum exit_kind shutdown_exit(struct fake_vcpu *v)
+static enum exit_kind shutdown_exit(struct engine_vcpu *v)
 {
 	return EXIT_SHUTDOWN;
 }
 
-static enum exit_kind error_exit(struct fake_vcpu *v)
+static enum exit_kind error_exit(struct engine_vcpu *v)
 {
 	return EXIT_ERROR;
 }
@@ -288,9 +172,9 @@ static void quits_from_another_thread(void **state)
 	assert_int_equal(r.end, VM_END_QUIT);
 }
 
-static enum exit_kind halt_without_interrupts(struct fake_vcpu *v)
+static enum exit_kind halt_without_interrupts(struct engine_vcpu *v)
 {
-	v->base.cpu.rflags &= ~(u64)FL_IF;
+	v->cpu.rflags &= ~(u64)FL_IF;
 	return EXIT_HALTED;
 }
 
@@ -305,9 +189,9 @@ static void a_dead_guest_is_noticed(void **state)
 
 static atomic_uint boots;
 
-static enum exit_kind reset_twice(struct fake_vcpu *v)
+static enum exit_kind reset_twice(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (v->id != 0)
 		return spin(v);
@@ -337,7 +221,7 @@ static void reset_starts_over(void **state)
 
 static atomic_uint reset_rounds;
 
-static enum exit_kind triple_fault_storm(struct fake_vcpu *v)
+static enum exit_kind triple_fault_storm(struct engine_vcpu *v)
 {
 	return ++reset_rounds < 300 ? EXIT_SHUTDOWN : exit_with(v, 0);
 }
@@ -361,14 +245,14 @@ static void a_reset_storm_is_survived(void **state)
 #define LAPIC_TIMER_COUNT 0x380
 #define LAPIC_DIVIDE 0x3e0
 
-static void lapic_set(struct fake_vcpu *v, u32 reg, u32 value)
+static void lapic_set(struct engine_vcpu *v, u32 reg, u32 value)
 {
 	v->m.mmio_write(v->m.opaque, LAPIC + reg, 4, value);
 }
 
-static enum exit_kind wait_for_timer(struct fake_vcpu *v)
+static enum exit_kind wait_for_timer(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (v->m.irq_pending(v->m.opaque))
 		return exit_with(v, (u32)v->m.irq_accept(v->m.opaque));
@@ -393,16 +277,16 @@ static void the_timer_ends_a_halt(void **state)
 	assert_int_equal(r.exit_value, 0x55);
 }
 
-static enum exit_kind start_others(struct fake_vcpu *v)
+static enum exit_kind start_others(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (c->halted)
 		return EXIT_HALTED; /* woken in vain, by the second SIPI */
 	if (v->id != 0) {
 		if (c->seg[SEG_CS].base != 0x9a000 || c->seg[SEG_CS].sel != 0x9a00 || c->rip != 0 || x86_protected(c))
 			return EXIT_ERROR;
-		v->vm->vcpus++;
+		v->vm->count++;
 		c->halted = true;
 		return halt_without_interrupts(v);
 	}
@@ -412,11 +296,11 @@ static enum exit_kind start_others(struct fake_vcpu *v)
 		lapic_set(v, LAPIC_ICR, 0xc469a); /* SIPI 0x9a, twice as the manual asks for */
 		lapic_set(v, LAPIC_ICR, 0xc469a);
 	}
-	if (v->vm->vcpus < 3) {
+	if (v->vm->count < 3) {
 		nap();
 		return EXIT_KICKED;
 	}
-	return exit_with(v, v->vm->vcpus);
+	return exit_with(v, v->vm->count);
 }
 
 static void init_and_sipi_start_the_others(void **state)
@@ -431,11 +315,11 @@ static void init_and_sipi_start_the_others(void **state)
 }
 
 /* CPU 1 halts; CPU 0 kicks it by hypercall. */
-static enum exit_kind kick_by_hypercall(struct fake_vcpu *v)
+static enum exit_kind kick_by_hypercall(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
-	if (v->id == 1 && v->vm->vcpus++ > 0)
+	if (v->id == 1 && v->vm->count++ > 0)
 		return exit_with(v, 7);
 	if (v->id == 1) {
 		c->rflags |= FL_IF;
@@ -447,7 +331,7 @@ static enum exit_kind kick_by_hypercall(struct fake_vcpu *v)
 		lapic_set(v, LAPIC_ICR, 0xc4500);
 		lapic_set(v, LAPIC_ICR, 0xc469a);
 	}
-	if (v->vm->vcpus == 0) {
+	if (v->vm->count == 0) {
 		nap();
 		return EXIT_KICKED;
 	}
@@ -479,7 +363,7 @@ static void hypercalls(void **state)
 
 static atomic_uint kicks, waits;
 
-static void start_all_others(struct fake_vcpu *v)
+static void start_all_others(struct engine_vcpu *v)
 {
 	lapic_set(v, LAPIC_SVR, 0x1ff);
 	lapic_set(v, LAPIC_ICR, 0xc4500);
@@ -494,20 +378,20 @@ static enum exit_kind wait_more(void)
 }
 
 /* CPU 1 halts with interrupts off, after CPU 0 has kicked it: as a waiter for a spin lock that has just become free. */
-static enum exit_kind kick_before_halt(struct fake_vcpu *v)
+static enum exit_kind kick_before_halt(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (v->id == 0 && v->runs == 1)
 		start_all_others(v);
-	if (v->id == 0 && v->vm->vcpus == 1 && kicks == 0) {
+	if (v->id == 0 && v->vm->count == 1 && kicks == 0) {
 		c->gpr[R_RAX] = 5;
 		c->gpr[R_RCX] = 1;
 		kicks = v->m.hypercall(v->m.opaque, c) == 0;
 	}
 	if (v->id == 0)
 		return wait_more();
-	v->vm->vcpus = 1;
+	v->vm->count = 1;
 	if (kicks == 0)
 		return wait_more();
 	if (v->runs < 1000) { /* the kick is long over */
@@ -534,13 +418,13 @@ static void a_kick_waits_for_the_halt(void **state)
 }
 
 /* All CPUs are in HLT with interrupts off for a moment, but one was kicked and asks for the end, once. */
-static enum exit_kind end_behind_a_false_alarm(struct fake_vcpu *v)
+static enum exit_kind end_behind_a_false_alarm(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (v->id == 1) {
-		if (v->vm->vcpus == 0 || c->halted) {
-			v->vm->vcpus = 1;
+		if (v->vm->count == 0 || c->halted) {
+			v->vm->count = 1;
 			c->halted = true;
 			return EXIT_HALTED;
 		}
@@ -548,7 +432,7 @@ static enum exit_kind end_behind_a_false_alarm(struct fake_vcpu *v)
 	}
 	if (v->runs == 1)
 		start_all_others(v);
-	if (v->vm->vcpus == 0)
+	if (v->vm->count == 0)
 		return wait_more();
 	if (!c->halted) {
 		c->gpr[R_RAX] = 5;
@@ -573,9 +457,9 @@ static void a_false_alarm_hides_no_request(void **state)
 	}
 }
 
-static u64 send_ipi_call(struct fake_vcpu *v, u64 low, u64 high, u64 first, u64 icr)
+static u64 send_ipi_call(struct engine_vcpu *v, u64 low, u64 high, u64 first, u64 icr)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	c->gpr[R_RAX] = 10;
 	c->gpr[R_RBX] = low;
@@ -586,13 +470,13 @@ static u64 send_ipi_call(struct fake_vcpu *v, u64 low, u64 high, u64 first, u64 
 }
 
 /* CPU 0 interrupts CPUs 1 and 3 of 4, who count. */
-static enum exit_kind interrupt_two(struct fake_vcpu *v)
+static enum exit_kind interrupt_two(struct engine_vcpu *v)
 {
-	struct x86_cpu *c = &v->base.cpu;
+	struct x86_cpu *c = &v->cpu;
 
 	if (v->id != 0) {
 		lapic_set(v, LAPIC_SVR, 0x1ff);
-		v->vm->vcpus += !(c->rflags & FL_IF);
+		v->vm->count += !(c->rflags & FL_IF);
 		c->rflags |= FL_IF;
 		if (v->m.irq_pending(v->m.opaque))
 			kicks += (u32)v->m.irq_accept(v->m.opaque) << (8 * v->id - 8);
@@ -600,8 +484,8 @@ static enum exit_kind interrupt_two(struct fake_vcpu *v)
 	}
 	if (v->runs == 1)
 		start_all_others(v);
-	if (v->vm->vcpus == 3) {
-		v->vm->vcpus++;
+	if (v->vm->count == 3) {
+		v->vm->count++;
 		if (send_ipi_call(v, 1, 0, 4, 0x51) != 0 || send_ipi_call(v, ~0ull, ~0ull, ~0ull, 0x51) != 0)
 			return EXIT_ERROR; /* no such CPUs */
 		if (send_ipi_call(v, 2, 0, 0, 0x851) != (u64)-22 || send_ipi_call(v, 2, 0, 0, 0x80051) != (u64)-22)
@@ -626,7 +510,7 @@ static void one_call_interrupts_many(void **state)
 
 /* ---- time ---- */
 
-static enum exit_kind watch_tsc(struct fake_vcpu *v)
+static enum exit_kind watch_tsc(struct engine_vcpu *v)
 {
 	u64 last = __builtin_ia32_rdtsc();
 
@@ -688,16 +572,16 @@ static void failures_unwind(void **state)
 			c.opt[0].text = bad[i].text;
 			c.nopts = 1;
 		}
-		fail_vcpu = bad[i].fail_vcpu;
+		fake_fails = bad[i].fail_vcpu;
 		script = spin;
 		assert_true(vm_create_with_engine(&vm, &c, &fake_engine, "", &e) < 0);
 		if (!strstr(e.msg, bad[i].says))
 			fail_msg("\"%s\" does not say \"%s\"", e.msg, bad[i].says);
 		assert_null(vm);
-		assert_int_equal(live_vcpus, 0);
-		assert_int_equal(live_vms, 0);
+		assert_int_equal(fake_vcpus, 0);
+		assert_int_equal(fake_vms, 0);
 	}
-	fail_vcpu = ~0u;
+	fake_fails = ~0u;
 }
 
 static void destroys_without_running(void **state)
@@ -706,12 +590,12 @@ static void destroys_without_running(void **state)
 
 	vm_destroy(create(&c, spin));
 	vm_destroy(NULL);
-	assert_int_equal(live_vcpus, 0);
+	assert_int_equal(fake_vcpus, 0);
 }
 
 /* ---- several in one process ---- */
 
-static enum exit_kind run_a_while(struct fake_vcpu *v)
+static enum exit_kind run_a_while(struct engine_vcpu *v)
 {
 	if (v->runs > 100)
 		return exit_with(v, 0);
@@ -750,7 +634,7 @@ static void several_in_one_process(void **state)
 		assert_null(bad);
 		vm_destroy(vms[i]);
 	}
-	assert_int_equal(live_vms, 0);
+	assert_int_equal(fake_vms, 0);
 }
 
 int main(void)
@@ -775,6 +659,6 @@ int main(void)
 		cmocka_unit_test(several_in_one_process),
 	};
 
-	kernel = kernel_file();
+	kernel = smallest_kernel();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

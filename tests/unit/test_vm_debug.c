@@ -3,14 +3,13 @@
  * The machine under a debugger, with three CPUs of a fake engine: "instructions" are one byte, each CPU runs round in a page of its own and
  * writes one byte of memory in every round. A thread of the test talks to the machine's socket.
  */
-#include "boot_files.h"
+#include "fake_engine.h"
 #include "gdb_client.h"
 
 #include "base/clock.h"
 #include "vm/vm.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -22,45 +21,7 @@ enum { CPUS = 3, ROUND = 64 };
 
 /* ---- the engine ---- */
 
-struct engine_vm {
-	atomic_uint ram_writes;
-};
-
-struct engine_vcpu {
-	struct x86_cpu cpu;
-	struct engine_debug *debug;
-	atomic_bool kicked;
-	u32 id;
-	bool placed;
-};
-
-static struct engine_vm the_vm;
-static atomic_uint executed[CPUS];
-
-static int fake_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
-{
-	*out = &the_vm;
-	return 0;
-}
-
-static void fake_vm_destroy(struct engine_vm *vm)
-{
-}
-
-static int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e)
-{
-	struct engine_vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
-
-	memset(v, 0, sizeof(*v));
-	v->id = id;
-	*out = v;
-	return 0;
-}
-
-static void fake_vcpu_destroy(struct engine_vcpu *v)
-{
-	free(v);
-}
+static atomic_uint executed[CPUS], syncs[CPUS];
 
 static enum exit_kind debug_exit(struct engine_vcpu *v, enum engine_hit hit)
 {
@@ -104,23 +65,10 @@ static enum exit_kind fake_run(struct engine_vcpu *v, struct err *e)
 	}
 }
 
-static void fake_kick(struct engine_vcpu *v)
-{
-	v->kicked = true;
-}
-
-static void fake_nothing(struct engine_vcpu *v)
-{
-}
-
-static struct x86_cpu *fake_state(struct engine_vcpu *v)
-{
-	return &v->cpu;
-}
-
 /* The first time, after the reset: all CPUs start, each in its page. */
-static void fake_sync(struct engine_vcpu *v)
+static void place(struct engine_vcpu *v)
 {
+	syncs[v->id]++;
 	if (v->placed)
 		return;
 	v->placed = true;
@@ -134,26 +82,7 @@ static void fake_debug(struct engine_vcpu *v, struct engine_debug *d)
 	v->cpu.watch = d && d->watch.n ? &d->watch : NULL;
 }
 
-static void fake_ram_written(struct engine_vm *vm, gpa_t gpa, u64 len)
-{
-	vm->ram_writes++;
-}
-
-static const struct engine_ops fake_engine = {
-	.name = "fake",
-	.vm_create = fake_vm_create,
-	.vm_destroy = fake_vm_destroy,
-	.vcpu_create = fake_vcpu_create,
-	.vcpu_destroy = fake_vcpu_destroy,
-	.vcpu_run = fake_run,
-	.vcpu_kick = fake_kick,
-	.vcpu_irq = fake_nothing,
-	.vcpu_nmi = fake_nothing,
-	.vcpu_state = fake_state,
-	.vcpu_sync_in = fake_sync,
-	.vcpu_debug = fake_debug,
-	.ram_written = fake_ram_written,
-};
+static const struct engine_ops fake_engine = {FAKE_ENGINE, .vcpu_run = fake_run, .vcpu_sync_in = place, .vcpu_debug = fake_debug};
 
 /* ---- the debugger ---- */
 
@@ -193,7 +122,7 @@ static int connect_to_vm(void)
 
 static const char *answer(int fd)
 {
-	static _Thread_local char in[4096], out[8192];
+	static _Thread_local char in[GDB_FRAME_MAX], out[2 * GDB_FRAME_MAX];
 	u32 n = 0;
 	char *hash;
 
@@ -261,10 +190,9 @@ static void with_machine(void (*fn)(int fd), bool paused)
 	struct vm_result r;
 	struct err e = {0};
 	struct talk t = {.fn = fn};
-	static const u32 words[8] = {0x1badb002, 0x10000, -(0x1badb002u + 0x10000u), 0x100000, 0x100000, 0, 0, 0x100000};
 	pthread_t thread;
 
-	kernel = file_with(words, sizeof(words));
+	kernel = smallest_kernel();
 	vm_config_defaults(&c);
 	c.kernel = kernel.path;
 	c.memory = 16 * MiB;
@@ -346,10 +274,10 @@ static void points_are_met(void **state)
 
 static void use_memory(int fd)
 {
-	u32 before = the_vm.ram_writes;
+	u32 before = fake_vm->ram_writes;
 
 	ASK(fd, "M8ffe,4:01020304", "OK");
-	CHECK(the_vm.ram_writes > before);
+	CHECK(fake_vm->ram_writes > before);
 	ASK(fd, "m8fff,2", "0203");
 	ASK(fd, "m10000000,4", "E0e");
 	ASK(fd, "Mfffffe,4:01020304", "E0e"); /* over the end of memory: nothing is written */
@@ -359,6 +287,63 @@ static void use_memory(int fd)
 	CHECK(strstr(ask(fd, "qRcmd,696e666f"), "66616b65")); /* info: "fake" */
 	CHECK(strlen(ask(fd, "qRcmd,7265736574")) > 10);      /* reset */
 	ASK(fd, "p0", "02b0ad2b00000000");		      /* what a multiboot kernel finds in EAX */
+}
+
+/* GDB's numbers of CR0 and those behind it */
+static u32 number_of_cr0(int fd)
+{
+	const char *text = ask(fd, "qXfer:features:read:target.xml:0,3fff"), *at = strstr(text, "name=\"cr0\"");
+
+	CHECK(at && (at = strstr(at, "regnum=\"")));
+	return (u32)strtoul(at + 8, NULL, 10);
+}
+
+static void write_register(int fd, u32 number, u64 v, const char *reply)
+{
+	char packet[40];
+
+	snprintf(packet, sizeof(packet), "P%x=%016llx", number, (unsigned long long)__builtin_bswap64(v));
+	ASK(fd, packet, reply);
+}
+
+/* Virtual address 0 leads to where devices are, 4 MiB to RAM. */
+static void use_physical_memory(int fd)
+{
+	enum { CR0, CR2, CR3, CR4, CR8 };
+	u32 cr = number_of_cr0(fd), before;
+
+	ASK(fd, "M9000,4:830000fe", "OK"); /* 4 MiB at FE000000 */
+	ASK(fd, "M9004,4:83004000", "OK"); /* and at 400000 */
+	ASK(fd, "M400ffe,3:010203", "OK");
+	write_register(fd, cr + CR3, 0x9000, "OK");
+	write_register(fd, cr + CR4, CR4_PSE, "OK");
+	write_register(fd, cr + CR4, CR4_PSE | 1ull << 40, "E01");
+	write_register(fd, cr + CR0, CR0_PE | CR0_PG, "OK");
+	ASK(fd, "m400ffe,3", "010203");
+	ASK(fd, "m0,4", "E0e");
+	ASK(fd, "Qqemu.PhyMemMode:1", "OK");
+	ASK(fd, "m9004,4", "83004000");
+	ASK(fd, "mfe000000,4", "E0e");
+	ASK(fd, "mfee00030,4", "E0e"); /* the local APIC */
+	ASK(fd, "Mfee00080,4:20000000", "E0e");
+	ASK(fd, "mfffffffffffff000,4", "E0e");
+	ASK(fd, "mfffffe,2", "0000");
+	ASK(fd, "Mfffffe,4:01020304", "E0e"); /* over the end of memory */
+	before = fake_vm->ram_writes;
+	ASK(fd, "M400ffe,3:040506", "OK");
+	CHECK(fake_vm->ram_writes > before);
+	ASK(fd, "Qqemu.PhyMemMode:0", "OK");
+	ASK(fd, "m400ffe,3", "040506");
+	write_register(fd, cr + CR8, 5, "OK");
+	write_register(fd, cr + CR8, 16, "E01");
+	before = syncs[0];
+	ASK(fd, "vCont;s:1", "T05thread:1;");
+	CHECK(syncs[0] > before);
+}
+
+static void physical_memory_and_control_registers(void **state)
+{
+	with_machine(use_physical_memory, true);
 }
 
 static void memory_and_registers(void **state)
@@ -429,6 +414,7 @@ int main(void)
 		cmocka_unit_test(steps_one_cpu_and_holds_the_others),
 		cmocka_unit_test(points_are_met),
 		cmocka_unit_test(memory_and_registers),
+		cmocka_unit_test(physical_memory_and_control_registers),
 		cmocka_unit_test(debuggers_come_and_go),
 		cmocka_unit_test(needs_an_engine_that_can),
 		cmocka_unit_test(addresses),

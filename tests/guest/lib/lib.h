@@ -221,6 +221,7 @@ void trap_set_handler(u32 vector, trap_handler fn);
 
 /* fn(arg), ended by the first unhandled trap; trap.vector is NO_TRAP when there was none. */
 u64 trap_guarded(u64 (*fn)(u64), u64 arg);
+u64 call_address(u64 at); /* for trap_guarded */
 
 /* ---- descriptors (desc.c) ---- */
 
@@ -315,6 +316,8 @@ struct user_context {
 u64 user_enter(const struct user_context *u); /* until int $0x80 (returns rax) or an unhandled trap */
 u64 user_call(u64 (*fn)(u64), u64 arg);	      /* fn in .utext, 64-bit, IF set; trap.vector is NO_TRAP when it returned */
 u64 user_call_flags(u64 (*fn)(u64), u64 arg, u64 rflags);
+u64 user_read(u64 at); /* for user_call: 0 when it trapped */
+u64 user_fetch(u64 at);
 extern u8 user_stack[8192];
 
 /* ---- local APIC (apic.c) ---- */

@@ -112,3 +112,8 @@ void trap_init(void)
 		idt_set(v, trap_entries + 16 * v, v == BP || v == OF || v == USER_EXIT ? 0xee : 0x8e, v == DF ? 1 : 0);
 	trap_clear();
 }
+
+u64 call_address(u64 at)
+{
+	return ((u64(*)(void))at)();
+}

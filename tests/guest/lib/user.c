@@ -31,3 +31,16 @@ u64 user_call(u64 (*fn)(u64), u64 arg)
 {
 	return user_call_flags(fn, arg, 1ul << 9);
 }
+
+UTEXT u64 user_read(u64 at)
+{
+	u64 v = 0;
+
+	__asm__ volatile(TRY("mov (%1), %0") : "+r"(v) : "r"(at));
+	return v;
+}
+
+UTEXT u64 user_fetch(u64 at)
+{
+	return ((u64(*)(void))at)();
+}
