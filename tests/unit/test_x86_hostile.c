@@ -114,7 +114,7 @@ static bool call_one(struct x86_cpu *c, u32 which, u32 size)
 	case 5:
 		return x86_far_ret(c, size, (u16)rnd());
 	case 6:
-		return x86_iret(c, size);
+		return x86_iret(c, size, c->rip + 1);
 	case 7:
 		return x86_syscall(c, c->rip + 2);
 	case 8:

@@ -83,7 +83,7 @@ static bool check_row(struct x86_cpu *c, const struct interp_insn *i)
 
 static bool execute(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	in->rep_unfinished = in->event = false;
+	in->rep_unfinished = in->event = c->task_switched = false;
 	in->next_rip = c->rip + i->len;
 	if (i->mode != IMODE_64)
 		in->next_rip = (u32)in->next_rip;
@@ -99,11 +99,11 @@ static void finish(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	u32 a = i->row->attrs;
 
 	c->rip = in->next_rip;
-	if (!in->rep_unfinished && !(a & ROW_KEEP_RF))
+	if (!in->rep_unfinished && !(a & ROW_KEEP_RF) && !c->task_switched)
 		c->rflags &= ~(u64)FL_RF;
 	if (a & ROW_TF_AFTER)
 		tf = c->rflags & FL_TF;
-	if (tf && !in->event)
+	if (tf && !in->event && !c->task_switched)
 		c->dr6_pending |= DR6_BS;
 	if (unlikely(c->dr6_pending) && x86_take_debug_trap(c))
 		x86_deliver_fault(c);
