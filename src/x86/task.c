@@ -108,9 +108,11 @@ static bool find_tss(struct x86_cpu *c, struct task *t, u16 sel, enum x86_vector
 
 static bool reachable(struct x86_cpu *c, gva_t at, u32 len, u32 acc)
 {
+	gva_t last_page = PAGE_BASE(at + len - 1);
 	struct x86_xlat x;
 
-	return x86_translate(c, at, acc | ACC_IMPLICIT, &x) && x86_translate(c, at + len - 1, acc | ACC_IMPLICIT, &x);
+	return x86_translate(c, at, acc | ACC_IMPLICIT, &x) &&
+	       (PAGE_BASE(at) == last_page || x86_translate(c, last_page, acc | ACC_IMPLICIT, &x));
 }
 
 static bool old_tss_takes_state(struct x86_cpu *c, const struct task *t)

@@ -109,6 +109,13 @@ static void finish(struct interp *in, struct x86_cpu *c, const struct interp_ins
 		x86_deliver_fault(c);
 }
 
+/* An event led to a task whose TSS has the T bit. Not taken where that is delivered: a #DB task with this bit goes round for ever, and is to be
+ * interruptible. */
+static bool task_trap(struct x86_cpu *c)
+{
+	return unlikely(c->dr6_pending & DR6_BT) && x86_take_debug_trap(c);
+}
+
 static bool code_breakpoint(struct x86_cpu *c)
 {
 	u64 base = x86_code64(c) ? 0 : c->seg[SEG_CS].base;
@@ -125,6 +132,8 @@ enum interp_result interp_step(struct interp *in, struct x86_cpu *c)
 	c->irq_shadow = false;
 	c->debug_shadow = false;
 	interp_tlb_check(in, c);
+	if (task_trap(c))
+		return INTERP_FAULT;
 	if (unlikely(c->dr[7] & DR7_ENABLED) && !shadow && code_breakpoint(c))
 		return INTERP_FAULT;
 	i = interp_fetch(in, c);

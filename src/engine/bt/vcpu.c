@@ -140,6 +140,8 @@ static void wake(struct bt_vcpu *v)
 static void events(struct bt_vcpu *v)
 {
 	struct x86_cpu *c = &v->cpu;
+	if (unlikely(c->dr6_pending & DR6_BT)) /* the trap on the task switch comes first */
+		return;
 	if (c->nmi_pending && !c->nmi_blocked && !c->irq_shadow) {
 		c->nmi_pending = false;
 		c->nmi_blocked = true;
@@ -218,14 +220,6 @@ static void follow_tsc(struct bt_vcpu *v)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* An event led to a task whose TSS has the T bit. After instructions the interpreter looks itself. Here and not where the event is delivered: a #DB
- * task with that bit goes round for ever, and must be interruptible. */
-static void task_trap(struct x86_cpu *c)
-{
-	if (unlikely(c->dr6_pending & DR6_BT) && x86_take_debug_trap(c))
-		x86_deliver_fault(c);
-}
-
 static enum exit_kind run(struct bt_vcpu *v, struct err *e)
 {
 	if (!v->cpu.halted)
@@ -242,7 +236,6 @@ static enum exit_kind run(struct bt_vcpu *v, struct err *e)
 			*e = v->err;
 			return EXIT_ERROR;
 		}
-		task_trap(&v->cpu);
 		if (v->cpu.triple_fault)
 			return EXIT_SHUTDOWN;
 		if (!bt_debug_steps(v) || v->halted)
