@@ -309,6 +309,31 @@ static void nested_twice(void)
 	CHECK_EQ((tasks_back.worker | tasks_back.fault) & BUSY, 0);
 }
 
+/* The descriptors are found through the task's own LDT, and marked as accessed. */
+static void own_ldt(void)
+{
+	begin();
+	__asm__ volatile("lldt %w0" ::"r"(0));
+	gdt[SPARE / 8] = segment(0, 0xfffff, 0xc092);
+	space.ldt[2] = segment(0, 0xfffff, 0xc09a);
+	space.ldt[3] = segment(0, 0xfffff, 0xc092);
+	worker->cs = 0x14;
+	worker->ss = SPARE;
+	worker->es = 0x1c;
+	run(tasks_call);
+	CHECK_EQ(legacy_traps[0], 0);
+	CHECK_EQ(tasks_runs, 1);
+	CHECK_EQ(tasks_seen.cs, 0x14);
+	CHECK_EQ(tasks_seen.ss, SPARE);
+	CHECK_EQ(tasks_seen.es, 0x1c);
+	CHECK_EQ(tasks_seen.ldtr, LDT);
+	if (on_qemu_tcg()) /* which leaves the accessed bits */
+		return;
+	CHECK_EQ(access(SPARE), 0x93);
+	CHECK_EQ(space.ldt[2] >> 40 & 0xff, 0x9b);
+	CHECK_EQ(space.ldt[3] >> 40 & 0xff, 0x93);
+}
+
 /* Tasks are not re-entrant. */
 static void to_a_busy_one(void)
 {
@@ -459,6 +484,23 @@ static void to_16_bits(void)
 	check_main(tasks_call_16_end);
 }
 
+/* An exception's error code is as wide as the TSS. */
+static void exception_in_16_bits(void)
+{
+	u64 gp = legacy_idt[GP];
+
+	begin();
+	make_small();
+	legacy_idt[GP] = gate(0, TSS_16, 0x85);
+	tasks_fix = (u32)(tasks_gp_end - tasks_gp);
+	run(tasks_gp);
+	legacy_idt[GP] = gp;
+	CHECK_EQ(tasks_runs, 1);
+	CHECK_EQ((u16)tasks_seen.esp, LOW_STACK - 2);
+	CHECK_EQ(*(volatile u16 *)(u64)(LOW_STACK - 2), 0xa1a0);
+	CHECK_EQ(tasks_back.tr, TSS_MAIN);
+}
+
 static void from_16_bits(void)
 {
 	begin();
@@ -594,7 +636,8 @@ static void gate_null(void)
 }
 static void gate_to_ldt(void)
 {
-	gdt[GATE / 8] = gate(0, 0xc, 0xe5);
+	gdt[GATE / 8] = gate(0, 0x1c, 0xe5);
+	space.ldt[3] = gdt[TSS_WORKER / 8];
 }
 static void gate_to_data(void)
 {
@@ -641,7 +684,8 @@ static void link_null(void)
 }
 static void link_in_ldt(void)
 {
-	MAIN->link = TSS_WORKER | 4;
+	MAIN->link = 0x1c;
+	space.ldt[3] = gdt[TSS_WORKER / 8] | 2ul << 40;
 }
 static void link_idle(void)
 {
@@ -696,7 +740,7 @@ static const struct refusal refusals[] = {
 	{tasks_int, NP, TSS_WORKER, absent},
 	{tasks_int, TS, TSS_WORKER, limit_32},
 	{tasks_iret, TS, 0, link_null},
-	{tasks_iret, TS, TSS_WORKER | 4, link_in_ldt},
+	{tasks_iret, TS, 0x1c, link_in_ldt},
 	{tasks_iret, TS, TSS_WORKER, link_idle},
 	{tasks_iret, TS, SEL_DATA, link_data},
 	{tasks_iret, TS, BEYOND, link_beyond},
@@ -706,7 +750,7 @@ static const struct refusal refusals[] = {
 
 /* QEMU 7.2 raises #TS where a gate's selector names the LDT, forgets EXT and looks at no limit of the old TSS. */
 static const struct refusal not_in_qemu[] = {
-	{tasks_call_gate, GP, 0xc, gate_to_ldt},	 {tasks_ud, GP, TSS_WORKER | 1, fault_to_busy},
+	{tasks_call_gate, GP, 0x1c, gate_to_ldt},	 {tasks_ud, GP, TSS_WORKER | 1, fault_to_busy},
 	{tasks_ud, NP, TSS_WORKER | 1, fault_to_absent}, {tasks_ud, TS, TSS_WORKER | 1, fault_to_short},
 	{tasks_call, TS, TSS_MAIN, main_short},
 };
@@ -760,6 +804,7 @@ static const struct late {
 	{FIELD(ss), SEL_CODE32, 0, TS, SEL_CODE32},
 	{FIELD(ss), SEL_DATA | 1, 0, TS, SEL_DATA},
 	{FIELD(ss), SEL_UDATA, 0, TS, SEL_UDATA & ~3u},
+	{FIELD(ss), SPARE, 0x00cff3000000ffff, TS, SPARE}, /* DPL 3 */
 	{FIELD(ss), SPARE, 0x00cf91000000ffff, TS, SPARE}, /* read-only */
 	{FIELD(ss), SPARE, 0x00cf13000000ffff, SS, SPARE}, /* absent */
 	{FIELD(ds), TSS_FAULT, 0, TS, TSS_FAULT},
@@ -827,6 +872,14 @@ static void handled_in_the_new_task(void)
 	legacy_idt[UD] = gate(0, TSS_WORKER, 0x85);
 	run(tasks_ud);
 	trapped(TS, BEYOND | 1);
+	CHECK_EQ(legacy_results[0], TSS_WORKER);
+	CHECK_EQ(legacy_results[61] & RF, RF);
+	begin();
+	worker->cs = BASED;
+	worker->eip = 0x10000;
+	legacy_idt[UD] = gate(0, TSS_WORKER, 0x85);
+	run(tasks_ud);
+	trapped(GP, 1);
 	CHECK_EQ(legacy_results[0], TSS_WORKER);
 }
 
@@ -1042,12 +1095,14 @@ void guest_main(void)
 	loop_check("jump_keeps_nt", jump_keeps_nt, 50);
 	loop_check("entered_again", entered_again, 50);
 	loop_check("nested_twice", nested_twice, 50);
+	loop_check("own_ldt", own_ldt, 50);
 	loop_check("to_a_busy_one", to_a_busy_one, 50);
 	loop_check("from_ring3", from_ring3, 50);
 	loop_check("to_ring3", to_ring3, 50);
 	loop_check("from_v86", from_v86, 50);
 	loop_check("to_v86", to_v86, 50);
 	loop_check("to_16_bits", to_16_bits, 50);
+	loop_check("exception_in_16_bits", exception_in_16_bits, 50);
 	loop_check("from_16_bits", from_16_bits, 50);
 	loop_check("by_exception", by_exception, 50);
 	loop_check("by_interrupt", by_interrupt, 50);

@@ -253,6 +253,8 @@ tasks_then_main:			/* whom it was called by */
 tasks_worker_16:
 	RECORD tasks_seen
 	incl tasks_runs
+	mov tasks_fix, %eax
+	add %eax, legacy_tss + 0x20
 	iret
 
 /* The monitor of a task in virtual-8086 mode: back to whom called it. The interrupt gate has cleared NT. */
