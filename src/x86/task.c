@@ -4,7 +4,8 @@
  * Source: SDM vol. 3, chapter 8 (steps in 8.3, conditions in table 8-1), 6.15 (#TS), 17.3.1.5 (the T flag), 22.28; vol. 2, JMP, CALL, INT, IRET.
  *
  * Whatever may fault is looked at before anything changes: descriptors and limits, access to both TSSs, the new CR3. Behind that point a fault is the
- * new task's: its registers are all loaded then, and those segment registers that were not reached hold their selectors and are unusable.
+ * new task's: its registers are all loaded then, and those segment registers that were not reached hold their selectors and are unusable. Only
+ * when another CPU changes page tables between the look and the access, a switch ends half-way, in the old task (step 12 in 8.3 allows that).
  * Where the manuals leave the upper halves of registers open, behind a 16-bit TSS, they are zero, and FS and GS are null.
  * Threading: the vCPU's thread. The busy bit is taken by compare-and-exchange: of several CPUs one gets the task.
  */
@@ -86,7 +87,7 @@ static bool check_tss(struct x86_cpu *c, struct task *t, u16 sel, u64 d, enum x8
 {
 	u32 busy = t->way == TASK_RETURN ? TYPE_BUSY : 0;
 
-	if (!is_tss(d) || (desc_type(d) & TYPE_BUSY) != busy)
+	if (sel & SEL_TI || !is_tss(d) || (desc_type(d) & TYPE_BUSY) != busy)
 		return refuse(c, t, v, sel);
 	if (!desc_present(d))
 		return refuse(c, t, VEC_NP, sel);

@@ -56,6 +56,7 @@ DOES(jump);
 DOES(call_gate);
 DOES(jump_gate);
 DOES(call_ldt);
+DOES(call_tss_ldt);
 DOES(int);
 DOES(ud);
 DOES(gp);

@@ -14,6 +14,7 @@
 #define DATA_16 0x58
 #define BASED 0xa8
 #define GATE_IN_LDT 0x0c
+#define TSS_IN_LDT 0x1c
 #define LOW_STACK 0x6e00
 #define NT 0x4000
 #define ICR 0xfee00300
@@ -116,6 +117,7 @@ tasks_\name\()_end:
 	DO call_gate, lcall $GATE, $0
 	DO jump_gate, ljmp $GATE, $0
 	DO call_ldt, lcall $GATE_IN_LDT, $0
+	DO call_tss_ldt, lcall $TSS_IN_LDT, $0
 	DO int, int $0x50
 	DO ud, ud2
 	DO gp, mov %ax, %fs

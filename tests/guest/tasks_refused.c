@@ -45,10 +45,14 @@ static void gate_null(void)
 {
 	gdt[GATE / 8] = gate(0, 0, 0xe5);
 }
+static void tss_in_ldt(void)
+{
+	space.ldt[3] = gdt[TSS_WORKER / 8];
+}
 static void gate_to_ldt(void)
 {
 	gdt[GATE / 8] = gate(0, 0x1c, 0xe5);
-	space.ldt[3] = gdt[TSS_WORKER / 8];
+	tss_in_ldt();
 }
 static void gate_to_data(void)
 {
@@ -159,11 +163,11 @@ static const struct refusal refusals[] = {
 	{tasks_iret, TS, TSS_WORKER, link_short},
 };
 
-/* QEMU 7.2 raises #TS where a gate's selector names the LDT, forgets EXT and looks at no limit of the old TSS. */
+/* QEMU 7.2 raises #TS where a TSS's selector names the LDT, forgets EXT and looks at no limit of the old TSS. */
 static const struct refusal not_in_qemu[] = {
-	{tasks_call_gate, GP, 0x1c, gate_to_ldt},	 {tasks_ud, GP, TSS_WORKER | 1, fault_to_busy},
-	{tasks_ud, NP, TSS_WORKER | 1, fault_to_absent}, {tasks_ud, TS, TSS_WORKER | 1, fault_to_short},
-	{tasks_call, TS, TSS_MAIN, main_short},
+	{tasks_call_tss_ldt, GP, 0x1c, tss_in_ldt},	{tasks_call_gate, GP, 0x1c, gate_to_ldt},
+	{tasks_ud, GP, TSS_WORKER | 1, fault_to_busy},	{tasks_ud, NP, TSS_WORKER | 1, fault_to_absent},
+	{tasks_ud, TS, TSS_WORKER | 1, fault_to_short}, {tasks_call, TS, TSS_MAIN, main_short},
 };
 
 static void refuse_one(const struct refusal *r)
