@@ -1,84 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Hardware task switches of protected mode: JMP and CALL far, task gates, IRET with NT set; TSSs of the 286 and the 386.
- * Source: SDM vol. 3, chapter 8 (steps in 8.3, conditions in table 8-1), 6.15 (#TS), 17.3.1.5 (the T flag), 22.28; vol. 2, JMP, CALL, INT, IRET.
+ * Source: SDM vol. 3, chapter 8 (steps in 8.3, conditions in table 8-1), 6.15 (#TS), 22.28; vol. 2, JMP, CALL, INT, IRET.
  *
  * Whatever may fault is looked at before anything changes: descriptors and limits, access to both TSSs, the new CR3. Behind that point a fault is the
- * new task's: its registers are all loaded then, and those segment registers that were not reached hold their selectors and are unusable. Only
- * when another CPU changes page tables between the look and the access, a switch ends half-way, in the old task (step 12 in 8.3 allows that).
- * Where the manuals leave the upper halves of registers open, behind a 16-bit TSS, they are zero, and FS and GS are null.
+ * new task's (task_enter.c). Only when another CPU changes page tables between the look and the access, a switch ends half-way, in the old task
+ * (step 12 in 8.3 allows that).
  * Threading: the vCPU's thread. The busy bit is taken by compare-and-exchange: of several CPUs one gets the task.
  */
-#include "x86/internal.h"
+#include "x86/task.h"
 
 #define TYPE_BUSY 2u
 #define TSS32_CR3 0x1cu
-#define TSS32_TRAP 0x64u
-#define TSS_MAX 0x68u
-#define DR7_LOCAL 0x55u
 #define RELEASE_TRIES 64
-
-/* What a switch saves is a row of slots of one width, in the order of the register numbers. A 16-bit TSS has no FS and GS. */
-enum { SLOT_IP, SLOT_FLAGS, SLOT_REGS, SLOT_SEGS = SLOT_REGS + 8, SLOT_MAX = SLOT_SEGS + SEG_COUNT };
-
-struct layout {
-	u32 width; /* of a slot */
-	u32 state; /* where they begin */
-	u32 segs;  /* how many of them are segment registers */
-	u32 ldt;
-	u32 limit; /* the least a TSS may have */
-	u32 flags; /* that it holds */
-};
 
 /* VIF and VIP belong to VME, which is not announced. */
 #define FLAGS16 (FL_ARITH | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT)
-static const struct layout tss16 = {.width = 2, .state = 0x0e, .segs = 4, .ldt = 0x2a, .limit = 0x2b, .flags = FLAGS16};
-static const struct layout tss32 = {
-	.width = 4, .state = 0x20, .segs = 6, .ldt = 0x60, .limit = 0x67, .flags = FLAGS16 | FL_RF | FL_VM | FL_AC | FL_ID};
+static const struct task_layout tss16 = {.width = 2, .state = 0x0e, .segs = 4, .ldt = 0x2a, .limit = 0x2b, .flags = FLAGS16};
+static const struct task_layout tss32 = {
+	.width = 4, .state = 0x20, .segs = 6, .ldt = 0x60, .trap = 0x64, .limit = 0x67, .flags = FLAGS16 | FL_RF | FL_VM | FL_AC | FL_ID};
 
-/* One switch. The new TSS is copied once, when the old one has been written: they may overlap. */
-struct task {
-	enum x86_task_way way;
-	u32 ext; /* EXT bit of error codes */
-	u16 sel; /* the new task's TSS */
-	u64 desc;
-	const struct layout *from, *to;
-	u64 rip, flags; /* to be saved */
-	bool has_cr3;
-	u64 cr3;
-	u8 image[TSS_MAX];
-};
-
-static bool refuse(struct x86_cpu *c, const struct task *t, enum x86_vector v, u16 sel)
-{
-	return x86_raise_err(c, v, SEL_ERR(sel) | t->ext);
-}
-
-static const struct layout *layout_of(u32 type)
+static const struct task_layout *layout_of(u32 type)
 {
 	return type & 8 ? &tss32 : &tss16;
-}
-
-static bool is_system(u64 d, u32 type)
-{
-	return (d >> 40 & (SEGA_S | SEGA_TYPE)) == type;
 }
 
 static bool is_tss(u64 d)
 {
 	u64 free = d & ~((u64)TYPE_BUSY << 40);
 
-	return is_system(free, SYS_TSS16) || is_system(free, SYS_TSS);
+	return task_is_system(free, SYS_TSS16) || task_is_system(free, SYS_TSS);
 }
 
-static u32 slots(const struct layout *l)
+static u32 slots(const struct task_layout *l)
 {
 	return SLOT_SEGS + l->segs;
-}
-
-static u64 slot(const struct task *t, u32 i)
-{
-	return x86_load_host(t->image + t->to->state + i * t->to->width, t->to->width);
 }
 
 /* ---- before: what refuses a switch leaves the old task as it is ---- */
@@ -88,13 +44,13 @@ static bool check_tss(struct x86_cpu *c, struct task *t, u16 sel, u64 d, enum x8
 	u32 busy = t->way == TASK_RETURN ? TYPE_BUSY : 0;
 
 	if (sel & SEL_TI || !is_tss(d) || (desc_type(d) & TYPE_BUSY) != busy)
-		return refuse(c, t, v, sel);
+		return task_refuse(c, t, v, sel);
 	if (!desc_present(d))
-		return refuse(c, t, VEC_NP, sel);
+		return task_refuse(c, t, VEC_NP, sel);
 	t->sel = sel;
 	t->desc = d;
 	t->to = layout_of(desc_type(d));
-	return desc_limit(d) >= t->to->limit || refuse(c, t, VEC_TS, sel);
+	return desc_limit(d) >= t->to->limit || task_refuse(c, t, VEC_TS, sel);
 }
 
 /* The TSS that a task gate or a back link names; v is what a selector raises that names none. */
@@ -103,7 +59,7 @@ static bool find_tss(struct x86_cpu *c, struct task *t, u16 sel, enum x86_vector
 	u64 d;
 
 	if (sel_null(sel) || sel & SEL_TI)
-		return refuse(c, t, v, sel);
+		return task_refuse(c, t, v, sel);
 	return x86_desc_read(c, sel, &d, v, t->ext) && check_tss(c, t, sel, d, v);
 }
 
@@ -121,7 +77,7 @@ static bool old_tss_takes_state(struct x86_cpu *c, const struct task *t)
 	u32 len = slots(t->from) * t->from->width;
 
 	if (t->from->state + len - 1 > c->tr.limit)
-		return refuse(c, t, VEC_TS, c->tr.sel);
+		return task_refuse(c, t, VEC_TS, c->tr.sel);
 	return reachable(c, c->tr.base + t->from->state, len, ACC_WRITE);
 }
 
@@ -168,7 +124,7 @@ static bool take_new(struct x86_cpu *c, struct task *t)
 		return true;
 	if (!x86_desc_change_type(c, t->sel, &t->desc, desc_type(t->desc) | TYPE_BUSY, &done))
 		return false;
-	return done || refuse(c, t, VEC_TS, t->sel);
+	return done || task_refuse(c, t, VEC_TS, t->sel);
 }
 
 static bool release_old(struct x86_cpu *c, const struct task *t)
@@ -214,175 +170,9 @@ static bool leave_old(struct x86_cpu *c, struct task *t)
 	       x86_read(c, desc_base(t->desc), t->image, t->to->limit + 1, ACC_READ | ACC_IMPLICIT);
 }
 
-/* ---- into the new one ---- */
-
-static void load_cr3(struct x86_cpu *c, const struct task *t)
-{
-	if (!t->has_cr3 || t->cr3 == c->cr3)
-		return;
-	c->cr3 = t->cr3;
-	x86_flush_pcid(c, 0);
-}
-
-static void load_registers(struct x86_cpu *c, const struct task *t)
-{
-	c->rip = slot(t, SLOT_IP);
-	c->rflags = (slot(t, SLOT_FLAGS) & t->to->flags) | FL_ONE | (t->way == TASK_CALL ? FL_NT : 0);
-	for (u32 i = 0; i < 8; i++)
-		c->gpr[i] = slot(t, SLOT_REGS + i);
-}
-
-static u16 new_selector(const struct task *t, u32 seg)
-{
-	return seg < t->to->segs ? (u16)slot(t, SLOT_SEGS + seg) : 0;
-}
-
-/* Selectors alone, until their descriptors are loaded. CS says what the CPL is. */
-static void load_selectors(struct x86_cpu *c, const struct task *t)
-{
-	u32 cpl = new_selector(t, SEG_CS) & SEL_RPL;
-
-	for (u32 seg = 0; seg < SEG_COUNT; seg++)
-		if (x86_v86(c))
-			x86_seg_v86(&c->seg[seg], new_selector(t, seg));
-		else
-			x86_seg_null(&c->seg[seg], new_selector(t, seg), seg == SEG_SS ? cpl : 0);
-}
-
-static void become_new(struct x86_cpu *c, const struct task *t)
-{
-	x86_seg_from_desc(&c->tr, t->sel, t->desc);
-	c->cr0 |= CR0_TS;
-	c->dr[7] &= ~(u64)DR7_LOCAL;
-	c->debug_shadow = false;
-	c->task_switched = true;
-	load_cr3(c, t);
-	load_registers(c, t);
-	load_selectors(c, t);
-	x86_notify_mode(c);
-}
-
-static bool load_ldt(struct x86_cpu *c, const struct task *t)
-{
-	u16 sel = (u16)x86_load_host(t->image + t->to->ldt, 2);
-	u64 d;
-
-	x86_seg_null(&c->ldt, sel, 0);
-	if (sel_null(sel))
-		return true;
-	if (sel & SEL_TI)
-		return refuse(c, t, VEC_TS, sel);
-	if (!x86_desc_read(c, sel, &d, VEC_TS, t->ext))
-		return false;
-	if (!is_system(d, SYS_LDT) || !desc_present(d))
-		return refuse(c, t, VEC_TS, sel);
-	x86_seg_from_desc(&c->ldt, sel, d);
-	return true;
-}
-
-/* May the descriptor go into the register; and what says so that its segment is absent? */
-struct seg_rule {
-	bool (*fits)(u64 d, u32 rpl, u32 cpl);
-	enum x86_vector absent;
-	bool may_be_null;
-};
-
-static bool code_fits(u64 d, u32 rpl, u32 cpl)
-{
-	return desc_is_code(d) && (desc_conforming(d) ? desc_dpl(d) <= rpl : desc_dpl(d) == rpl);
-}
-
-static bool stack_fits(u64 d, u32 rpl, u32 cpl)
-{
-	return desc_is_stack(d) && desc_dpl(d) == cpl && rpl == cpl;
-}
-
-static bool data_fits(u64 d, u32 rpl, u32 cpl)
-{
-	if (desc_is_code(d) && desc_conforming(d))
-		return d >> 40 & TYPE_RW;
-	return (desc_is_data(d) || (desc_is_code(d) && d >> 40 & TYPE_RW)) && desc_dpl(d) >= (rpl > cpl ? rpl : cpl);
-}
-
-static const struct seg_rule code_rule = {code_fits, VEC_NP, false}, stack_rule = {stack_fits, VEC_SS, false},
-			     data_rule = {data_fits, VEC_NP, true};
-
-static bool load_seg(struct x86_cpu *c, const struct task *t, u32 seg, const struct seg_rule *r)
-{
-	u16 sel = c->seg[seg].sel;
-	u64 d;
-
-	if (sel_null(sel))
-		return r->may_be_null || refuse(c, t, VEC_TS, sel);
-	if (!x86_desc_read(c, sel, &d, VEC_TS, t->ext))
-		return false;
-	if (!r->fits(d, sel & SEL_RPL, x86_cpl(c)))
-		return refuse(c, t, VEC_TS, sel);
-	if (!desc_present(d))
-		return refuse(c, t, r->absent, sel);
-	if (!x86_desc_set_type_bit(c, sel, &d, TYPE_ACCESSED))
-		return false;
-	x86_seg_from_desc(&c->seg[seg], sel, d);
-	return true;
-}
-
-static bool load_segs(struct x86_cpu *c, const struct task *t)
-{
-	static const u8 data[] = {SEG_DS, SEG_ES, SEG_FS, SEG_GS};
-
-	if (!load_ldt(c, t))
-		return false;
-	if (x86_v86(c))
-		return true;
-	if (!load_seg(c, t, SEG_CS, &code_rule) || !load_seg(c, t, SEG_SS, &stack_rule))
-		return false;
-	for (u32 i = 0; i < ARRAY_SIZE(data); i++)
-		if (!load_seg(c, t, data[i], &data_rule))
-			return false;
-	return true;
-}
-
-static bool push_error(struct x86_cpu *c, const struct task *t, u32 error)
-{
-	struct x86_stack s;
-
-	x86_stack_current(&s, c, t->to->width);
-	s.ext = t->ext;
-	if (!x86_push(&s, error))
-		return false;
-	c->gpr[R_RSP] = s.sp;
-	return true;
-}
-
-static bool traps(const struct task *t)
-{
-	return t->to == &tss32 && t->image[TSS32_TRAP] & 1;
-}
-
-/* What is due in the new task before its first instruction. */
-static bool arrive(struct x86_cpu *c, const struct task *t, const u32 *error)
-{
-	if (!load_segs(c, t) || (error && !push_error(c, t, *error)))
-		return false;
-	if (c->rip > c->seg[SEG_CS].limit)
-		return x86_raise_err(c, VEC_GP, t->ext);
-	if (traps(t))
-		c->dr6_pending |= DR6_BT;
-	return true;
-}
-
 static bool switch_to(struct x86_cpu *c, struct task *t, const u32 *error)
 {
-	bool ok;
-
-	if (!check_all(c, t) || !leave_old(c, t))
-		return false;
-	become_new(c, t);
-	ok = arrive(c, t, error);
-	if (!ok)
-		c->rflags |= FL_RF; /* all of them are faults */
-	x86_notify_mode(c);
-	return ok;
+	return check_all(c, t) && leave_old(c, t) && x86_task_enter(c, t, error);
 }
 
 /* ---- the ways ---- */
@@ -398,20 +188,20 @@ static void start(struct task *t, enum x86_task_way way, u32 ext, u64 rip, u64 f
 
 bool x86_is_task(const struct x86_cpu *c, u64 d)
 {
-	return !x86_long_mode(c) && (is_tss(d) || is_system(d, SYS_TASK_GATE));
+	return !x86_long_mode(c) && (is_tss(d) || task_is_system(d, SYS_TASK_GATE));
 }
 
 static bool check_rights(struct x86_cpu *c, const struct task *t, u16 sel, u64 d)
 {
 	u32 cpl = x86_cpl(c), rpl = sel & SEL_RPL;
 
-	return desc_dpl(d) >= (cpl > rpl ? cpl : rpl) || refuse(c, t, VEC_GP, sel);
+	return desc_dpl(d) >= (cpl > rpl ? cpl : rpl) || task_refuse(c, t, VEC_GP, sel);
 }
 
 static bool through_gate(struct x86_cpu *c, struct task *t, u16 sel, u64 d)
 {
 	if (!desc_present(d))
-		return refuse(c, t, VEC_NP, sel);
+		return task_refuse(c, t, VEC_NP, sel);
 	return find_tss(c, t, (u16)gate_sel(d), VEC_GP);
 }
 
