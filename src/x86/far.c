@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * JMP, CALL and RET far: same privilege, call gates of 16, 32 and 64 bits, returns to an outer level.
+ * JMP, CALL and RET far: same privilege, call gates of 16, 32 and 64 bits, returns to an outer level. What switches tasks is task.c's.
  * Source: SDM vol. 2, JMP, CALL, RET; vol. 3, 5.8.
- *
- * Refused: TSS and task-gate operands (hardware task switching); they raise #GP with the selector, as 64-bit CPUs do in long mode.
  * Threading: the vCPU's thread.
  */
 #include "x86/internal.h"
@@ -184,6 +182,8 @@ bool x86_far_jump(struct x86_cpu *c, u16 sel, u64 off, u32 size, u64 next_rip)
 		return false;
 	if (desc_is_code(d))
 		return check_direct(c, sel, d) && check_rip(c, d, off) && set_cs(c, sel, d, x86_cpl(c), off);
+	if (x86_is_task(c, d))
+		return x86_task_transfer(c, sel, d, TASK_JUMP, next_rip);
 	return read_call_gate(c, sel, d, &g, true) && set_cs(c, g.sel, g.cs, x86_cpl(c), g.off);
 }
 
@@ -225,7 +225,9 @@ bool x86_far_call(struct x86_cpu *c, u16 sel, u64 off, u32 size, u64 next_rip)
 		return x86_raise_err(c, VEC_GP, 0);
 	if (!x86_desc_read(c, sel, &d, VEC_GP, 0))
 		return false;
-	return desc_is_code(d) ? far_call_direct(c, sel, d, off, size, next_rip) : call_gate(c, sel, d, next_rip);
+	if (desc_is_code(d))
+		return far_call_direct(c, sel, d, off, size, next_rip);
+	return x86_is_task(c, d) ? x86_task_transfer(c, sel, d, TASK_CALL, next_rip) : call_gate(c, sel, d, next_rip);
 }
 
 /* ---- RET ---- */

@@ -262,6 +262,8 @@ static inline bool x86_in_limit(const struct x86_seg *s, u64 off, u32 len)
 bool x86_desc_read(struct x86_cpu *c, u16 sel, u64 *d, enum x86_vector v, u32 ext);
 /* The upper half of a 16-byte system descriptor in long mode; 0 otherwise. Type bits set in it: fault. */
 bool x86_desc_read_high(struct x86_cpu *c, u16 sel, u64 *high, enum x86_vector v, u32 ext);
+/* Give the descriptor another type, in memory if it is still what *d says (*done), and in *d. False: fault recorded. */
+bool x86_desc_change_type(struct x86_cpu *c, u16 sel, u64 *d, u32 type, bool *done);
 /* Set the accessed (or with `bit` 2 the busy) bit of the descriptor's type in memory and in *d. */
 bool x86_desc_set_type_bit(struct x86_cpu *c, u16 sel, u64 *d, u32 bit);
 
@@ -301,6 +303,25 @@ void x86_set_return_sp(struct x86_cpu *c, u64 sp);
 /* SS:SP for privilege level `dpl` from the TSS of the legacy modes, checked (#TS, #SS); in long mode RSPn. */
 bool x86_tss_stack(struct x86_cpu *c, u32 dpl, struct x86_seg *ss, u64 *sp, u32 ext);
 bool x86_tss_rsp(struct x86_cpu *c, u32 offset, u64 *rsp, u32 ext);
+/* A field of the current TSS; beyond its limit: #TS. */
+bool x86_tss_read(struct x86_cpu *c, u32 offset, u32 size, u64 *val, u32 ext);
+
+/* ---- task switches ----
+ * False: a fault is recorded. Without c->task_switched nothing has changed and the fault is the old task's; with it all of the switch is done,
+ * c->rip is the new task's and the fault is raised there. */
+enum x86_task_way {
+	TASK_JUMP,   /* the old task ends: JMP */
+	TASK_CALL,   /* the old task waits, the new one is nested: CALL, interrupts, exceptions */
+	TASK_RETURN, /* the nested task ends, the one that waits goes on: IRET */
+};
+/* Is the descriptor one that JMP and CALL switch tasks by? */
+bool x86_is_task(const struct x86_cpu *c, u64 d);
+/* JMP or CALL far to such a descriptor. */
+bool x86_task_transfer(struct x86_cpu *c, u16 sel, u64 d, enum x86_task_way way, u64 next_rip);
+/* A task gate of the IDT names the TSS `sel`. error: what to push on the new task's stack, or NULL. c->rip is what is saved. */
+bool x86_task_interrupt(struct x86_cpu *c, u16 sel, u32 ext, const u32 *error);
+/* IRET with NT set. */
+bool x86_task_return(struct x86_cpu *c, u64 next_rip);
 
 /* ---- msr.c's helpers ---- */
 bool x86_mtrr_read(struct x86_cpu *c, u32 msr, u64 *val);

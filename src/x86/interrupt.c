@@ -2,9 +2,9 @@
 /*
  * Interrupt and exception delivery: long mode (a short path of its own: page faults and timer ticks go this way), 16- and 32-bit protected
  * mode, real and virtual-8086 mode; double and triple faults. Source: SDM vol. 3, chapter 6; 20.1.4 and 20.3 for the 8086 modes.
+ * Task gates lead to task.c.
  *
- * Refused: task gates (hardware task switching); they raise #GP with the gate's error code.
- * Threading: the vCPU's thread. Nothing of the CPU changes until the whole frame is on the stack.
+ * Threading: the vCPU's thread. Nothing of the CPU changes until the whole frame is on the stack; behind a task switch a fault is the new task's.
  */
 #include "x86/internal.h"
 
@@ -152,20 +152,26 @@ static bool deliver_long(struct x86_cpu *c, const struct event *ev)
 
 /* ---- 16- and 32-bit protected mode, and virtual-8086 mode ---- */
 
-static bool protected_target(struct x86_cpu *c, const struct event *ev, struct target *t)
+static bool is_protected_gate(u64 gate)
 {
-	u64 gate;
-	u32 type;
+	const u32 types = 1u << SYS_TASK_GATE | 1u << SYS_INT16 | 1u << SYS_TRAP16 | 1u << SYS_INT | 1u << SYS_TRAP;
 
+	return types >> (gate >> 40 & (SEGA_S | SEGA_TYPE)) & 1;
+}
+
+static bool protected_gate(struct x86_cpu *c, const struct event *ev, u64 *gate)
+{
 	if (ev->vector * 8 + 7 > c->idt.limit)
 		return gate_refused(c, ev);
-	if (!x86_read_val(c, c->idt.base + ev->vector * 8, 8, &gate, ACC_READ | ACC_IMPLICIT))
+	if (!x86_read_val(c, c->idt.base + ev->vector * 8, 8, gate, ACC_READ | ACC_IMPLICIT))
 		return false;
-	type = (u32)(gate >> 40) & 0x1f;
-	if (type != SYS_INT && type != SYS_TRAP && type != SYS_INT16 && type != SYS_TRAP16)
-		return gate_refused(c, ev);
-	if (!check_gate(c, ev, gate))
-		return false;
+	return is_protected_gate(*gate) ? check_gate(c, ev, *gate) : gate_refused(c, ev);
+}
+
+static bool protected_target(struct x86_cpu *c, const struct event *ev, u64 gate, struct target *t)
+{
+	u32 type = desc_type(gate);
+
 	t->size = type >= SYS_INT ? 4 : 2;
 	t->sel = (u16)gate_sel(gate);
 	t->rip = t->size == 4 ? gate_off32(gate) : gate & 0xffff;
@@ -203,7 +209,7 @@ static void leave_v86(struct x86_cpu *c)
 		x86_seg_null(&c->seg[data[i]], 0, 0);
 }
 
-static bool deliver_protected(struct x86_cpu *c, const struct event *ev)
+static bool deliver_procedure(struct x86_cpu *c, const struct event *ev, u64 gate)
 {
 	struct x86_stack s;
 	struct x86_seg ss;
@@ -211,7 +217,7 @@ static bool deliver_protected(struct x86_cpu *c, const struct event *ev)
 	bool inner;
 	u64 sp;
 
-	if (!protected_target(c, ev, &t))
+	if (!protected_target(c, ev, gate, &t))
 		return false;
 	inner = t.cpl != x86_cpl(c);
 	if (inner) {
@@ -232,6 +238,17 @@ static bool deliver_protected(struct x86_cpu *c, const struct event *ev)
 	enter(c, &t);
 	x86_notify_mode(c);
 	return true;
+}
+
+static bool deliver_protected(struct x86_cpu *c, const struct event *ev)
+{
+	u64 gate;
+
+	if (!protected_gate(c, ev, &gate))
+		return false;
+	if (desc_type(gate) != SYS_TASK_GATE)
+		return deliver_procedure(c, ev, gate);
+	return x86_task_interrupt(c, (u16)gate_sel(gate), ev->ext, ev->has_error ? &ev->error : NULL);
 }
 
 /* ---- real mode ---- */
@@ -352,7 +369,7 @@ void x86_interrupt(struct x86_cpu *c, u8 vector, enum x86_int_kind kind, bool ha
 
 bool x86_soft_interrupt(struct x86_cpu *c, u8 vector, u64 next_rip)
 {
-	u64 rip = c->rip;
+	u64 rip = c->rip, rflags = c->rflags;
 	struct event ev;
 
 	/* Virtual-8086 mode without VME (which is not announced): IOPL 3 or the monitor decides. INT3 and INTO go by the gate alone. */
@@ -360,8 +377,13 @@ bool x86_soft_interrupt(struct x86_cpu *c, u8 vector, u64 next_rip)
 		return x86_raise_err(c, VEC_GP, 0);
 	set_event(&ev, vector, INT_SOFTWARE, false, 0);
 	c->rip = next_rip;
+	c->rflags &= ~(u64)FL_RF; /* no matter of the handler's, SDM vol. 3, 17.3.1.1 */
+	c->task_switched = false;
 	if (traced_deliver(c, &ev))
 		return true;
+	if (c->task_switched)
+		return false;
 	c->rip = rip;
+	c->rflags = rflags;
 	return false;
 }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * IRET in every mode, and which flags POPF and IRET may change. From 64-bit code the frame is read in one piece: that is the way back from
- * every interrupt and page fault. Source: SDM vol. 2, IRET and POPF; vol. 3, 6.14.3, 20.2.
- *
- * Refused: return from a nested task (NT set); it raises #GP(0), as long mode does.
+ * every interrupt and page fault. The return from a nested task is task.c's. Source: SDM vol. 2, IRET and POPF; vol. 3, 6.14.3, 20.2.
  * Threading: the vCPU's thread.
  */
 #include "x86/internal.h"
@@ -147,14 +145,14 @@ static bool iret_return(struct x86_cpu *c, const struct x86_stack *s, const u64 
 	return true;
 }
 
-static bool iret_protected(struct x86_cpu *c, u32 size)
+static bool iret_protected(struct x86_cpu *c, u32 size, u64 next_rip)
 {
 	struct x86_stack s;
 	u64 f[F_SLOTS];
 	bool stack;
 
 	if (c->rflags & FL_NT)
-		return x86_raise_err(c, VEC_GP, 0);
+		return x86_long_mode(c) ? x86_raise_err(c, VEC_GP, 0) : x86_task_return(c, next_rip);
 	x86_stack_current(&s, c, size);
 	if (!pop_iret_frame(c, &s, f, &stack))
 		return false;
@@ -163,11 +161,14 @@ static bool iret_protected(struct x86_cpu *c, u32 size)
 	return iret_return(c, &s, f, stack);
 }
 
-bool x86_iret(struct x86_cpu *c, u32 size)
+bool x86_iret(struct x86_cpu *c, u32 size, u64 next_rip)
 {
+	bool ok;
+
 	x86_serialise();
-	if (!(x86_real_or_v86(c) ? iret_real(c, size) : iret_protected(c, size)))
-		return false;
-	c->nmi_blocked = false;
-	return true;
+	c->task_switched = false;
+	ok = x86_real_or_v86(c) ? iret_real(c, size) : iret_protected(c, size, next_rip);
+	if (ok || c->task_switched)
+		c->nmi_blocked = false;
+	return ok;
 }

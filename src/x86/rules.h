@@ -4,7 +4,8 @@
  * CPUID. Both the interpreter and the translator's helpers call these; nothing here decodes instructions.
  *
  * All return true when done; false when a fault was recorded in c->fault (state is then as before the instruction, except where the manual
- * says otherwise). rip must already be what the instruction's completion leaves behind only where stated.
+ * says otherwise, as it does of a task switch: when c->task_switched is set, the fault is the new task's). rip must already be what the
+ * instruction's completion leaves behind only where stated.
  *
  * Threading: the vCPU's thread. General registers only, no libc.
  */
@@ -19,13 +20,13 @@ enum x86_int_kind {
 	INT_ICEBP,     /* INT1 */
 };
 
-/* Deliver vector through the IDT (64-bit, 32-bit, 16-bit gates, real-mode IVT, virtual-8086). c->rip is the rip to push. Nested
+/* Deliver vector through the IDT (64-bit, 32-bit, 16-bit and task gates, real-mode IVT, virtual-8086). c->rip is the rip to push. Nested
  * faults become #DF, then triple fault (c->triple_fault = true), inside. Clears c->halted. Always leaves a runnable or
  * triple-faulted CPU. */
 void x86_interrupt(struct x86_cpu *c, u8 vector, enum x86_int_kind kind, bool has_error, u32 error);
 
 /* INT n, INT3, INTO: as above, but a gate that refuses is an ordinary fault of the instruction: false, c->fault recorded, nothing
- * changed, c->rip still the instruction's own. next_rip is what is pushed. */
+ * changed, c->rip still the instruction's own (unless tasks were switched). next_rip is what is pushed. */
 bool x86_soft_interrupt(struct x86_cpu *c, u8 vector, u64 next_rip);
 
 /* Deliver c->fault (which it clears). c->rip is the faulting instruction's (or the next one's for traps; caller's affair). Sets RF for faults. */
@@ -36,11 +37,12 @@ bool x86_load_seg(struct x86_cpu *c, u32 seg, u16 sel);
 bool x86_lldt(struct x86_cpu *c, u16 sel);
 bool x86_ltr(struct x86_cpu *c, u16 sel);
 
-/* Far transfers. size: operand size 2, 4, 8. next_rip: rip after the instruction. On success c->rip and c->seg[CS] are the target. */
+/* Far transfers. size: operand size 2, 4, 8. next_rip: rip after the instruction. On success c->rip and c->seg[CS] are the target. Where they
+ * switch tasks (c->task_switched), RF and TF are the new task's and this instruction does not touch them any more. */
 bool x86_far_jump(struct x86_cpu *c, u16 sel, u64 off, u32 size, u64 next_rip);
 bool x86_far_call(struct x86_cpu *c, u16 sel, u64 off, u32 size, u64 next_rip);
 bool x86_far_ret(struct x86_cpu *c, u32 size, u16 pop_bytes);
-bool x86_iret(struct x86_cpu *c, u32 size);
+bool x86_iret(struct x86_cpu *c, u32 size, u64 next_rip);
 bool x86_syscall(struct x86_cpu *c, u64 next_rip);
 bool x86_sysret(struct x86_cpu *c, u32 size);
 bool x86_sysenter(struct x86_cpu *c, u64 next_rip);

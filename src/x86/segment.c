@@ -46,18 +46,22 @@ bool x86_desc_read_high(struct x86_cpu *c, u16 sel, u64 *high, enum x86_vector v
 	return true;
 }
 
+bool x86_desc_change_type(struct x86_cpu *c, u16 sel, u64 *d, u32 type, bool *done)
+{
+	u64 old, byte = *d >> 40 & 0xff, changed = (byte & ~(u64)SEGA_TYPE) | type;
+	gva_t addr;
+
+	*d ^= (byte ^ changed) << 40;
+	desc_address(c, sel, 8, &addr);
+	return x86_cmpxchg(c, addr + 5, 1, byte, changed, &old, done, ACC_IMPLICIT);
+}
+
 bool x86_desc_set_type_bit(struct x86_cpu *c, u16 sel, u64 *d, u32 bit)
 {
-	u64 old, byte = *d >> 40 & 0xff;
-	gva_t addr;
 	bool done;
 
-	if (byte & bit)
-		return true;
-	*d |= (u64)bit << 40;
-	desc_address(c, sel, 8, &addr);
 	/* Not done: somebody rewrote the descriptor meanwhile; what was checked stays loaded. */
-	return x86_cmpxchg(c, addr + 5, 1, byte, byte | bit, &old, &done, ACC_IMPLICIT);
+	return desc_type(*d) & bit || x86_desc_change_type(c, sel, d, desc_type(*d) | bit, &done);
 }
 
 static void load_real_seg(struct x86_cpu *c, struct x86_seg *s, u16 sel)

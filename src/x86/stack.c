@@ -110,7 +110,7 @@ void x86_set_return_sp(struct x86_cpu *c, u64 sp)
 	c->gpr[R_RSP] = sp;
 }
 
-static bool tss_read(struct x86_cpu *c, u32 off, u32 size, u64 *val, u32 ext)
+bool x86_tss_read(struct x86_cpu *c, u32 off, u32 size, u64 *val, u32 ext)
 {
 	if (c->tr.attr & SEGA_UNUSABLE || off + size - 1 > c->tr.limit)
 		return x86_raise_err(c, VEC_TS, SEL_ERR(c->tr.sel) | ext);
@@ -119,7 +119,7 @@ static bool tss_read(struct x86_cpu *c, u32 off, u32 size, u64 *val, u32 ext)
 
 bool x86_tss_rsp(struct x86_cpu *c, u32 offset, u64 *rsp, u32 ext)
 {
-	if (!tss_read(c, offset, 8, rsp, ext))
+	if (!x86_tss_read(c, offset, 8, rsp, ext))
 		return false;
 	return x86_canonical(*rsp) || x86_raise_err(c, VEC_SS, ext);
 }
@@ -153,5 +153,5 @@ bool x86_tss_stack(struct x86_cpu *c, u32 dpl, struct x86_seg *ss, u64 *sp, u32 
 		x86_seg_null(ss, (u16)dpl, dpl);
 		return x86_tss_rsp(c, 4 + dpl * 8, sp, ext);
 	}
-	return tss_read(c, off, size, sp, ext) && tss_read(c, off + size, 2, &sel, ext) && check_new_ss(c, (u16)sel, dpl, ss, ext);
+	return x86_tss_read(c, off, size, sp, ext) && x86_tss_read(c, off + size, 2, &sel, ext) && check_new_ss(c, (u16)sel, dpl, ss, ext);
 }

@@ -192,9 +192,10 @@ struct x86_cpu {
 	struct x86_fault fault; /* raised, not yet delivered */
 	bool nmi_pending;
 	bool nmi_blocked;
-	bool irq_shadow;   /* STI or MOV SS/POP SS: no interrupt before the next instruction has run */
-	bool debug_shadow; /* MOV SS/POP SS: also no #DB */
-	bool halted;	   /* HLT executed, waiting for an event */
+	bool irq_shadow;    /* STI or MOV SS/POP SS: no interrupt before the next instruction has run */
+	bool debug_shadow;  /* MOV SS/POP SS: also no #DB */
+	bool task_switched; /* during this instruction or event; whoever asks clears it first */
+	bool halted;	    /* HLT executed, waiting for an event */
 	bool wait_for_sipi;
 	bool triple_fault;
 

@@ -77,6 +77,24 @@ static void scramble_cpu(struct machine *m)
 	m_vendor(m, below(2));
 }
 
+/* Tasks to switch to, so that scrambling them leads somewhere: two TSSs in scramble_tables' reach, gates in both tables, a back link. */
+static void add_tasks(struct machine *m)
+{
+	static const u32 tss[] = {M_TSS + 0x70, M_TSS + 0x98};
+	static const u32 fields[][2] = {{0x20, 0x5000},	  {0x24, FL_ONE}, {0x38, M_STACK}, {0x48, S_DATA},
+					{0x4c, S_CODE32}, {0x50, S_DATA}, {0x54, S_DATA}};
+
+	for (u32 i = 0; i < ARRAY_SIZE(tss); i++) {
+		for (u32 k = 0; k < ARRAY_SIZE(fields); k++)
+			memcpy(m->ram + tss[i] + fields[k][0], &fields[k][1], 4);
+		m_desc(m, S_GATE + i * 8, 0x67 | (u64)tss[i] << 16 | (u64)0xe9 << 40);
+	}
+	m_desc(m, S_LDT, (u64)S_GATE << 16 | (u64)0xe5 << 40);
+	for (u32 v = 0; v < 256; v++)
+		m_gate32(m, v, v % 3 ? 0x5000 : 0, v % 3 ? S_CODE32 : S_GATE + v % 2 * 8, v % 3 ? 0xe : 5, 3);
+	m->ram[M_TSS] = S_GATE;
+}
+
 /* The modes a run starts from; below long mode nothing of long mode may be left. */
 static void start(struct machine *m, u32 mode)
 {
@@ -84,6 +102,7 @@ static void start(struct machine *m, u32 mode)
 		m_long(m);
 	} else {
 		m_prot32(m);
+		add_tasks(m);
 		if (mode == 2) {
 			m->c.cr0 &= ~(u64)CR0_PE;
 			m->c.seg[SEG_CS].attr &= ~SEGA_L;
@@ -114,7 +133,7 @@ static bool call_one(struct x86_cpu *c, u32 which, u32 size)
 	case 5:
 		return x86_far_ret(c, size, (u16)rnd());
 	case 6:
-		return x86_iret(c, size);
+		return x86_iret(c, size, c->rip + 1);
 	case 7:
 		return x86_syscall(c, c->rip + 2);
 	case 8:
@@ -189,6 +208,7 @@ static void test_rules(void **state)
 {
 	static struct x86_cpu before;
 	struct machine m;
+	u32 switches = 0;
 
 	for (u32 mode = 0; mode < 3; mode++) {
 		start(&m, mode);
@@ -201,14 +221,18 @@ static void test_rules(void **state)
 				scramble_tables(&m);
 				scramble_cpu(&m);
 			}
+			m.c.task_switched = false;
 			before = m.c;
 			if (call_one(&m.c, which, sizes[below(mode ? 2 : 3)])) {
 				assert_false(m.c.fault.pending);
 				check_consistent(&m, which, before.rip);
+				switches += m.c.task_switched;
 			} else {
 				if (!m.c.fault.pending)
 					fail_msg("call %u refused without a fault", which);
-				check_unchanged(&m.c, &before, which);
+				if (!m.c.task_switched)
+					check_unchanged(&m.c, &before, which);
+				switches += m.c.task_switched;
 				if (below(2))
 					x86_deliver_fault(&m.c);
 				assert_true(!m.c.fault.pending || m.c.fault.vector < 32);
@@ -219,6 +243,7 @@ static void test_rules(void **state)
 		}
 		m_free(&m);
 	}
+	assert_true(switches > 100);
 }
 
 static void test_interrupts_always_end(void **state)

@@ -76,7 +76,7 @@ static void test_ist(void **state)
 	assert_true(m.c.nmi_blocked);
 	assert_int_equal(m.c.gpr[R_RSP], 0x38000 - 40);
 	assert_int_equal(m_peek(&m, 0x38000 - 16), M_STACK);
-	assert_true(x86_iret(&m.c, 8));
+	assert_true(x86_iret(&m.c, 8, m.c.rip + 1));
 	assert_false(m.c.nmi_blocked);
 	assert_int_equal(m.c.gpr[R_RSP], M_STACK);
 	assert_int_equal(m.c.rip, 0x5000);
@@ -209,7 +209,7 @@ static void test_compat_code_is_interrupted_into_long_mode(void **state)
 	m_gate(&m, 0x80, HANDLER, S_CODE64, 0xe, 3, 0);
 	assert_true(x86_soft_interrupt(&m.c, 0x80, 0x5002));
 	assert_true(x86_code64(&m.c));
-	assert_true(x86_iret(&m.c, 8));
+	assert_true(x86_iret(&m.c, 8, m.c.rip + 1));
 	assert_false(x86_code64(&m.c));
 	assert_int_equal(x86_cpl(&m.c), 3);
 	assert_int_equal(m.c.rip, 0x5002);
@@ -230,7 +230,7 @@ static void test_round_trip_restores_everything(void **state)
 	before = m.c;
 	m_gate(&m, 0x30, HANDLER, S_CODE64, 0xe, 0, 0);
 	x86_interrupt(&m.c, 0x30, INT_HARDWARE, false, 0);
-	assert_true(x86_iret(&m.c, 8));
+	assert_true(x86_iret(&m.c, 8, m.c.rip + 1));
 	assert_memory_equal(m.c.gpr, before.gpr, sizeof(before.gpr));
 	assert_int_equal(m.c.rip, before.rip);
 	assert_int_equal(m.c.rflags, before.rflags);
@@ -260,7 +260,7 @@ static void test_protected_mode_inner(void **state)
 	assert_int_equal(frame[4], 0x40000);
 	assert_int_equal(frame[5], S_UDATA);
 	m.c.gpr[R_RSP] += 4;
-	assert_true(x86_iret(&m.c, 4));
+	assert_true(x86_iret(&m.c, 4, m.c.rip + 1));
 	assert_int_equal(x86_cpl(&m.c), 3);
 	assert_int_equal(m.c.gpr[R_RSP], 0x40000);
 	assert_int_equal(m.c.seg[SEG_DS].attr, SEGA_UNUSABLE); /* DPL 0 data is not for CPL 3 */
@@ -277,7 +277,7 @@ static void test_protected_mode_16_bit_gate_same_level(void **state)
 	x86_interrupt(&m.c, 0x40, INT_HARDWARE, false, 0);
 	assert_int_equal(m.c.rip, 0x4321);
 	assert_int_equal(m.c.gpr[R_RSP], M_STACK - 6);
-	assert_true(x86_iret(&m.c, 2));
+	assert_true(x86_iret(&m.c, 2, m.c.rip + 1));
 	assert_int_equal(m.c.rip, 0x1234);
 	assert_int_equal(m.c.gpr[R_RSP], M_STACK);
 	m_free(&m);
@@ -303,7 +303,7 @@ static void test_v86_out_and_back(void **state)
 	assert_int_equal(m.c.gpr[R_RSP], 0x30000 - 40);
 	assert_true(m.c.seg[SEG_DS].attr & SEGA_UNUSABLE);
 	m.c.gpr[R_RSP] += 4;
-	assert_true(x86_iret(&m.c, 4));
+	assert_true(x86_iret(&m.c, 4, m.c.rip + 1));
 	assert_true(m.c.rflags & FL_VM);
 	for (u32 i = 0; i < SEG_COUNT; i++) {
 		assert_int_equal(m.c.seg[i].sel, sel[i]);
@@ -329,7 +329,7 @@ static void test_real_mode(void **state)
 	assert_int_equal(m.c.seg[SEG_CS].base, 0x20000);
 	assert_int_equal(m.c.gpr[R_RSP], 0xabcdfffc);
 	assert_false(m.c.rflags & FL_IF);
-	assert_true(x86_iret(&m.c, 2));
+	assert_true(x86_iret(&m.c, 2, m.c.rip + 1));
 	assert_int_equal(m.c.rip, 0x20);
 	assert_int_equal(m.c.seg[SEG_CS].sel, 0x100);
 	assert_int_equal(m.c.gpr[R_RSP], 0xabcd0002);

@@ -279,15 +279,24 @@ static void test_call_gate_32_copies_parameters(void **state)
 	m_free(&m);
 }
 
-static void test_task_switches_are_refused(void **state)
+/* What switches tasks elsewhere (test_x86_task.c). */
+static void test_long_mode_refuses_task_switches(void **state)
 {
 	struct machine m;
 
-	m_prot32(&m);
-	assert_false(x86_far_jump(&m.c, S_TSS, 0, 4, 0));
-	assert_fault(&m, VEC_GP, S_TSS);
+	m_long(&m);
+	m_desc(&m, S_GATE, (u64)S_TSS << 16 | 0x85ull << 40);
+	m_desc(&m, S_TSS, 0x0000890000000067 | (u64)M_TSS << 16);
+	for (u32 i = 0; i < 2; i++) {
+		u16 sel = i ? S_GATE : S_TSS;
+
+		assert_false(x86_far_jump(&m.c, sel, 0, 4, 0));
+		assert_fault(&m, VEC_GP, sel);
+		assert_false(x86_far_call(&m.c, sel, 0, 4, 0));
+		assert_fault(&m, VEC_GP, sel);
+	}
 	m.c.rflags |= FL_NT;
-	assert_false(x86_iret(&m.c, 4));
+	assert_false(x86_iret(&m.c, 8, 0));
 	assert_fault(&m, VEC_GP, 0);
 	m_free(&m);
 }
@@ -322,14 +331,14 @@ static void test_iret_refusals(void **state)
 	m_long(&m);
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++) {
 		frame64(&m, cases[i].rip, cases[i].cs, 0, 0, cases[i].ss);
-		if (x86_iret(&m.c, 8))
+		if (x86_iret(&m.c, 8, m.c.rip + 1))
 			fail_msg("case %u went through", i);
 		assert_fault(&m, cases[i].vector, cases[i].error);
 		assert_int_equal(m.c.gpr[R_RSP], M_STACK);
 		assert_int_equal(x86_cpl(&m.c), 0);
 	}
 	frame64(&m, 0x1000, S_CODE64, 0, 0xffff900000000000ull, 0); /* null SS is fine below CPL 3 */
-	assert_true(x86_iret(&m.c, 8));
+	assert_true(x86_iret(&m.c, 8, m.c.rip + 1));
 	assert_int_equal(m.c.gpr[R_RSP], 0xffff900000000000ull);
 	m_free(&m);
 }
@@ -343,7 +352,7 @@ static void test_iret_to_user_drops_kernel_segments(void **state)
 	assert_true(x86_load_seg(&m.c, SEG_ES, S_UDATA));
 	m.c.seg[SEG_GS] = (struct x86_seg){.sel = S_DATA, .attr = 0xc093, .limit = ~0u, .base = 0x1234};
 	frame64(&m, 0x1000, S_UCODE64, FL_IF | FL_IOPL, 0x7000, S_UDATA);
-	assert_true(x86_iret(&m.c, 8));
+	assert_true(x86_iret(&m.c, 8, m.c.rip + 1));
 	assert_true(m.c.seg[SEG_DS].attr & SEGA_UNUSABLE);
 	assert_int_equal(m.c.seg[SEG_ES].sel, S_UDATA);
 	assert_true(m.c.seg[SEG_GS].attr & SEGA_UNUSABLE);
@@ -523,7 +532,7 @@ int main(void)
 		cmocka_unit_test(test_far_call_and_return),
 		cmocka_unit_test(test_call_gate_64),
 		cmocka_unit_test(test_call_gate_32_copies_parameters),
-		cmocka_unit_test(test_task_switches_are_refused),
+		cmocka_unit_test(test_long_mode_refuses_task_switches),
 		cmocka_unit_test(test_iret_refusals),
 		cmocka_unit_test(test_iret_to_user_drops_kernel_segments),
 		cmocka_unit_test(test_popf),

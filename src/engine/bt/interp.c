@@ -83,7 +83,7 @@ static bool check_row(struct x86_cpu *c, const struct interp_insn *i)
 
 static bool execute(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	in->rep_unfinished = in->event = false;
+	in->rep_unfinished = in->event = c->task_switched = false;
 	in->next_rip = c->rip + i->len;
 	if (i->mode != IMODE_64)
 		in->next_rip = (u32)in->next_rip;
@@ -99,14 +99,21 @@ static void finish(struct interp *in, struct x86_cpu *c, const struct interp_ins
 	u32 a = i->row->attrs;
 
 	c->rip = in->next_rip;
-	if (!in->rep_unfinished && !(a & ROW_KEEP_RF))
+	if (!in->rep_unfinished && !(a & ROW_KEEP_RF) && !c->task_switched)
 		c->rflags &= ~(u64)FL_RF;
 	if (a & ROW_TF_AFTER)
 		tf = c->rflags & FL_TF;
-	if (tf && !in->event)
+	if (tf && !in->event && !c->task_switched)
 		c->dr6_pending |= DR6_BS;
 	if (unlikely(c->dr6_pending) && x86_take_debug_trap(c))
 		x86_deliver_fault(c);
+}
+
+/* An event led to a task whose TSS has the T bit. Not taken where that is delivered: a #DB task with this bit goes round for ever, and is to be
+ * interruptible. */
+static bool task_trap(struct x86_cpu *c)
+{
+	return unlikely(c->dr6_pending & DR6_BT) && x86_take_debug_trap(c);
 }
 
 static bool code_breakpoint(struct x86_cpu *c)
@@ -125,6 +132,8 @@ enum interp_result interp_step(struct interp *in, struct x86_cpu *c)
 	c->irq_shadow = false;
 	c->debug_shadow = false;
 	interp_tlb_check(in, c);
+	if (task_trap(c))
+		return INTERP_FAULT;
 	if (unlikely(c->dr[7] & DR7_ENABLED) && !shadow && code_breakpoint(c))
 		return INTERP_FAULT;
 	i = interp_fetch(in, c);

@@ -157,7 +157,7 @@ static bool op_ret(struct interp *in, struct x86_cpu *c, const struct interp_ins
 
 static bool op_iret(struct interp *in, struct x86_cpu *c, const struct interp_insn *i)
 {
-	if (!x86_iret(c, i->osize))
+	if (!x86_iret(c, i->osize, in->next_rip))
 		return false;
 	in->next_rip = c->rip;
 	return true;

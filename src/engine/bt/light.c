@@ -82,7 +82,7 @@ bool bt_light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 		return x86_sysret(c, arg);
 	case LIGHT_IRET:
 		*jumped = true;
-		return x86_iret(c, arg);
+		return x86_iret(c, arg, next);
 	case LIGHT_SWAPGS:
 		return true;
 	case LIGHT_RDMSR:

@@ -140,6 +140,8 @@ static void wake(struct bt_vcpu *v)
 static void events(struct bt_vcpu *v)
 {
 	struct x86_cpu *c = &v->cpu;
+	if (unlikely(c->dr6_pending & DR6_BT)) /* the trap on the task switch comes first */
+		return;
 	if (c->nmi_pending && !c->nmi_blocked && !c->irq_shadow) {
 		c->nmi_pending = false;
 		c->nmi_blocked = true;
