@@ -4,7 +4,8 @@
  * goes there; input comes here once the guest has both written to this console and given it receive buffers, and goes back to the UART
  * when the device is reset.
  *
- * Threading: output is written on the notifying vCPU's thread; everything about input happens on the event loop.
+ * Threading: output is written on the notifying vCPU's thread, and the guest may be told of that later, on the event loop; everything about input
+ * happens on the event loop.
  */
 #include "char/char.h"
 #include "virtio/device.h"
@@ -20,6 +21,7 @@
 #define CONSOLE_TX_BATCH 32
 #define CONSOLE_TX_MAX (1u << 20) /* bytes of one request that are written; no terminal needs more at once */
 #define CONSOLE_RX_MAX 4096
+#define TX_QUIET_NS 100000
 
 struct virtio_console {
 	struct virtio_device vd;
@@ -30,6 +32,11 @@ struct virtio_console {
 	struct log_limit tx_log;
 	bool wrote;   /* atomic: since the last reset */
 	bool reading; /* event loop only */
+
+	/* Under the output queue's lock. */
+	struct evtimer tx_quiet;
+	bool tx_untold; /* the timer runs */
+	u16 tx_seen;	/* how much had been written when it was armed */
 };
 
 static struct virtio_console *of(struct virtio_device *vd)
@@ -59,6 +66,36 @@ static void tx_write(struct virtio_console *con, const struct vq_request *r)
 	}
 }
 
+/* Linux waits for each of its writes by looking at the queue and asks for an interrupt as well. Interrupts that find nothing left to do are counted: at
+ * 100,000 of them it switches the line off ("nobody cared"). So it is told only when it has not looked by itself, and has written nothing more, for a
+ * while. Without EVENT_IDX it does not say that it has looked. */
+static void tx_tell(struct virtio_console *con)
+{
+	struct virtqueue *q = &con->vd.queue[TX];
+
+	if (!vq_show(q) || !q->event_idx) {
+		vq_tell(q);
+	} else if (!con->tx_untold) {
+		con->tx_untold = true;
+		con->tx_seen = q->used_idx;
+		timer_arm(&con->tx_quiet, host_now_ns() + TX_QUIET_NS);
+	}
+}
+
+static void tx_is_quiet(void *opaque)
+{
+	struct virtio_console *con = opaque;
+	struct virtqueue *q = &con->vd.queue[TX];
+
+	pthread_mutex_lock(&q->lock);
+	con->tx_untold = false;
+	if (con->tx_seen == q->used_idx)
+		vq_tell(q);
+	else
+		tx_tell(con);
+	pthread_mutex_unlock(&q->lock);
+}
+
 static bool tx_serve(struct virtio_console *con)
 {
 	struct virtqueue *q = &con->vd.queue[TX];
@@ -73,7 +110,7 @@ static bool tx_serve(struct virtio_console *con)
 		tx_write(con, r);
 		vq_push(r, 0);
 	}
-	vq_flush(q);
+	tx_tell(con);
 	more = vq_notify_on(q);
 	pthread_mutex_unlock(&q->lock);
 	return more;
@@ -240,6 +277,7 @@ static int console_create(struct device_env *env, const struct opts *opts, struc
 	}
 	con->chr = chr;
 	con->events = (struct char_events){con, console_input, console_can_input, console_resize};
+	timer_init(&con->tx_quiet, env->loop, tx_is_quiet, con);
 	virtio_work_init(&con->tx_work, &con->vd, tx_again);
 	virtio_work_init(&con->rx_work, &con->vd, rx_changed);
 	if (char_get_size(con->chr, &cols, &rows)) {
@@ -261,6 +299,7 @@ static void console_destroy(struct device *d)
 {
 	struct virtio_console *con = container_of(d, struct virtio_console, vd.dev);
 
+	timer_disarm(&con->tx_quiet);
 	virtio_fini(&con->vd);
 	char_drop_reader(con->chr, &con->events);
 	free(con);

@@ -81,7 +81,7 @@ void vq_reset(struct virtqueue *q)
 	q->vector = VQ_NO_VECTOR;
 	set_enabled(q, false);
 	q->broken = q->event_idx = q->indirect = false;
-	q->last_avail = q->used_idx = q->flushed_idx = 0;
+	q->last_avail = q->used_idx = q->flushed_idx = q->told_idx = 0;
 	q->desc = NULL;
 	q->avail = NULL;
 	q->used = NULL;
@@ -118,7 +118,7 @@ const char *vq_enable(struct virtqueue *q, bool event_idx, bool indirect)
 		return why;
 	q->event_idx = event_idx;
 	q->indirect = indirect;
-	q->last_avail = q->used_idx = q->flushed_idx = 0;
+	q->last_avail = q->used_idx = q->flushed_idx = q->told_idx = 0;
 	set_enabled(q, true);
 	return NULL;
 }
@@ -129,6 +129,7 @@ const char *vq_loaded(struct virtqueue *q)
 
 	vq_free_all(q);
 	q->flushed_idx = q->used_idx;
+	q->told_idx = (u16)(q->used_idx - q->size); /* not known: rather twice than never */
 	if (!q->enabled)
 		return NULL;
 	why = vq_map_rings(q);
@@ -330,8 +331,8 @@ void vq_forget(struct vq_request *r)
 	request_free(r);
 }
 
-/* Does the driver want to hear of the entries [flushed_idx, used_idx)? */
-static bool vq_wants_interrupt(struct virtqueue *q, u16 old)
+/* Does the driver want to hear of the entries [told_idx, used_idx)? */
+static bool vq_wants_interrupt(struct virtqueue *q)
 {
 	u16 event;
 
@@ -339,22 +340,39 @@ static bool vq_wants_interrupt(struct virtqueue *q, u16 old)
 	 * barrier between asking and looking at used->idx. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
-		return !(__atomic_load_n(&q->avail->flags, __ATOMIC_RELAXED) & VRING_AVAIL_F_NO_INTERRUPT);
+		return q->used_idx != q->told_idx && !(__atomic_load_n(&q->avail->flags, __ATOMIC_RELAXED) & VRING_AVAIL_F_NO_INTERRUPT);
 	event = __atomic_load_n(avail_used_event(q), __ATOMIC_RELAXED);
-	return (u16)(q->used_idx - event - 1) < (u16)(q->used_idx - old);
+	return (u16)(q->used_idx - event - 1) < (u16)(q->used_idx - q->told_idx);
+}
+
+bool vq_show(struct virtqueue *q)
+{
+	if (!q->enabled)
+		return false;
+	if (q->flushed_idx != q->used_idx) {
+		/* Release: buffers and ring entries before the index that covers them. */
+		__atomic_store_n(&q->used->idx, q->used_idx, __ATOMIC_RELEASE);
+		q->flushed_idx = q->used_idx;
+		gm_written(q->mem, q->used_gpa, used_bytes(q->size));
+	}
+	return vq_wants_interrupt(q);
+}
+
+void vq_tell(struct virtqueue *q)
+{
+	bool wanted = q->enabled && vq_wants_interrupt(q);
+
+	q->told_idx = q->used_idx;
+	if (wanted)
+		q->owner.interrupt(q->owner.opaque, q);
 }
 
 void vq_flush(struct virtqueue *q)
 {
-	u16 old = q->flushed_idx;
+	bool wanted = q->flushed_idx != q->used_idx && vq_show(q);
 
-	if (!q->enabled || old == q->used_idx)
-		return;
-	/* Release: buffers and ring entries before the index that covers them. */
-	__atomic_store_n(&q->used->idx, q->used_idx, __ATOMIC_RELEASE);
-	q->flushed_idx = q->used_idx;
-	gm_written(q->mem, q->used_gpa, used_bytes(q->size));
-	if (vq_wants_interrupt(q, old))
+	q->told_idx = q->used_idx;
+	if (wanted)
 		q->owner.interrupt(q->owner.opaque, q);
 }
 

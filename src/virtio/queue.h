@@ -58,6 +58,7 @@ struct virtqueue {
 
 	/* Derived. */
 	u16 flushed_idx; /* what the driver has been shown of used_idx */
+	u16 told_idx;	 /* and up to where it was told of that, if it asked */
 	struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
@@ -92,6 +93,10 @@ void vq_push(struct vq_request *r, u32 written);
 void vq_forget(struct vq_request *r);
 /* Locked. Shows the driver what was pushed, and interrupts it if it asked for that. */
 void vq_flush(struct virtqueue *q);
+/* Locked. The two halves of vq_flush, for who lets the driver look by itself first. vq_show returns whether it asks to be told by now; when it has
+ * looked meanwhile, it asks no more (with EVENT_IDX), and vq_tell is silent. */
+bool vq_show(struct virtqueue *q);
+void vq_tell(struct virtqueue *q);
 
 /* Locked. Asks the driver not to notify (a hint), or to notify again. The latter returns true when requests came in between: then the
  * caller must look again, no notification will come for them. */

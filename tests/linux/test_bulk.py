@@ -97,8 +97,8 @@ def bulk_net_out(t):
 
 @test("bulk-console", timeout=LIMIT, on=GUISE)
 def bulk_console(t):
-    """The virtio console, as a file on this side. Text with line ends that nobody may translate. In large pieces: Linux waits for each itself, and after
-    100,000 interrupts in a row that found nothing left to do it says that nobody cared."""
+    """The virtio console, as a file on this side. Text with line ends that nobody may translate. Linux makes pieces of 2 KiB of it and waits for each
+    itself: interrupts for them would soon make it say, on this console, that nobody cared."""
     log = t.path("console")
     size = t.options.bulk * PIECE
     m = t.start_exec(

@@ -202,13 +202,64 @@ static void needs_a_console(void **state)
 	g_stop(&g);
 }
 
+static u32 interrupts(struct world *w)
+{
+	return g_msis(&w->g, w->tx->index + 1u); /* vector 0 is of the configuration */
+}
+
+/* "Interrupt me when used->idx has passed this." */
+static void ask_beyond(struct world *w, u16 index)
+{
+	struct vring_avail *avail = g_ptr(&w->g, w->tx->avail);
+
+	__atomic_store_n(&avail->ring[w->tx->size], index, __ATOMIC_SEQ_CST);
+}
+
+/* As Linux does it: each write is waited for by looking. A host that is slow now and then makes some interrupts, not thousands. */
+static void who_looks_is_not_interrupted(void **state)
+{
+	struct world *w = *state;
+
+	driver(w);
+	for (u32 i = 0; i < 2000; i++) {
+		print(w, " ");
+		ask_beyond(w, w->tx->seen);
+	}
+	print(w, "\n");
+	assert_true(interrupts(w) < 1000);
+}
+
+static void who_waits_is_interrupted(void **state)
+{
+	struct world *w = *state;
+	u64 end = host_now_ns() + G_WAIT_NS;
+
+	driver(w);
+	ask_beyond(w, 0);
+	for (u32 i = 0; i < 20; i++) {
+		print(w, "\n");
+		while (interrupts(w) <= i) {
+			if (host_now_ns() > end)
+				fail_msg("%u interrupts for %u writes", interrupts(w), i + 1);
+			g_nap();
+		}
+		assert_int_equal(interrupts(w), i + 1);
+		ask_beyond(w, w->tx->seen);
+	}
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(input_follows_the_guest), T(input_waits_for_buffers),	       T(emergency_write),
-		T(resets_while_typing),	    cmocka_unit_test(needs_a_console),
+		T(input_follows_the_guest),
+		T(input_waits_for_buffers),
+		T(emergency_write),
+		T(resets_while_typing),
+		T(who_looks_is_not_interrupted),
+		T(who_waits_is_interrupted),
+		cmocka_unit_test(needs_a_console),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
