@@ -189,6 +189,11 @@ static bool is_imm(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
+static i64 immediate(const ZydisDecodedOperand *o)
+{
+	return is_imm(o) ? o->imm.value.s : 0;
+}
+
 /* The value that a move, sum or LEA gives its first operand. */
 static bool followed(struct plan *p, struct value *out)
 {
@@ -204,13 +209,13 @@ static bool followed(struct plan *p, struct value *out)
 		*out = p->reg[tr_gpr(o[1].reg.value)];
 		return true;
 	case ZYDIS_MNEMONIC_ADD:
-		if (is_reg64(&o[1])) {
+		if (is_reg64(&o[1]))
 			*out = sum(p, old, p->reg[tr_gpr(o[1].reg.value)], 1);
-			return true;
-		}
-		[[fallthrough]];
+		else
+			*out = plus(old, immediate(&o[1]));
+		return is_reg64(&o[1]) || is_imm(&o[1]);
 	case ZYDIS_MNEMONIC_SUB:
-		*out = is_imm(&o[1]) ? plus(old, t->in->mnemonic == ZYDIS_MNEMONIC_ADD ? o[1].imm.value.s : -o[1].imm.value.s) : old;
+		*out = plus(old, -immediate(&o[1]));
 		return is_imm(&o[1]);
 	case ZYDIS_MNEMONIC_INC:
 		*out = plus(old, 1);
