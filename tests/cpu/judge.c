@@ -194,6 +194,27 @@ static bool is_permute_without_w(const struct site *at)
 	return false;
 }
 
+static bool is_prefix(const struct forms *forms, u8 b)
+{
+	static const u8 legacy[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
+
+	return memchr(legacy, b, sizeof(legacy)) || (forms->decoder.stack_width == ZYDIS_STACK_WIDTH_64 && (b & 0xf0) == 0x40);
+}
+
+/* An instruction with prefixes that it must not have (#UD) which make it longer than 15 bytes (#GP): no manual says which comes first. */
+static bool is_too_long_besides(const struct forms *forms, const struct site *at)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	u32 n = 0;
+
+	if (at->len < ZYDIS_MAX_INSTRUCTION_LENGTH)
+		return false;
+	while (n < ZYDIS_MAX_INSTRUCTION_LENGTH && is_prefix(forms, at->code[n]))
+		n++;
+	return ZydisDecoderDecodeFull(&forms->decoder, at->code + n, ZYDIS_MAX_INSTRUCTION_LENGTH - n, &in, op) == ZYDIS_STATUS_NO_MORE_DATA;
+}
+
 /* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
 static bool stores_over_itself(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, const struct site *at)
 {
@@ -302,7 +323,8 @@ static void judge_last(const struct forms *forms, forms_has_fn has, const struct
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
 	if (!decode_at(forms, at, &in, op)) {
-		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_but_carried_out(at) || is_permute_without_w(at));
+		notes->excused = at->len && (ended_behind_decoding(cpu) || is_locked_but_carried_out(at) || is_permute_without_w(at) ||
+					     is_too_long_besides(forms, at));
 		return;
 	}
 	if (!forms_allowed(&in, has) || (c->writable && stores_over_itself(&in, op, at)) || (!c->ring && !isa_same_in_ring0(&in))) {
