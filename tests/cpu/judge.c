@@ -212,7 +212,8 @@ static bool is_too_long_besides(const struct forms *forms, const struct site *at
 		return false;
 	while (n < ZYDIS_MAX_INSTRUCTION_LENGTH && is_prefix(forms, at->code[n]))
 		n++;
-	return ZydisDecoderDecodeFull(&forms->decoder, at->code + n, ZYDIS_MAX_INSTRUCTION_LENGTH - n, &in, op) == ZYDIS_STATUS_NO_MORE_DATA;
+	return ZydisDecoderDecodeFull(&forms->decoder, at->code + n, ZYDIS_MAX_INSTRUCTION_LENGTH - n, &in, op) ==
+	       ZYDIS_STATUS_NO_MORE_DATA;
 }
 
 /* A repeated store over its own bytes: the CPU looks at them again when it was interrupted, if at all. */
