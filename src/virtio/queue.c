@@ -358,22 +358,22 @@ bool vq_show(struct virtqueue *q)
 	return vq_wants_interrupt(q);
 }
 
-void vq_tell(struct virtqueue *q)
+static void told(struct virtqueue *q, bool wanted)
 {
-	bool wanted = q->enabled && vq_wants_interrupt(q);
-
 	q->told_idx = q->used_idx;
 	if (wanted)
 		q->owner.interrupt(q->owner.opaque, q);
 }
 
+void vq_tell(struct virtqueue *q)
+{
+	told(q, q->enabled && vq_wants_interrupt(q));
+}
+
 void vq_flush(struct virtqueue *q)
 {
-	bool wanted = q->flushed_idx != q->used_idx && vq_show(q);
-
-	q->told_idx = q->used_idx;
-	if (wanted)
-		q->owner.interrupt(q->owner.opaque, q);
+	if (q->enabled && q->flushed_idx != q->used_idx)
+		told(q, vq_show(q));
 }
 
 void vq_notify_off(struct virtqueue *q)

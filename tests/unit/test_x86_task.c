@@ -59,6 +59,18 @@ static void start(struct machine *m)
 	m->c.gpr[R_RSP] = M_STACK;
 }
 
+/* 32-bit paging: the first 2 MiB, page by page, all of it used before. */
+static void map_small_pages(struct machine *m)
+{
+	for (u32 k = 0; k < 512; k++)
+		poke32(m, M_PT + k * 4, k << 12 | (u32)(P | W | A | D));
+	memset(m->ram + M_PML4, 0, 4096);
+	poke32(m, M_PML4, M_PT | (u32)(P | W | A));
+	memset(m->ram + M_PT + 2048, 0, 2048);
+	m->c.cr3 = M_PML4;
+	m->c.cr0 |= CR0_PG | CR0_WP;
+}
+
 static void check_new(const struct machine *m)
 {
 	assert_true(m->c.task_switched);
@@ -143,14 +155,7 @@ static void test_refusals_change_nothing(void **state)
 		start(&m);
 		m.c.tr.limit = cases[i].old_limit;
 		m.c.gdt.limit = (u16)cases[i].gdt_limit;
-		/* 32-bit paging: the first 2 MiB, page by page */
-		for (u32 k = 0; k < 512; k++)
-			poke32(&m, M_PT + k * 4, k << 12 | (u32)(P | W | A | D));
-		memset(m.ram + M_PML4, 0, 4096);
-		poke32(&m, M_PML4, M_PT | (u32)(P | W | A));
-		memset(m.ram + M_PT + 2048, 0, 2048);
-		m.c.cr3 = M_PML4;
-		m.c.cr0 |= CR0_PG | CR0_WP;
+		map_small_pages(&m);
 		tss_desc(&m, S_NEW, cases[i].new_base, cases[i].new_limit, cases[i].new_attr);
 		cpu = m.c;
 		memcpy(before, m.ram, M_RAM);
@@ -174,13 +179,7 @@ static void test_unwritable_pages_change_nothing(void **state)
 		struct machine m;
 
 		start(&m);
-		for (u32 k = 0; k < 512; k++)
-			poke32(&m, M_PT + k * 4, k << 12 | (u32)(P | W | A | D));
-		memset(m.ram + M_PML4, 0, 4096);
-		poke32(&m, M_PML4, M_PT | (u32)(P | W | A));
-		memset(m.ram + M_PT + 2048, 0, 2048);
-		m.c.cr3 = M_PML4;
-		m.c.cr0 |= CR0_PG | CR0_WP;
+		map_small_pages(&m);
 		tss_desc(&m, S_NEW, 0x8000, 0x67, 0x89);
 		fill_tss(&m, 0x8000);
 		poke32(&m, M_PT + (pages[i] == M_NEW ? 8 : pages[i] >> 12) * 4, (pages[i] == M_NEW ? 0x8000 : pages[i]) | (u32)(P | A));

@@ -206,9 +206,10 @@ bool tr_names_special(const struct tr *t); /* a segment, control or debug regist
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
-struct tr_place tr_share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write); /* of an operand with an index register */
-void tr_forget_delta(struct tr *t);	  /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
-void tr_between(struct tr *t, bool poll); /* before an instruction, or the poll in front of it: what must be put straight */
+struct tr_place tr_share_operand(struct tr *t, const ZydisDecodedOperand *m,
+				 bool write); /* the same for a memory operand, with or without index */
+void tr_forget_delta(struct tr *t);	      /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
+void tr_between(struct tr *t, bool poll);     /* before an instruction, or the poll in front of it: what must be put straight */
 void tr_settle_rsp(struct tr *t);
 bool tr_shares_behind(const struct tr *t, u32 insn); /* will this instruction or a later one use a look-up made already? */
 

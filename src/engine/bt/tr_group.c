@@ -164,7 +164,7 @@ static void sum_address(struct tr *t, const ZydisDecodedOperand *m, u32 group)
 		e_lea(&t->e, true, T_ADDR, T_ADDR, H_RSP, 0, t->rsp_due);
 }
 
-struct tr_place tr_share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write)
+static struct tr_place share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write)
 {
 	u32 group = t->insn->group[USE_OPERAND];
 	struct tr_group *g = &t->group[group];
@@ -179,6 +179,13 @@ struct tr_place tr_share_sum(struct tr *t, const ZydisDecodedOperand *m, bool wr
 	sum_address(t, m, group);
 	look_around(t, g, T_ADDR, 0, at, write);
 	return shared_now(t, group, (struct tr_place){T_ADDR, (i32)(at - g->low)});
+}
+
+struct tr_place tr_share_operand(struct tr *t, const ZydisDecodedOperand *m, bool write)
+{
+	if (!tr_plain_base(t, m))
+		return share_sum(t, m, write);
+	return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), tr_displacement(m), write);
 }
 
 void tr_settle_rsp(struct tr *t)

@@ -304,9 +304,7 @@ struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write
 {
 	u32 size = m->size / 8;
 	if (tr_shared(t, USE_OPERAND))
-		return tr_plain_base(t, m) ? tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base),
-						      tr_displacement(m), write)
-					   : tr_share_sum(t, m, write);
+		return tr_share_operand(t, m, write);
 	u32 check = aligned || size <= 1 || inside_page(t, m, size) ? 0 : ceil_log2(size);
 	if (check && plain_stack(t, m, size)) {
 		tr_stack_check(t);
