@@ -13,7 +13,7 @@ declare -A GROUPS_OF=(
 	[guest]="cpio kmod"
 	[test]="e2fsprogs iproute2"
 	[bench]="qemu-system-x86 util-linux"
-	[rootdisk]="mmdebstrap e2fsprogs gcc-multilib"
+	[rootdisk]="mmdebstrap arch-test e2fsprogs gcc-multilib"
 	[dev]="clang clang-format clang-tidy gcovr shellcheck mandoc libclang-rt-14-dev zsh fish"
 )
 
