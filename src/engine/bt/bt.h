@@ -45,9 +45,8 @@
 #define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
-#define BT_STORES 64
+#define BT_STORES 16  /* so many stores to a frame that holds code are looked at one by one, then all of its code is dropped */
 #define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
-#define BT_KILLS 64   /* a frame's code is dropped whole that often before stores to it are looked at one by one */
 #define BT_VPN_BITS 36
 #define BT_PAGE_MASK ((1ull << (BT_VPN_BITS + 12)) - PAGE_SIZE)
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
@@ -172,7 +171,6 @@ struct bt_block {
 struct bt_frame {
 	u64 lines;   /* 64-byte lines that some vCPU has translated, or had; set atomically, cleared with the world stopped */
 	u64 writers; /* vCPUs through whose tables it is writable, one bit each; atomic */
-	u16 kills;   /* how often all code here was dropped because of a store */
 	u16 stores;  /* looked at one by one */
 };
 
@@ -329,6 +327,7 @@ struct bt_vcpu {
 	u32 ras_user;
 	u32 ev_off[16];
 	u32 bounds_off[2]; /* [write] */
+	struct bt_decoder *decoder;
 	struct bt_block *blocks;
 	u32 nblocks;
 	struct bt_cpage *cpages;

@@ -6,6 +6,7 @@
  * Threading: the vCPU's thread.
  */
 #include "engine/bt/bt.h"
+#include "engine/bt/decode.h"
 #include "engine/bt/emit.h"
 
 #include <errno.h>
@@ -237,6 +238,11 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->cpages = bt_sparse(sizeof *v->cpages * BT_CPAGES, tables, e);
 	if (!v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages)
 		return false;
+	v->decoder = bt_decoder_new();
+	if (!v->decoder) {
+		err_sys(e, ENOMEM, tables);
+		return false;
+	}
 	v->nblocks = v->ncpages = 1;
 	emit_trampolines(v);
 	bt_jc_clear(v);
@@ -246,6 +252,7 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 void bt_cache_fini(struct bt_vcpu *v)
 {
 	bt_ras_fini(v);
+	bt_decoder_free(v->decoder);
 	bt_sparse_free(v->cache_rw, BT_CACHE_SIZE);
 	bt_sparse_free(v->cache_rx, BT_CACHE_SIZE);
 	bt_sparse_free(v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);

@@ -49,14 +49,10 @@ void *bt_event_signal(struct bt_vcpu *v, u32 site)
 
 /* ---- memory */
 
-/* A store to a frame that holds code. Most often the page is no longer code, and all of it goes. Where code is written and executed in turns, stores
- * are looked at one by one; when many follow each other the frame has got another use. */
+/* A store to a frame that holds code. Stores are looked at one by one, and only blocks that they hit go; when many follow each other the frame has got
+ * another use, and all of it goes. */
 static bool drop_pays(struct bt_frame *f)
 {
-	if (__atomic_load_n(&f->kills, __ATOMIC_RELAXED) < BT_KILLS) {
-		__atomic_add_fetch(&f->kills, 1, __ATOMIC_RELAXED);
-		return true;
-	}
 	return __atomic_add_fetch(&f->stores, 1, __ATOMIC_RELAXED) % BT_STORES == 0;
 }
 
@@ -77,8 +73,8 @@ int bt_fill(struct bt_vcpu *v, gva_t gva, bool write)
 		bt_code_drop(v, x.gpa >> 12, ~0ull);
 	bool write_ok = x.writable && x.dirty && !bt_debug_hides_page(v, gva, true) && (write || v->env.ram(v, x.gpa & ~(u64)4095, true)) &&
 			bt_may_write(v, x.gpa >> 12);
-	/* Not so when the frame is written often and executed in between: then store by store, and only what is hit is dropped. Nor when the
-	 * entry lies outside RAM and cannot take the dirty bit: no page of the table would be entered. */
+	/* Not so while stores are looked at one by one, nor when the guest's own entry lies outside RAM and cannot take the dirty bit: no page of the
+	 * table would be entered. */
 	if (write && !write_ok)
 		return -1;
 	bt_shadow_fill(v, gva, &x, page, write_ok);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "engine/bt/bt.h"
+#include "engine/bt/decode.h"
 #include "engine/bt/emit.h"
 #include "engine/bt/table.h"
 
@@ -39,10 +40,8 @@ struct tr_stub {
 
 /* An instruction of the block, and how its accesses find their deltas. */
 struct tr_insn {
-	ZydisDecodedInstruction in;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-	struct bt_row row;
-	bool valid;
+	const struct bt_decoded *is;
+	struct bt_row row; /* its own, or another one here */
 	gva_t gva;
 	u8 group[2]; /* by enum tr_use: which shared look-up serves it, or TR_ALONE */
 	i64 at[2];   /* its address, relative to the root of that look-up */
@@ -133,8 +132,26 @@ static inline int tr_host(u32 guest)
 }
 
 /* Guest register number of a Zydis general register; -1 for anything else. High byte registers give their full register. */
-int tr_gpr(ZydisRegister r);
-bool tr_is_high8(ZydisRegister r);
+static inline int tr_gpr(ZydisRegister r)
+{
+	if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15)
+		return (int)(r - ZYDIS_REGISTER_AX) & 15;
+	if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_R15B)
+		return (int)(r - ZYDIS_REGISTER_SPL) + R_RSP;
+	if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BH)
+		return (int)(r - ZYDIS_REGISTER_AL) & 3;
+	return -1;
+}
+_Static_assert(ZYDIS_REGISTER_EAX == ZYDIS_REGISTER_AX + 16 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_EAX + 16, "tr_gpr counts on it");
+
+static inline bool tr_is_high8(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
+static inline bool tr_is_gpr64(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15;
+}
 
 static inline i64 tr_displacement(const ZydisDecodedOperand *m)
 {
@@ -198,9 +215,8 @@ void tr_mark(struct tr *t, u8 flag);	   /* the current instruction's map entry *
 void tr_set_insn(struct tr *t, u32 index); /* the block's index-th instruction becomes the current one */
 
 /* ---- tr_plan.c: which accesses share a look-up */
-void tr_plan(struct tr *t);		   /* for the whole block, once its instructions are decoded */
-bool tr_is_near64(const struct tr *t);	   /* a stack instruction of 64 bits */
-bool tr_names_special(const struct tr *t); /* a segment, control or debug register */
+void tr_plan(struct tr *t);	       /* for the whole block, once its instructions are decoded */
+bool tr_is_near64(const struct tr *t); /* a stack instruction of 64 bits */
 
 /* ---- tr_group.c: shared look-ups */
 bool tr_shared(const struct tr *t, enum tr_use use);

@@ -24,30 +24,6 @@ struct plan {
 	bool rcx_in, rcx_out; /* implicit rcx */
 };
 
-int tr_gpr(ZydisRegister r)
-{
-	if (tr_is_high8(r))
-		return (int)(r - ZYDIS_REGISTER_AH);
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_GPR8: {
-		i8 id = ZydisRegisterGetId(r);
-		/* ids of the byte registers count AH-BH between BL and SPL */
-		return id < 4 ? id : id - 4;
-	}
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return ZydisRegisterGetId(r);
-	default:
-		return -1;
-	}
-}
-
-bool tr_is_high8(ZydisRegister r)
-{
-	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
-}
-
 static int field_of(const ZydisDecodedOperand *o)
 {
 	switch (o->encoding) {
@@ -230,8 +206,9 @@ static void emit_immediates(struct tr *t)
 	for (u32 i = 0; i < 2; i++) {
 		if (t->in->raw.imm[i].size == 0)
 			continue;
-		for (u32 k = 0; k < t->in->raw.imm[i].size / 8u; k++)
-			e8(&t->e, t->raw[t->in->raw.imm[i].offset + k]);
+		u64 bytes; /* and what lies behind, in the copied pages */
+		memcpy(&bytes, t->raw + t->in->raw.imm[i].offset, sizeof bytes);
+		e_bytes(&t->e, bytes, t->in->raw.imm[i].size / 8u);
 	}
 	/* the register in an immediate byte (is4) has no imm entry of its own in some forms: it is the last byte then */
 }
@@ -282,18 +259,19 @@ static void emit_legacy(struct tr *t, const struct plan *p)
 	if (p->f[F_OPCODE].guest >= 0)
 		high = p->f[F_OPCODE].host & 8;
 	u32 out = 0x40 | (rex & 8) | (in->attributes & ZYDIS_ATTRIB_HAS_MODRM ? (reg & 8) >> 1 : 0) | high >> 3;
+	struct e_part part = {0};
 	if (out != 0x40 || has_rex)
-		e8(&t->e, out);
+		part = e_then(part, out, 1);
 	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
-		e8(&t->e, 0x0f);
+		part = e_then(part, 0x0f, 1);
 	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
-		e8(&t->e, 0x38);
+		part = e_then(part, 0x38, 1);
 	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
-		e8(&t->e, 0x3a);
+		part = e_then(part, 0x3a, 1);
 	u32 opcode = in->opcode;
 	if (p->f[F_OPCODE].guest >= 0)
 		opcode = (opcode & ~7u) | (p->f[F_OPCODE].host & 7);
-	e8(&t->e, opcode);
+	e_put(&t->e, e_then(part, opcode, 1));
 	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		emit_modrm(t, p, reg);
 	emit_immediates(t);

@@ -234,7 +234,7 @@ static bool is_harmless(const struct tr *t)
 	default:
 		return false;
 	}
-	if (tr_names_special(t) || (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
+	if (t->insn->is->special || (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
 		return false;
 	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !has_memory_operand(t) || looked_before(t, USE_OPERAND);
 }
@@ -246,7 +246,7 @@ static bool can_owe_rsp(const struct tr *t)
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_PUSH:
 	case K_POP:
-		return stack && !names_rsp(t) && !tr_names_special(t);
+		return stack && !names_rsp(t) && !t->insn->is->special;
 	case K_RET:
 		return stack && tr_uses_ras(t);
 	case K_CALL:
@@ -267,7 +267,7 @@ static bool can_hold_delta(const struct tr *t)
 	case K_AUTO:
 		return !has_memory_operand(t) || looked_before(t, USE_OPERAND);
 	case K_MOV_SEG:
-		return !tr_names_special(t) && (!has_memory_operand(t) || looked_before(t, USE_OPERAND));
+		return !t->insn->is->special && (!has_memory_operand(t) || looked_before(t, USE_OPERAND));
 	case K_LEA:
 	case K_NOP:
 		return true;

@@ -45,8 +45,7 @@ static void connect(struct tr *t, u32 rel8, u32 stub)
 static u32 emit_slot(struct tr *t)
 {
 	u32 at = t->e.pos;
-	e8(&t->e, 0xe9);
-	e32(&t->e, 0);
+	e_bytes(&t->e, 0xe9, 5);
 	return at;
 }
 
@@ -275,8 +274,8 @@ static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 si
 bool tr_plain_address(const struct tr *t, const ZydisDecodedOperand *m)
 {
 	bool no_base = t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5;
-	bool register_or_rip = m->mem.base == ZYDIS_REGISTER_RIP || ZydisRegisterGetClass(m->mem.base) == ZYDIS_REGCLASS_GPR64;
-	bool plain_index = m->mem.index == ZYDIS_REGISTER_NONE || ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_GPR64;
+	bool register_or_rip = m->mem.base == ZYDIS_REGISTER_RIP || tr_is_gpr64(m->mem.base);
+	bool plain_index = m->mem.index == ZYDIS_REGISTER_NONE || tr_is_gpr64(m->mem.index);
 	return t->in->address_width == 64 && plain_index && m->mem.segment != ZYDIS_REGISTER_FS && m->mem.segment != ZYDIS_REGISTER_GS &&
 	       register_or_rip && !no_base;
 }

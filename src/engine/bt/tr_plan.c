@@ -181,7 +181,7 @@ static void note_stack(struct plan *p, u32 insn)
 
 static bool is_reg64(const ZydisDecodedOperand *o)
 {
-	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR64;
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_is_gpr64(o->reg.value);
 }
 
 static bool is_imm(const ZydisDecodedOperand *o)
@@ -235,12 +235,8 @@ static bool followed(struct plan *p, struct value *out)
 
 static void forget_written(struct plan *p)
 {
-	const struct tr *t = p->t;
-	for (u32 i = 0; i < t->in->operand_count; i++) {
-		int g = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_writes(&t->op[i]) ? tr_gpr(t->op[i].reg.value) : -1;
-		if (g >= 0)
-			new_root(p, (u32)g);
-	}
+	for (u32 left = p->t->insn->is->written; left; left &= left - 1)
+		new_root(p, (u32)__builtin_ctz(left));
 }
 
 static void follow_plain(struct plan *p)
@@ -271,17 +267,6 @@ static void follow_leave(struct plan *p)
 		return;
 	p->reg[R_RSP] = plus(frame, 8);
 	p->stack_root = frame.root;
-}
-
-bool tr_names_special(const struct tr *t)
-{
-	for (u32 i = 0; i < t->in->operand_count_visible; i++) {
-		ZydisRegisterClass c = t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(t->op[i].reg.value)
-										    : ZYDIS_REGCLASS_INVALID;
-		if (c == ZYDIS_REGCLASS_SEGMENT || c == ZYDIS_REGCLASS_CONTROL || c == ZYDIS_REGCLASS_DEBUG)
-			return true;
-	}
-	return false;
 }
 
 /* Zydis does not say that all of them move the pointers. */
@@ -317,7 +302,7 @@ static void follow(struct plan *p)
 		follow_plain(p);
 		break;
 	case K_MOV_SEG:
-		if (tr_names_special(t))
+		if (t->insn->is->special)
 			forget_everything(p);
 		else
 			follow_plain(p);
@@ -420,7 +405,7 @@ void tr_plan(struct tr *t)
 	p.t = t;
 	p.roots = p.exits = p.n = p.ncandidates = p.nsums = 0;
 	forget_everything(&p);
-	for (u32 i = 0; i < t->ninsns && t->list[i].valid; i++) {
+	for (u32 i = 0; i < t->ninsns && t->list[i].is->valid; i++) {
 		tr_set_insn(t, i);
 		note_operand(&p, i);
 		note_stack(&p, i);

@@ -31,7 +31,7 @@ static void do_nothing(struct tr *t, u32 arg)
 /* May the instruction run natively? What is missing for that, or used, is noted. */
 static bool runs_natively(struct tr *t)
 {
-	u32 needs = bt_native_needs(t->in);
+	u32 needs = t->insn->is->needs;
 	if (needs == ~0u)
 		return false;
 	if ((t->mode & needs) != needs) {

@@ -14,6 +14,8 @@
 
 #include <string.h>
 
+#define WORTH_A_JUMP 3 /* instructions */
+
 /* jrcxz to `unknown` when the code page is not known to be mapped as it was. */
 static void emit_page_check(struct tr *t, u32 cpage, u32 unknown)
 {
@@ -48,10 +50,10 @@ static void emit_checked_entry(struct tr *t)
 void tr_set_insn(struct tr *t, u32 index)
 {
 	t->insn = &t->list[index];
-	t->in = &t->insn->in;
-	t->op = t->insn->op;
+	t->in = &t->insn->is->in;
+	t->op = t->insn->is->op;
 	t->gva = t->insn->gva;
-	t->next = t->gva + (t->insn->valid ? t->in->length : 1);
+	t->next = t->gva + (t->insn->is->valid ? t->in->length : 1);
 	t->raw = t->page + PAGE_OFFSET(t->b->gva) + (t->gva - t->b->gva);
 }
 
@@ -76,40 +78,47 @@ static bool ends_block(const struct tr_insn *i)
 /* Whoever pauses waits for another vCPU, which the host may have to schedule first. */
 static void look_at_pause(const struct bt_vm *vm, struct tr_insn *i)
 {
-	if (i->valid && i->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && vm->max_vcpus > 1)
+	if (i->is->valid && i->is->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && vm->max_vcpus > 1)
 		i->row = (struct bt_row){K_LIGHT, LIGHT_PAUSE};
 }
 
-static void decode_one(struct tr_insn *i, const ZydisDecoder *d, gva_t gva, const u8 *bytes, u32 avail)
+static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *bytes, u32 avail)
 {
 	i->gva = gva;
 	i->group[USE_OPERAND] = i->group[USE_STACK] = TR_ALONE;
-	i->valid = ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, bytes, avail < 15 ? avail : 15, &i->in, i->op));
-	if (!i->valid)
-		return;
-	i->row = bt_row_of(i->in.mnemonic);
-	if (i->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (i->in.raw.rex.B & 1))
-		i->row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
+	i->is = bt_decode(t->v->decoder, bytes, avail);
+	i->row = i->is->row;
+	look_at_pause(t->v->vm, i);
+}
+
+/* From here on there is a block already, which is worth the jump. What stands in the shadow of STI, MOV SS or POP SS belongs to what stands before. */
+static bool is_translated(const struct tr *t, gva_t gva)
+{
+	const struct bt_row *before = &t->list[t->ninsns - 1].row;
+	if (before->kind == K_STI || before->kind == K_INTERP || before->kind == K_MOV_SEG)
+		return false;
+	if (!(t->v->frames[t->b->gpfn].lines & bt_lines(PAGE_OFFSET(gva), PAGE_OFFSET(gva) + 1)))
+		return false; /* most often, and without a miss in the host's cache */
+	const struct bt_block *b = bt_block_find(t->v, gva, t->b->gpfn, t->b->mode);
+	return b && b->ninsns > WORTH_A_JUMP;
 }
 
 /* The instructions that the block may hold; it is an invalid one only when that is the first. */
 static void decode_all(struct tr *t)
 {
-	ZydisDecoder d;
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	u32 off = PAGE_OFFSET(t->b->gva), end = (u32)PAGE_SIZE << (t->b->gpfn2 != 0);
 	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
 		struct tr_insn *i = &t->list[t->ninsns];
-		if (t->ninsns && bt_debug_breaks(t->v, t->b->gva + (off - PAGE_OFFSET(t->b->gva))))
+		gva_t gva = t->b->gva + (off - PAGE_OFFSET(t->b->gva));
+		if (t->ninsns && (bt_debug_breaks(t->v, gva) || is_translated(t, gva)))
 			return;
-		decode_one(i, &d, t->b->gva + (off - PAGE_OFFSET(t->b->gva)), t->page + off, end - off);
-		look_at_pause(t->v->vm, i);
-		if (!i->valid && t->ninsns)
+		decode_one(t, i, gva, t->page + off, end - off);
+		if (!i->is->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
 		t->ninsns++;
-		if (!i->valid || t->b->gpfn2 || ends_block(i))
+		if (!i->is->valid || t->b->gpfn2 || ends_block(i))
 			return;
-		off += i->in.length;
+		off += i->is->in.length;
 	}
 }
 
@@ -118,7 +127,7 @@ static void decode_all(struct tr *t)
 static bool has_own_faults(const struct tr *t)
 {
 	const ZydisInstructionAttributes based = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
-	u32 needs = bt_native_needs(t->in);
+	u32 needs = t->insn->is->needs;
 	return (needs != 0 && needs != ~0u) || (t->in->attributes & based) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
@@ -192,7 +201,7 @@ static void translate_all(struct tr *t)
 		bool full = t->b->ninsns >= BT_MAX_INSNS || t->nstubs > TR_STUBS - 32;
 		if (full && !t->poll_after_next)
 			break;
-		if (!t->list[i].valid) {
+		if (!t->list[i].is->valid) {
 			/* Not an instruction, or its end is not mapped: the interpreter fetches and decides. */
 			tr_set_insn(t, i);
 			t->delta_in = t->delta = TR_ALONE; /* nothing behind it will want one */
@@ -416,10 +425,10 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		s.page2 = v->env.ram(v, gpfn2 << 12, false);
 	if (!s.page2)
 		gpfn2 = 0;
-	u32 maps = v->nmaps, exits = v->nexits;
+	u32 maps = v->nmaps, exits = v->nexits, part = TR_INSNS * ZYDIS_MAX_INSTRUCTION_LENGTH;
 	/* Bytes may change by DMA or another vCPU until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
-		memcpy(s.copy, s.page, PAGE_SIZE);
+		memcpy(s.copy + start, s.page + start, part < PAGE_SIZE - start ? part : PAGE_SIZE - start);
 		if (s.page2)
 			memcpy(s.copy + PAGE_SIZE, s.page2, 16);
 		v->nmaps = maps;
