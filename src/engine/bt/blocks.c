@@ -174,6 +174,8 @@ u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines)
 	if (!(f->lines & lines))
 		return f->lines;
 	u64 left = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
+	if (!left)
+		f->starts[0] = f->starts[1] = 0;
 	if (f->executed[0] | f->executed[1])
 		bt_direct_unexecute(v, gpfn);
 	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);

@@ -180,6 +180,7 @@ struct bt_vframe {
 	u32 blocks;	/* those that start here */
 	u32 crossing;	/* those whose only instruction ends here */
 	u64 lines;	/* 64-byte lines that hold translated bytes; read by others */
+	u64 starts[2];	/* a bit for each hash of an offset at which a block may start */
 	u64 wpage[2];	/* gva pages through which the frame is writable */
 	u16 writers;	/* 0-2 known, 3: more */
 	bool in_cells;	/* a cell of this vCPU may map it writable */
@@ -573,6 +574,11 @@ static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)
 {
 	u64 h = (gva ^ gpfn * 0x9e3779b97f4a7c15ull ^ mode) * 0x9e3779b97f4a7c15ull;
 	return (u32)(h >> 40) & (BT_HASH_SIZE - 1);
+}
+
+static inline u32 bt_start_hash(gva_t gva)
+{
+	return (u32)PAGE_OFFSET(gva) * 0x9e3779b1u >> 25; /* 7 bits */
 }
 
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);

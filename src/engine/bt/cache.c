@@ -266,6 +266,7 @@ static void forget_frame(struct bt_vcpu *v, u64 gpfn)
 {
 	u64 lines = 0;
 	v->frames[gpfn].blocks = v->frames[gpfn].crossing = 0;
+	v->frames[gpfn].starts[0] = v->frames[gpfn].starts[1] = 0;
 	const u8 *executed = v->frames[gpfn].executed;
 	v->frames[gpfn].lines = executed[0] | executed[1] ? ~0ull : 0; /* cells keep theirs */
 	for (u32 i = 0; i < v->vm->max_vcpus; i++)

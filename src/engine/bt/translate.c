@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define WORTH_A_JUMP 3 /* instructions */
+#define PIECE 128u     /* of a page, to be looked at: most blocks are shorter */
 
 /* jrcxz to `unknown` when the code page is not known to be mapped as it was. */
 static void emit_page_check(struct tr *t, u32 cpage, u32 unknown)
@@ -91,20 +92,36 @@ static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *byt
 	look_at_pause(t->v->vm, i);
 }
 
+/* The guest's bytes, which may change while they are looked at, and what was seen of them. */
+struct source {
+	const u8 *page, *page2;
+	u32 copied; /* up to this offset */
+	u8 copy[2 * PAGE_SIZE];
+};
+
+static void copy_up_to(struct source *s, u32 end)
+{
+	if (end > PAGE_SIZE)
+		end = PAGE_SIZE;
+	memcpy(s->copy + s->copied, s->page + s->copied, end - s->copied);
+	s->copied = end;
+}
+
 /* From here on there is a block already, which is worth the jump. What stands in the shadow of STI, MOV SS or POP SS belongs to what stands before. */
 static bool is_translated(const struct tr *t, gva_t gva)
 {
 	const struct bt_row *before = &t->list[t->ninsns - 1].row;
 	if (before->kind == K_STI || before->kind == K_INTERP || before->kind == K_MOV_SEG)
 		return false;
-	if (!(t->v->frames[t->b->gpfn].lines & bt_lines(PAGE_OFFSET(gva), PAGE_OFFSET(gva) + 1)))
+	u32 bit = bt_start_hash(gva);
+	if (!(t->v->frames[t->b->gpfn].starts[bit / 64] >> bit % 64 & 1))
 		return false; /* most often, and without a miss in the host's cache */
 	const struct bt_block *b = bt_block_find(t->v, gva, t->b->gpfn, t->b->mode);
 	return b && b->ninsns > WORTH_A_JUMP;
 }
 
 /* The instructions that the block may hold; it is an invalid one only when that is the first. */
-static void decode_all(struct tr *t)
+static void decode_all(struct tr *t, struct source *s)
 {
 	u32 off = PAGE_OFFSET(t->b->gva), end = (u32)PAGE_SIZE << (t->b->gpfn2 != 0);
 	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
@@ -112,7 +129,9 @@ static void decode_all(struct tr *t)
 		gva_t gva = t->b->gva + (off - PAGE_OFFSET(t->b->gva));
 		if (t->ninsns && (bt_debug_breaks(t->v, gva) || is_translated(t, gva)))
 			return;
-		decode_one(t, i, gva, t->page + off, end - off);
+		if (off + ZYDIS_MAX_INSTRUCTION_LENGTH > s->copied && s->copied < PAGE_SIZE)
+			copy_up_to(s, s->copied + PIECE);
+		decode_one(t, i, gva, s->copy + off, end - off);
 		if (!i->is->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
 		t->ninsns++;
@@ -282,6 +301,8 @@ static void publish(struct bt_vcpu *v, u32 bi)
 	struct bt_vframe *f = &v->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
+	u32 bit = bt_start_hash(b->gva);
+	f->starts[bit / 64] |= 1ull << bit % 64;
 	if (b->gpfn2) {
 		f = &v->frames[b->gpfn2];
 		b->crossing_next = f->crossing;
@@ -305,7 +326,7 @@ static bool cache_has_room(const struct bt_vcpu *v)
 	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
 }
 
-static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, const u8 *page)
+static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct source *s)
 {
 	u32 bi = v->nblocks;
 	struct bt_block *b = &v->blocks[bi];
@@ -322,9 +343,9 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.delta = t.delta_in = TR_ALONE;
 	tr_forget_r11(&t);
 	t.user = (mode & MODE_USER) != 0;
-	t.page = page;
+	t.page = s->copy;
 	t.ninsns = t.ngroups = 0;
-	decode_all(&t);
+	decode_all(&t, s);
 	if (!(mode & MODE_CAREFUL) && !gpfn2)
 		tr_plan(&t);
 	t.next = t.gva = gva;
@@ -357,11 +378,6 @@ static bool crosses(const u8 *page, u32 off)
 	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	return ZydisDecoderDecodeInstruction(&d, NULL, page + off, PAGE_SIZE - off, &in) == ZYDIS_STATUS_NO_MORE_DATA;
 }
-
-struct source {
-	const u8 *page, *page2;
-	u8 copy[2 * PAGE_SIZE];
-};
 
 static bool same_bytes(const struct source *s, u32 start, u32 end)
 {
@@ -417,7 +433,9 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 {
 	if (!cache_has_room(v))
 		bt_flush_code(v);
-	struct source s = {.page = v->env.ram(v, gpfn << 12, false)};
+	struct source s;
+	s.page = v->env.ram(v, gpfn << 12, false);
+	s.page2 = NULL;
 	u32 start = PAGE_OFFSET(gva);
 	if (!s.page)
 		return NULL;
@@ -425,16 +443,17 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		s.page2 = v->env.ram(v, gpfn2 << 12, false);
 	if (!s.page2)
 		gpfn2 = 0;
-	u32 maps = v->nmaps, exits = v->nexits, part = TR_INSNS * ZYDIS_MAX_INSTRUCTION_LENGTH;
+	u32 maps = v->nmaps, exits = v->nexits;
 	/* Bytes may change by DMA or another vCPU until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
-		memcpy(s.copy + start, s.page + start, part < PAGE_SIZE - start ? part : PAGE_SIZE - start);
+		s.copied = start;
+		copy_up_to(&s, start + PIECE);
 		if (s.page2)
 			memcpy(s.copy + PAGE_SIZE, s.page2, 16);
 		v->nmaps = maps;
 		v->nexits = exits;
 		u32 used = v->cache_used, nblocks = v->nblocks;
-		struct bt_block *b = translate_once(v, gva, gpfn, gpfn2, mode, s.copy);
+		struct bt_block *b = translate_once(v, gva, gpfn, gpfn2, mode, &s);
 		if (!b)
 			break;
 		u32 end = start + b->bytes;
