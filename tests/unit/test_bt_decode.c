@@ -125,6 +125,31 @@ static void noise(void **state)
 	free(bytes);
 }
 
+/* The same instructions at ever other distances from rip. */
+static void distances(void **state)
+{
+	static const u8 kinds[][8] = {
+		{1, 5, 0xe8},	    {1, 5, 0xe9},
+		{2, 6, 0x0f, 0x84}, {3, 7, 0x48, 0x8b, 0x05},
+		{2, 6, 0x8b, 0x0d}, {3, 7, 0x67, 0x8b, 0x05},
+		{2, 7, 0x80, 0x3d}, {3, 8, 0x48, 0x83, 0x3d},
+		{3, 8, 0x66, 0xe8}, {2, 6, 0xff, 0x15},
+	};
+	struct bt_decoder *d = bt_decoder_new();
+
+	assert_non_null(d);
+	for (u32 i = 0; i < 2000; i++) {
+		const u8 *k = kinds[i % ARRAY_SIZE(kinds)];
+		u8 bytes[24] = {0};
+		u32 distance = i * 0x9e3779b1u;
+		memcpy(bytes, k + 2, k[0]);
+		memcpy(bytes + k[0], &distance, sizeof distance);
+		bytes[7] ^= (u8)(i >> 3);
+		assert_same(bt_decode(d, bytes, 15), bytes, 15);
+	}
+	bt_decoder_free(d);
+}
+
 static void facts(void **state)
 {
 	static const u8 push_rbx[16] = {0x53}, mov_cr3[16] = {0x0f, 0x22, 0xd8}, xchg_r8[16] = {0xf3, 0x41, 0x90},
@@ -145,10 +170,8 @@ static void facts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(programs),
-		cmocka_unit_test(little_code),
-		cmocka_unit_test(noise),
-		cmocka_unit_test(facts),
+		cmocka_unit_test(programs),  cmocka_unit_test(little_code), cmocka_unit_test(noise),
+		cmocka_unit_test(distances), cmocka_unit_test(facts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

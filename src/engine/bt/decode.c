@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The memory of decoded instructions. No instruction is the beginning of another one, so bytes that match are the instruction, whatever follows. How
- * long a thing to look for is what the first three bytes were last time.
- *
- * Not remembered: more than eight bytes, and distances relative to rip, which hardly come twice.
+ * long a thing to look for is what the bytes up to the ModRM byte were last time. A distance relative to rip hardly comes twice: such instructions are
+ * remembered without it, and it is put into a copy. Not remembered is what takes more than eight bytes.
  */
 #include "engine/bt/decode.h"
 
@@ -12,20 +11,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REMEMBERED 1024u /* 1.2 KiB each */
-#define HASH_BITS 11
-#define GUESS_BITS 12
+#define REMEMBERED 2048u /* 1.2 KiB each */
+#define HASH_BITS 13
+#define GUESS_BITS 14
 #define LONGEST 8u
 #define STEPS 7u
 
 _Static_assert((BT_DECODED_AT_ONCE + 1) * STEPS < REMEMBERED, "what was handed out stays");
 _Static_assert(TR_INSNS < BT_DECODED_AT_ONCE, "a block's instructions are held at once");
 
+/* Length (0: not seen), and where in it the four bytes are that do not count (0: all do). */
+struct shape {
+	u8 length, distance;
+};
+
 struct bt_decoder {
 	ZydisDecoder zydis;
-	u8 length[1u << GUESS_BITS]; /* by the first three bytes; 0: not seen */
-	u16 number[1u << HASH_BITS]; /* by the bytes: of the entry */
-	u32 hand, passing;	     /* where eviction stands; the next of those that are not remembered */
+	struct shape shape[1u << GUESS_BITS]; /* by the first bytes */
+	u16 number[1u << HASH_BITS];	      /* by the bytes: of the entry */
+	u32 hand, passing;		      /* where eviction stands; the next of those that are not remembered */
 	struct bt_decoded entry[REMEMBERED];
 	struct bt_decoded passed[BT_DECODED_AT_ONCE + 1];
 };
@@ -49,21 +53,79 @@ static u32 hash(u64 bytes, u32 bits)
 	return (u32)(bytes * 0x9e3779b97f4a7c15ull >> (64 - bits));
 }
 
-static u64 first(const u8 *bytes, u32 n)
+static u64 low_bytes(u32 n)
+{
+	return n < 8 ? (1ull << (8 * n)) - 1 : ~0ull;
+}
+
+static u64 first(const u8 *bytes, struct shape s)
 {
 	u64 all;
 
 	memcpy(&all, bytes, sizeof all);
-	return n < sizeof all ? all & ((1ull << (8 * n)) - 1) : all;
+	return all & low_bytes(s.length) & (s.distance ? ~(0xffffffffull << (8 * s.distance)) : ~0ull);
+}
+
+static bool is_prefix(u8 b)
+{
+	return b >> 4 == 4 || b == 0x66 || b == 0xf3 || b == 0xf2 || b == 0x65 || b == 0x64 || b == 0xf0;
+}
+
+/* How many of the first bytes tell the length, nearly always: those up to the ModRM byte. */
+static u32 telling(const u8 *bytes)
+{
+	/* One-byte opcodes that have one, a row for each high half. */
+	static const u16 has_modrm[16] = {
+		[0x0] = 0x0f0f, [0x1] = 0x0f0f, [0x2] = 0x0f0f, [0x3] = 0x0f0f, [0x6] = 0x0a0c,
+		[0x8] = 0xffff, [0xc] = 0x00f3, [0xd] = 0xff0f, [0xf] = 0xc0c0,
+	};
+	u32 n = 0;
+
+	while (n < 3 && is_prefix(bytes[n]))
+		n++;
+	if (bytes[n] == 0x0f)
+		return n + (bytes[n + 1] >> 4 == 8 ? 2 : 3);
+	return n + 1 + (has_modrm[bytes[n] >> 4] >> (bytes[n] & 15) & 1);
+}
+
+static struct shape *shape_at(struct bt_decoder *d, const u8 *bytes)
+{
+	return &d->shape[hash(first(bytes, (struct shape){.length = (u8)telling(bytes)}), GUESS_BITS)];
 }
 
 static struct bt_decoded *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
-	u32 length = d->length[hash(first(bytes, 3), GUESS_BITS)];
-	u64 key = first(bytes, length);
+	struct shape s = *shape_at(d, bytes);
+	u64 key = first(bytes, s);
 	struct bt_decoded *e = &d->entry[d->number[hash(key, HASH_BITS)]];
 
-	return length && length <= avail && e->valid && e->in.length == length && e->bytes == key ? e : NULL;
+	return s.length && s.length <= avail && e->valid && e->in.length == s.length && e->distance == s.distance && e->bytes == key ? e
+																     : NULL;
+}
+
+static struct bt_decoded *passing(struct bt_decoder *d)
+{
+	return &d->passed[d->passing++ % ARRAY_SIZE(d->passed)];
+}
+
+/* A copy of what was remembered, with the distance that stands here. */
+static struct bt_decoded *at_this_distance(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
+{
+	struct bt_decoded *e = passing(d);
+	i32 distance;
+
+	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
+	memcpy(&distance, bytes + e->distance, sizeof distance);
+	if (e->in.raw.imm[0].size == 32) {
+		e->in.raw.imm[0].value.s = e->op[0].imm.value.s = distance;
+		return e;
+	}
+	e->in.raw.disp.value = distance;
+	for (u32 i = 0; i < e->in.operand_count; i++)
+		if (e->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    (e->op[i].mem.base == ZYDIS_REGISTER_RIP || e->op[i].mem.base == ZYDIS_REGISTER_EIP))
+			e->op[i].mem.disp.value = distance;
+	return e;
 }
 
 /* ---- what is known of an instruction */
@@ -111,11 +173,17 @@ static void decode(const struct bt_decoder *d, struct bt_decoded *e, const u8 *b
 
 /* ---- which are remembered */
 
-static bool comes_again(const ZydisDecodedInstruction *in)
+static struct shape shape_of(const ZydisDecodedInstruction *in)
 {
-	bool near_rip = in->attributes & ZYDIS_ATTRIB_IS_RELATIVE && (in->raw.imm[0].size == 32 || in->raw.disp.size == 32);
+	struct shape s = {.length = in->length};
 
-	return in->length <= LONGEST && !near_rip;
+	if (!(in->attributes & ZYDIS_ATTRIB_IS_RELATIVE))
+		return s;
+	if (in->raw.imm[0].is_relative && in->raw.imm[0].size == 32)
+		s.distance = in->raw.imm[0].offset;
+	else if (in->raw.disp.size == 32 && in->raw.imm[0].size < 32)
+		s.distance = in->raw.disp.offset;
+	return s;
 }
 
 /* One that was not used since the hand last came by; NULL: there is none nearby. Whatever was handed out is safe until the hand has gone all the way
@@ -131,30 +199,32 @@ static struct bt_decoded *evict(struct bt_decoder *d)
 	return NULL;
 }
 
-static struct bt_decoded *remember(struct bt_decoder *d, struct bt_decoded *from, const u8 *bytes)
+static void remember(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
 {
 	struct bt_decoded *e = evict(d);
-	u32 length = from->in.length;
+	struct shape s = shape_of(&from->in);
 
 	if (!e)
-		return from;
+		return;
 	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
-	e->bytes = first(bytes, length);
-	d->length[hash(first(bytes, 3), GUESS_BITS)] = (u8)length;
+	e->distance = s.distance;
+	e->recent = true;
+	e->bytes = first(bytes, s);
+	*shape_at(d, bytes) = s;
 	d->number[hash(e->bytes, HASH_BITS)] = (u16)(e - d->entry);
-	return e;
 }
 
 const struct bt_decoded *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
 	struct bt_decoded *e = find(d, bytes, avail);
 
-	if (!e) {
-		e = &d->passed[d->passing++ % ARRAY_SIZE(d->passed)];
-		decode(d, e, bytes, avail);
-		if (e->valid && comes_again(&e->in))
-			e = remember(d, e, bytes);
+	if (e) {
+		e->recent = true;
+		return e->distance ? at_this_distance(d, e, bytes) : e;
 	}
-	e->recent = true;
+	e = passing(d);
+	decode(d, e, bytes, avail);
+	if (e->valid && e->in.length <= LONGEST)
+		remember(d, e, bytes);
 	return e;
 }

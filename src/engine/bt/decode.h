@@ -18,6 +18,7 @@ struct bt_decoded {
 	u16 written; /* guest registers, one bit each */
 	u32 needs;   /* bt_native_needs() */
 	u64 bytes;   /* when remembered: its bytes, the rest 0 */
+	u8 distance; /* where in them one from rip is left out; 0: nowhere */
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT]; /* those behind operand_count hold nothing */
 };
