@@ -9,7 +9,7 @@ set -euo pipefail
 
 # cmocka stands with the build: the unit tests are configured with every build.
 declare -A GROUPS_OF=(
-	[build]="build-essential meson ninja-build pkg-config python3 libzydis-dev libslirp-dev liburing-dev libcmocka-dev acpica-tools"
+	[build]="build-essential meson ninja-build pkg-config python3 libzydis-dev libslirp-dev liburing-dev liblz4-dev libzstd-dev zlib1g-dev liblzma-dev libcmocka-dev acpica-tools"
 	[guest]="cpio kmod"
 	[test]="e2fsprogs iproute2"
 	[bench]="qemu-system-x86 util-linux"

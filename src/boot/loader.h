@@ -92,6 +92,17 @@ int elf_entry_paddr(struct loader *ld, const struct elf_image *img, u64 *out) mu
 /* The PVH entry note. *found false when there is none. */
 int elf_pvh_entry(struct loader *ld, const struct elf_image *img, bool *found, u64 *entry) must_check;
 
+/* unpack.c: a packed file within another. Failures have no message: there is another way to boot. */
+struct packed {
+	const struct boot_file *file;
+	const struct unpack_format *format;
+	u64 off, len;
+	u64 size; /* unpacked, as the file says */
+};
+bool unpack_open(struct packed *p, const struct boot_file *file, u64 off, u64 len) must_check;
+/* The first `len` bytes. With p->size they must be all that there is. */
+bool unpack(const struct packed *p, u8 *out, u64 len) must_check;
+
 /* The kinds. recognise() looks at the first bytes of the file only. */
 #define BOOT_HEAD 8192
 bool bzimage_recognise(const u8 *head, u64 len);
