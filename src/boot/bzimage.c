@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Linux bzImage: the 64-bit boot protocol, or the 32-bit one for kernels without a 64-bit entry.
+ * Linux bzImage: the 64-bit boot protocol, or the 32-bit one for kernels without a 64-bit entry. The kernel proper is entered at once where
+ * payload.c can unpack it, else the image's decompressor.
  * Source: Linux Documentation/arch/x86/boot.rst and zero-page.rst. The header is judged once, on a private copy.
  *
  * Threading: main thread.
@@ -34,6 +35,8 @@ struct bzimage {
 	u64 body_size;
 	gpa_t load;
 	u64 run_size; /* what must be free from `load` on */
+	gpa_t entry;
+	bool long_mode;
 };
 
 bool bzimage_recognise(const u8 *head, u64 len)
@@ -150,11 +153,6 @@ static int choose_place(struct loader *ld, struct bzimage *b)
 	return layout_claim(ld, b->load, b->run_size, "kernel with its working space");
 }
 
-static int load_body(struct loader *ld, const struct bzimage *b)
-{
-	return file_to_ram(&ld->kernel, b->body_off, b->body_size, ld->gm, b->load, "kernel", ld->err);
-}
-
 static int load_initrd(struct loader *ld, struct boot_params *bp)
 {
 	gpa_t gpa;
@@ -178,30 +176,57 @@ static void fill_e820(const struct loader *ld, struct boot_params *bp)
 	bp->e820_entries = (u8)ld->nmem;
 }
 
-static int put_boot_params(struct loader *ld, const struct bzimage *b, gpa_t *out)
+static int fill_boot_params(struct loader *ld, const struct bzimage *b, struct boot_params *bp)
 {
-	struct boot_params bp = {.hdr = b->h, .acpi_rsdp_addr = ld->cfg->acpi_rsdp};
 	gpa_t cmdline;
 	int r = layout_put_cmdline(ld, ld->cfg->cmdline, &cmdline);
 
 	if (r < 0)
 		return r;
-	bp.hdr.type_of_loader = LOADER_UNDEFINED;
-	bp.hdr.vid_mode = VIDEO_NORMAL;
-	bp.hdr.code32_start = (u32)b->load;
-	bp.hdr.cmd_line_ptr = (u32)cmdline;
-	bp.hdr.ramdisk_image = bp.hdr.ramdisk_size = 0;
-	r = load_initrd(ld, &bp);
-	if (r < 0)
-		return r;
-	fill_e820(ld, &bp);
-	return layout_put_low(ld, &bp, sizeof(bp), PAGE_SIZE, "zero page", out);
+	*bp = (struct boot_params){.hdr = b->h, .acpi_rsdp_addr = ld->cfg->acpi_rsdp};
+	bp->hdr.type_of_loader = LOADER_UNDEFINED;
+	bp->hdr.vid_mode = VIDEO_NORMAL;
+	bp->hdr.code32_start = (u32)b->load;
+	bp->hdr.cmd_line_ptr = (u32)cmdline;
+	bp->hdr.ramdisk_image = bp->hdr.ramdisk_size = 0;
+	bp->hdr.loadflags &= (u8)~KASLR_FLAG;
+	fill_e820(ld, bp);
+	return load_initrd(ld, bp);
+}
+
+static bool load_unpacked(struct loader *ld, struct bzimage *b, struct boot_params *bp)
+{
+	const struct setup_header *h = &b->h;
+	const struct payload pl = {.off = b->body_off + h->payload_offset,
+				   .len = h->payload_length,
+				   .linked = h->pref_address,
+				   .align = h->kernel_alignment,
+				   .run_size = b->run_size,
+				   .claimed = b->load,
+				   .relocatable = h->relocatable_kernel};
+	struct payload_result kernel;
+
+	if (!b->long_mode || !payload_load(ld, &pl, &kernel))
+		return false;
+	b->entry = kernel.entry;
+	if (kernel.kaslr)
+		bp->hdr.loadflags |= KASLR_FLAG;
+	return true;
+}
+
+/* After everything else, so that a random place is free of it. */
+static int load_kernel(struct loader *ld, struct bzimage *b, struct boot_params *bp)
+{
+	b->long_mode = b->h.version >= VERSION_XLOADFLAGS && (b->h.xloadflags & XLF_KERNEL_64);
+	if (load_unpacked(ld, b, bp))
+		return 0;
+	b->entry = b->long_mode ? b->load + ENTRY_64 : b->load;
+	return file_to_ram(&ld->kernel, b->body_off, b->body_size, ld->gm, b->load, "kernel", ld->err);
 }
 
 static int enter(struct loader *ld, const struct bzimage *b, gpa_t boot_params)
 {
-	bool has_64 = b->h.version >= VERSION_XLOADFLAGS && (b->h.xloadflags & XLF_KERNEL_64);
-	int r = has_64 ? entry_long(ld, b->load + ENTRY_64) : entry_protected(ld, b->load);
+	int r = b->long_mode ? entry_long(ld, b->entry) : entry_protected(ld, b->entry);
 
 	ld->cpu->gpr[R_RSI] = boot_params;
 	return r;
@@ -210,7 +235,8 @@ static int enter(struct loader *ld, const struct bzimage *b, gpa_t boot_params)
 int bzimage_load(struct loader *ld)
 {
 	struct bzimage b = {0};
-	gpa_t boot_params;
+	struct boot_params bp;
+	gpa_t at;
 	int r = read_header(ld, &b);
 
 	if (r == 0)
@@ -220,8 +246,10 @@ int bzimage_load(struct loader *ld)
 	if (r == 0)
 		r = choose_place(ld, &b);
 	if (r == 0)
-		r = load_body(ld, &b);
+		r = fill_boot_params(ld, &b, &bp);
 	if (r == 0)
-		r = put_boot_params(ld, &b, &boot_params);
-	return r ? r : enter(ld, &b, boot_params);
+		r = load_kernel(ld, &b, &bp);
+	if (r == 0)
+		r = layout_put_low(ld, &bp, sizeof(bp), PAGE_SIZE, "zero page", &at);
+	return r ? r : enter(ld, &b, at);
 }

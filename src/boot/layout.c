@@ -58,12 +58,25 @@ void layout_init(struct loader *ld)
 	take(ld, FIRMWARE_START, FIRMWARE_END - FIRMWARE_START, "firmware area");
 }
 
+static bool overlap(const struct claim *c, gpa_t gpa, u64 size)
+{
+	return gpa < c->gpa + c->size && c->gpa < gpa + size;
+}
+
 static const struct claim *overlapping(const struct loader *ld, gpa_t gpa, u64 size)
 {
 	for (u32 i = 0; i < ld->nclaims; i++)
-		if (gpa < ld->claim[i].gpa + ld->claim[i].size && ld->claim[i].gpa < gpa + size)
+		if (overlap(&ld->claim[i], gpa, size))
 			return &ld->claim[i];
 	return NULL;
+}
+
+bool layout_is_free(const struct loader *ld, gpa_t gpa, u64 size, gpa_t own)
+{
+	for (u32 i = 0; i < ld->nclaims; i++)
+		if (ld->claim[i].gpa != own && overlap(&ld->claim[i], gpa, size))
+			return false;
+	return gm_ptr(ld->gm, gpa, size);
 }
 
 static int no_claim_left(struct loader *ld)

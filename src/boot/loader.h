@@ -61,6 +61,8 @@ int file_to_ram(const struct boot_file *f, u64 off, u64 len, struct guest_memory
 void layout_init(struct loader *ld);
 /* Take [gpa, gpa+size) for `what` (static text): refused when it leaves RAM or touches what is taken. */
 int layout_claim(struct loader *ld, gpa_t gpa, u64 size, const char *what) must_check;
+/* Is [gpa, gpa+size) RAM that nobody took, the claim that begins at `own` left out? */
+bool layout_is_free(const struct loader *ld, gpa_t gpa, u64 size, gpa_t own);
 /* The highest free place that ends at or below `limit` (exclusive), at 1 MiB or above, page-aligned. */
 int layout_place_high(struct loader *ld, u64 size, u64 limit, const char *what, gpa_t *out) must_check;
 /* The lowest free place below the firmware area, for what the kernel reads at its start. */
@@ -102,6 +104,36 @@ struct packed {
 bool unpack_open(struct packed *p, const struct boot_file *file, u64 off, u64 len) must_check;
 /* The first `len` bytes. With p->size they must be all that there is. */
 bool unpack(const struct packed *p, u8 *out, u64 len) must_check;
+
+/* relocate.c */
+struct relocation {
+	u8 *image;
+	u64 size;
+	u64 linked; /* virtual address of the image's start that it was linked for */
+	u64 delta;  /* what is added to that */
+};
+/* False when the table is not exactly as Linux has it; part of it may have been applied then. */
+bool relocate(const struct relocation *r, const u8 *table, u64 table_size) must_check;
+/* A word that ends with '=' is found with any value. */
+bool kaslr_has_word(const char *cmdline, const char *word);
+/* From 0 to count-1. False when count is 0 or the host has no random numbers. */
+bool kaslr_random(u64 count, u64 *out) must_check;
+
+/* payload.c: the kernel in a bzImage, unpacked and relocated. */
+struct payload {
+	u64 off, len; /* in the kernel file */
+	u64 linked;   /* physical address that it was linked for */
+	u64 align;    /* a power of two */
+	u64 run_size;
+	gpa_t claimed; /* the claim for the bzImage, over which it may lie */
+	bool relocatable;
+};
+struct payload_result {
+	gpa_t gpa, entry;
+	bool kaslr; /* the kernel must be told */
+};
+/* False when it cannot be done here: then no claim has changed, and free RAM may hold anything. */
+bool payload_load(struct loader *ld, const struct payload *pl, struct payload_result *out) must_check;
 
 /* The kinds. recognise() looks at the first bytes of the file only. */
 #define BOOT_HEAD 8192
