@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stock kernel finds when it boots: processors, memory, time, entropy, no complaints."""
 
+import base64
 import gzip
 import hashlib
 import re
+import struct
 import time
 
 import vmm
@@ -342,6 +344,30 @@ def boot_twice_alike(t):
     """Two machines one after the other: what a guest sees of its hardware does not change between starts."""
     script = "cat /proc/iomem /proc/ioports; for d in /sys/bus/pci/devices/*; do cat $d/vendor $d/device $d/class $d/resource; done; ls /sys/firmware/acpi/tables"
     t.equal(t.run(script, net="user", append="nokaslr"), t.run(script, net="user", append="nokaslr"), "second start")
+
+
+def _where(t, append):
+    """The kernel's virtual and physical address, and where it maps all of RAM."""
+    output = t.run("grep -w _text /proc/kallsyms; grep 'Kernel code' /proc/iomem; dd if=/proc/kcore bs=4096 count=1 2>/dev/null | base64", append=append)
+    text, code, core = output.split("\n", 2)
+    core = base64.b64decode(core)
+    offset, count = struct.unpack_from("<Q", core, 32)[0], struct.unpack_from("<H", core, 56)[0]
+    headers = [struct.unpack_from("<IIQQQQ", core, offset + 56 * i) for i in range(count)]
+    direct_map = [virtual - physical for kind, _, _, virtual, physical, _ in headers if kind == 1 and physical == 0x1000]
+    return int(text.split()[0], 16), int(code.split("-")[0], 16), direct_map[0]
+
+
+@test("boot-kaslr", timeout=90)
+def boot_kaslr(t):
+    """The kernel, its place in RAM and its map of RAM are elsewhere at each start, unless they must not be."""
+    starts = [_where(t, "") for _ in range(3)]
+    for what, addresses, align in zip(("_text", "kernel code", "direct map"), zip(*starts), (2 << 20, 2 << 20, 1 << 30)):
+        t.check(len(set(addresses)) > 1, f"{what} is always at {addresses[0]:#x}")
+        t.check(all(a % align == 0 for a in addresses), f"{what}: {', '.join(hex(a) for a in addresses)}")
+    t.check(all(0xFFFFFFFF81000000 <= text < 0xFFFFFFFFC0000000 for text, _, _ in starts), f"_text: {starts}")
+    text, code, direct_map = _where(t, "nokaslr")
+    t.equal((text, code), (0xFFFFFFFF81000000, 0x1000000), "addresses with nokaslr")
+    t.check(direct_map in (0xFFFF888000000000, 0xFF11000000000000), f"direct map with nokaslr: {direct_map:#x}")  # four levels, five
 
 
 @test("boot-pci", on=ALL)
