@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decoded instructions, remembered by their bytes: two thirds of what a kernel or a compiler's output is made of has been seen before, and Zydis
- * takes longer over an instruction than everything that becomes of it. What is known of an instruction whatever stands around it is
- * found out once, too.
+ * Decoded instructions, remembered by their bytes: two thirds of what a kernel is made of has been seen before, and Zydis takes more than a quarter of
+ * the time in which a block is translated. What is known of an instruction whatever stands around it is found out once, too.
  *
  * Threading: the vCPU's thread.
  */
