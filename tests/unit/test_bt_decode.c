@@ -128,12 +128,13 @@ static void noise(void **state)
 /* The same instructions at ever other distances from rip. */
 static void distances(void **state)
 {
-	static const u8 kinds[][8] = {
-		{1, 5, 0xe8},	    {1, 5, 0xe9},
-		{2, 6, 0x0f, 0x84}, {3, 7, 0x48, 0x8b, 0x05},
-		{2, 6, 0x8b, 0x0d}, {3, 7, 0x67, 0x8b, 0x05},
-		{2, 7, 0x80, 0x3d}, {3, 8, 0x48, 0x83, 0x3d},
-		{3, 8, 0x66, 0xe8}, {2, 6, 0xff, 0x15},
+	/* how many bytes stand before the distance, and they */
+	static const u8 kinds[][4] = {
+		{1, 0xe8},	 {1, 0xe9},
+		{2, 0x0f, 0x84}, {3, 0x48, 0x8b, 0x05},
+		{2, 0x8b, 0x0d}, {3, 0x67, 0x8b, 0x05},
+		{2, 0x80, 0x3d}, {3, 0x48, 0x83, 0x3d},
+		{2, 0x66, 0xe8}, {2, 0xff, 0x15},
 	};
 	struct bt_decoder *d = bt_decoder_new();
 
@@ -142,9 +143,9 @@ static void distances(void **state)
 		const u8 *k = kinds[i % ARRAY_SIZE(kinds)];
 		u8 bytes[24] = {0};
 		u32 distance = i * 0x9e3779b1u;
-		memcpy(bytes, k + 2, k[0]);
+		memcpy(bytes, k + 1, k[0]);
 		memcpy(bytes + k[0], &distance, sizeof distance);
-		bytes[7] ^= (u8)(i >> 3);
+		bytes[7] ^= (u8)(i >> 3); /* an immediate behind it */
 		assert_same(bt_decode(d, bytes, 15), bytes, 15);
 	}
 	bt_decoder_free(d);
@@ -156,6 +157,7 @@ static void facts(void **state)
 			mul[16] = {0x48, 0xf7, 0xe1};
 	struct bt_decoder *d = bt_decoder_new();
 
+	assert_non_null(d);
 	assert_int_equal(bt_decode(d, push_rbx, 15)->written, 1u << 4);
 	assert_true(bt_decode(d, mov_cr3, 15)->special);
 	assert_false(bt_decode(d, push_rbx, 15)->special);

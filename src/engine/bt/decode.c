@@ -15,7 +15,7 @@
 #define HASH_BITS 13
 #define GUESS_BITS 14
 #define LONGEST 8u
-#define STEPS 7u
+#define STEPS 7u /* of the hand at one call, at most */
 
 _Static_assert((BT_DECODED_AT_ONCE + 1) * STEPS < REMEMBERED, "what was handed out stays");
 _Static_assert(TR_INSNS < BT_DECODED_AT_ONCE, "a block's instructions are held at once");
