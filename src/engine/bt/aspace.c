@@ -7,6 +7,7 @@
 #include "engine/bt/bt.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -44,28 +45,32 @@ void bt_sparse_free(void *p, u64 bytes)
 
 static const char tables[] = "shadow page tables";
 
-/* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB that nobody
- * uses; they are handed out once. The functions that touch tables are not instrumented (BT_UNCHECKED). */
+/* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB from everybody,
+ * which nobody uses. The functions that touch tables are not instrumented (BT_UNCHECKED). */
 #ifdef __SANITIZE_THREAD__
 #define SPARE_FIRST 0x340000000000ull
 #define SPARE_END 0x550000000000ull
 
+static void free_spare(void)
+{
+	syscall(SYS_munmap, SPARE_FIRST, SPARE_END - SPARE_FIRST);
+}
+
 static void *map_table(u64 bytes, struct err *e)
 {
-	static _Atomic u64 used;
-	u64 at = SPARE_FIRST + atomic_fetch_add(&used, bytes);
-	long r = at + bytes > SPARE_END ? -1
-					: syscall(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
-						  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
-	if (r != -1)
-		return (void *)r;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, free_spare);
+	for (u64 at = SPARE_FIRST; at + bytes <= SPARE_END; at += bytes)
+		if (syscall(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+			    -1, 0l) == (long)at)
+			return (void *)at;
 	err_set(e, ENOMEM, "%s: no addresses are left beside ThreadSanitizer's; use fewer CPUs", tables);
 	return NULL;
 }
 
 static void unmap_table(void *table, u64 bytes)
 {
-	syscall(SYS_mmap, table, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0l);
+	syscall(SYS_munmap, table, bytes);
 }
 #else
 static void *map_table(u64 bytes, struct err *e)
