@@ -228,12 +228,12 @@ static void pit_through_ioapic(void)
 	CHECK(!wait_until(&irq_count[VEC_PIT], 1, 12000000));
 }
 
-/* Mode 0 raises the line once. */
+/* Mode 0 raises the line once. It is set first, since what ran before may be periodic. */
 static void pit_oneshot(void)
 {
+	outb(0x43, 0x30);
 	irq_reset(VEC_PIT);
 	ioapic_entry(PIT_PIN, VEC_PIT, apic_read(APIC_ID) & 0xff000000);
-	outb(0x43, 0x30);
 	outb(0x40, 0);
 	outb(0x40, 4);
 	CHECK(wait_until(&irq_count[VEC_PIT], 1, LIMIT));
