@@ -25,6 +25,7 @@ struct judge {
 	const struct bt_block *b;
 	u32 first;
 	u8 holds[16];
+	u8 before_check[16];	/* the same where a check of bounds begins, which leaves all registers as they were */
 	u8 starts[0x11000 / 8]; /* bit n: an instruction starts n bytes behind the first */
 };
 
@@ -199,7 +200,7 @@ static const char *memory_is_wrong(const struct judge *j, const struct insn *i)
 
 /* ---- what registers hold behind an instruction */
 
-static bool loads_member(const ZydisDecodedOperand *o, size_t member, size_t size)
+static bool is_member(const ZydisDecodedOperand *o, size_t member, size_t size)
 {
 	i64 off = o->mem.disp.value - bt_fs_offset();
 
@@ -211,10 +212,10 @@ static enum holds loaded(const struct judge *j, const ZydisDecodedOperand *o)
 {
 	if (o->size != 64)
 		return HOLDS_ANYTHING;
-	if (loads_member(o, offsetof(struct bt_vcpu, super), sizeof j->v->super) ||
-	    loads_member(o, offsetof(struct bt_vcpu, view), sizeof j->v->view))
+	if (is_member(o, offsetof(struct bt_vcpu, super), sizeof j->v->super) ||
+	    is_member(o, offsetof(struct bt_vcpu, view), sizeof j->v->view))
 		return HOLDS_TABLE;
-	if (loads_member(o, offsetof(struct bt_vcpu, shared), sizeof j->v->shared) || is_table_entry(j, o))
+	if (is_member(o, offsetof(struct bt_vcpu, shared), sizeof j->v->shared) || is_table_entry(j, o))
 		return HOLDS_DELTA;
 	return HOLDS_ANYTHING;
 }
@@ -232,6 +233,22 @@ static enum holds result_of(const struct judge *j, const struct insn *i)
 	return HOLDS_ANYTHING;
 }
 
+static bool begins_check(const struct insn *i)
+{
+	const ZydisDecodedOperand *o = &i->op[0];
+
+	return i->in.mnemonic == ZYDIS_MNEMONIC_MOV && o->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	       is_member(o, offsetof(struct bt_vcpu, bounds.rax), sizeof(u64));
+}
+
+static bool ends_check(const struct judge *j, const struct insn *i)
+{
+	u32 to = i->at + i->in.length + (u32)i->op[0].imm.value.s;
+
+	return i->in.meta.category == ZYDIS_CATEGORY_CALL && i->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && GM_BOUNDS_CHECKS &&
+	       (to == j->v->bounds_off[0] || to == j->v->bounds_off[1]);
+}
+
 static void note_writes(struct judge *j, const struct insn *i)
 {
 	enum holds first = result_of(j, i);
@@ -239,7 +256,11 @@ static void note_writes(struct judge *j, const struct insn *i)
 	for (u32 k = 0; k < i->in.operand_count; k++)
 		if (i->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && writes(&i->op[k]) && gpr(i->op[k].reg.value) >= 0)
 			j->holds[gpr(i->op[k].reg.value)] = (u8)(k ? HOLDS_ANYTHING : first);
-	if (i->in.meta.category == ZYDIS_CATEGORY_CALL)
+	if (begins_check(i))
+		memcpy(j->before_check, j->holds, sizeof(j->holds));
+	if (ends_check(j, i))
+		memcpy(j->holds, j->before_check, sizeof(j->holds));
+	else if (i->in.meta.category == ZYDIS_CATEGORY_CALL)
 		memset(j->holds, HOLDS_ANYTHING, sizeof(j->holds));
 }
 
