@@ -1,83 +1,94 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Whole programs of the Debian root disk, each run once and its output checked by digest: prints the lines that bench/run.py reads.
-# shellcheck disable=SC2016
-# The same script runs in a chroot for the native figures. $1: percent of work (below 50: a smaller input).
+# Whole programs of the Debian root disk, on one CPU, in a machine or in a chroot; what they work on is in this script's directory (bench/inputs.py
+# makes it). Each runs twice: `bench NAME.cold` is the first time since the machine started, `bench NAME` the second. The digest of its output is its
+# result. What has run before in another way is timed once. $1: percent of work. Programs that the disk lacks are left out.
+# shellcheck disable=SC2016,SC2034,SC2086
 percent=${1:-100}
-cd /tmp || exit 1
-if [ "$percent" -lt 50 ]; then mb=4; else mb=16; fi
-python3 - "$mb" <<'END'
-import random, sys
-r = random.Random(7)
-words = ["".join(r.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(r.randint(2, 9))) for _ in range(4000)]
-with open("/tmp/text", "w") as f:
-    size = 0
-    while size < int(sys.argv[1]) << 20:
-        line = " ".join(r.choice(words) for _ in range(12))
-        size += f.write(line + "\n")
-END
+cd "$(dirname "$0")" || exit 1
 
-python3 - >/tmp/large.c <<'END'
-import random
-r = random.Random(11)
-print("struct node { struct node *next, *prev; long key; unsigned char tag; double w; int v[4]; };")
-def expr(d):
-    if d == 0:
-        return r.choice(["a", "b", "c", "n->key", "n->v[a & 3]", "(long)n->tag", "t[b & 15]", str(r.randint(1, 999))])
-    return "(%s %s %s)" % (expr(d - 1), r.choice("+-*^&|"), expr(r.randint(0, d - 1)))
-for k in range(150):
-    print("static long g%d;\nlong f%d(struct node *n, long a, long b)\n{\n\tlong t[16] = {0}, c = a - b;\n\tc += %s;" % (k, k, expr(2)))
-    for i in range(r.randint(3, 7)):
-        w = r.randint(0, 4)
-        if w == 0:
-            print("\tfor (long i = 0; i < (a & 63); i++)\n\t\tt[i & 15] += %s;" % expr(2))
-        elif w == 1:
-            print("\tif (%s > %s)\n\t\tc += %s;\n\telse\n\t\tb = %s;" % (expr(1), expr(1), expr(2), expr(1)))
-        elif w == 2:
-            print("\tswitch (%s & 7) {" % expr(1))
-            for j in range(6):
-                print("\tcase %d:\n\t\ta ^= %s;\n\t\tbreak;" % (j, expr(1)))
-            print("\t}")
-        elif w == 3:
-            print("\twhile (n->next && n->key != %s) {\n\t\tn = n->next;\n\t\tc += n->v[%d];\n\t}" % (expr(1), r.randint(0, 3)))
-        else:
-            print("\tg%d += %s;\n\tn->w = n->w * %d + (double)c;" % (k, expr(2), r.randint(2, 9)))
-    if k:
-        print("\tif (c & 1)\n\t\tc += f%d(n, b, c);" % r.randint(0, k - 1))
-    print("\treturn c + t[a & 15];\n}\n")
-END
-
-# part NAME COMMAND: the digest of its output is the result.
-part() {
-	begin=$(date +%s%N)
-	eval "$2" >/tmp/result 2>/tmp/errors || {
-		echo "wrong $1"
-		cat /tmp/errors
-		exit 1
-	}
-	end=$(date +%s%N)
-	echo "bench $1 $((end - begin)) 1 $((0x$(sha256sum </tmp/result | cut -c1-12)))"
+scaled() {
+	echo $((($1 * percent + 99) / 100))
 }
 
-part xz 'head -c 4000000 text | xz -T1 -3 -c'
-part zstd 'zstd -q -T1 --single-thread -9 -c text'
-part 7z '7zz a -mmt1 -mx3 -si -so -txz x <text'
-part gzip 'gzip -n -6 -c text'
-part gcc 'for i in 1 2 3; do gcc -O2 -S -o - /root/hello32.c -D_N=$i; done'
-part gcc-large 'gcc -O2 -S -o - large.c'
-part python3 'python3 -c "
+fail() {
+	echo "wrong $1"
+	cat errors
+	exit 1
+}
+
+# The files of the programs come into the page cache now: a first run is to be slow for the sake of its code only.
+read_files() {
+	for program in "$@"; do
+		path=$(command -v "$program") || return 1
+		ldd "$path" 2>/dev/null | sed -n 's|.*[ \t]\(/[^ ]*\) (.*|\1|p' | xargs cat "$path" >/dev/null
+	done
+}
+
+# timed NAME COMMAND [MORE]: the time is that of COMMAND; the output of MORE, which is not timed, counts as well.
+timed() {
+	begin=$(date +%s%N)
+	eval "$2" >result 2>errors || fail "$1"
+	end=$(date +%s%N)
+	[ -z "$3" ] || eval "$3" >>result 2>errors || fail "$1"
+	echo "bench $1 $((end - begin)) 1 $((0x$(sha256sum <result | cut -c1-12)))"
+}
+
+# part NAME "PROGRAMS" COMMAND [MORE]
+part() {
+	if read_files $2; then
+		timed "$1.cold" "$3" "$4"
+		timed "$1" "$3" "$4"
+	else
+		echo "absent $1"
+	fi
+}
+
+redis() {
+	redis-server --port 0 --unixsocket "$PWD/redis.sock" --save '' --logfile redis.log &
+	server=$!
+	until [ "$(redis-cli -s redis.sock ping 2>/dev/null)" = PONG ]; do
+		kill -0 $server || return 1
+		sleep 0.02
+	done
+	redis-benchmark -s redis.sock -n "$requests" -c 8 -q -t set,get,incr,lpush >/dev/null
+	redis-cli -s redis.sock get counter:__rand_int__
+	redis-cli -s redis.sock llen mylist
+	redis-cli -s redis.sock shutdown nosave
+	wait $server
+}
+
+part xz xz 'head -c $(scaled 1000000) text | xz -T1 -3 -c'
+part zstd zstd 'zstd -q -T1 --single-thread -9 -c text'
+part 7z 7zz 'head -c $(scaled 3000000) text | 7zz a -mmt1 -mx3 -si -so -txz x'
+part gzip gzip 'gzip -n -6 -c text'
+part gcc-large "gcc $(gcc -print-prog-name=cc1)" 'gcc -O2 -S -o - large.c'
+timed gcc 'for i in 1 2 3; do gcc -O2 -S -o - /root/hello32.c -D_N=$i; done'
+
+loops=$(scaled 1400000)
+part python3 python3 'python3 -c "
 d = {}
 s = 0
-for i in range(700000):
+for i in range($loops):
     s = (s * 31 + i) % 1000003
     d[s % 5000] = d.get(s % 5000, 0) + i
 print(s, len(d), sum(d.values()))"'
-part node 'node -e "
+loops=$(scaled 40000000)
+part node node 'node -e "
 function f(n) { return n < 2 ? n : f(n - 1) + f(n - 2) }
 let s = 0, a = new Float64Array(1000)
-for (let i = 0; i < 2e7; i++) { s = (s * 31 + i) % 1000003; a[s % 1000] += i }
+for (let i = 0; i < $loops; i++) { s = (s * 31 + i) % 1000003; a[s % 1000] += i }
 console.log(f(32), s, a[17])"'
-part luajit 'luajit -e "local s = 0 for i = 0, 3e7 do s = (s * 31 + i) % 1000003 end print(s)"'
-part openssl-sha256 'for i in 1 2 3 4; do openssl sha256 -r <text; done'
-part openssl-aes 'for i in 1 2 3 4 5 6; do openssl enc -aes-128-ctr -K 000102030405060708090a0b0c0d0e0f -iv 00000000000000000000000000000000 -in text | tail -c 64; done'
-part python3-start 'for i in 1 2 3 4 5 6 7 8; do python3 -c "import json, re; print(json.dumps([$i]))"; done'
+loops=$(scaled 60000000)
+part luajit luajit 'luajit -e "local s = 0 for i = 0, $loops do s = (s * 31 + i) % 1000003 end print(s)"'
+timed python3-start 'for i in 1 2 3 4 5 6 7 8; do python3 -c "import json, re; print(json.dumps([$i]))"; done'
+
+key='-aes-128-ctr -K 000102030405060708090a0b0c0d0e0f -iv 00000000000000000000000000000000'
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do cat text; done >large
+part openssl-sha256 openssl 'openssl sha256 -r large'
+part openssl-aes openssl 'openssl enc $key -bufsize 1048576 -in large -out /dev/null' 'openssl enc $key -in text'
+rm large
+part x264 x264 'x264 --quiet --threads 1 --input-res 640x360 --fps 25 -o video.264 video.yuv' 'cat video.264'
+part sqlite3 sqlite3 'sqlite3 :memory: <queries.sql'
+requests=$(scaled 4000)
+part redis "redis-server redis-cli redis-benchmark" redis
