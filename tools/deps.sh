@@ -12,7 +12,7 @@ declare -A GROUPS_OF=(
 	[build]="build-essential meson ninja-build pkg-config python3 libzydis-dev libslirp-dev liburing-dev liblz4-dev libzstd-dev zlib1g-dev liblzma-dev libcmocka-dev acpica-tools"
 	[guest]="cpio kmod"
 	[test]="e2fsprogs iproute2"
-	[bench]="qemu-system-x86 util-linux"
+	[bench]="qemu-system-x86 util-linux e2fsprogs"
 	[rootdisk]="mmdebstrap arch-test e2fsprogs gcc-multilib"
 	[dev]="clang clang-format clang-tidy gcovr shellcheck mandoc libclang-rt-14-dev zsh fish"
 )
