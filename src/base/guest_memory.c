@@ -7,10 +7,12 @@
 #include "base/guest_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define GM_MIN_SIZE MiB
@@ -189,6 +191,43 @@ void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len)
 {
 	if (gm->written && len > 0)
 		gm->written(gm->written_opaque, gpa, len);
+}
+
+/* A hole in the file: unlike madvise(MADV_DONTNEED), which drops one mapping of it, this frees the memory, for the mappings of all processes. RAM
+ * outlives each pointer into it, and who touches the page meanwhile waits in the kernel. */
+static int punch(struct guest_memory *gm, const struct iovec *iov, struct err *e)
+{
+	off_t at = (off_t)((u8 *)iov->iov_base - gm->map);
+
+	if (fallocate(gm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, (off_t)iov->iov_len) == 0)
+		return 0;
+	return err_sys(e, errno, "%zu bytes of guest memory cannot be given back to the host", iov->iov_len);
+}
+
+int gm_discard(struct guest_memory *gm, gpa_t gpa, u64 len, struct err *e)
+{
+	struct iovec iov[GM_MAX_SLOTS];
+	gpa_t first, end;
+	int n, r = 0;
+
+	if (gm_iov(gm, gpa, len, true, iov, GM_MAX_SLOTS) < 0)
+		return err_set(e, EINVAL, "%llu bytes at %#llx are not guest RAM", (unsigned long long)len, (unsigned long long)gpa);
+	end = PAGE_BASE(gpa + len);
+	first = len ? PAGE_BASE(gpa + PAGE_SIZE - 1) : end;
+	if (first >= end)
+		return 0;
+	n = gm_iov(gm, first, end - first, true, iov, GM_MAX_SLOTS);
+	for (int i = 0; i < n && r == 0; i++)
+		r = punch(gm, &iov[i], e);
+	gm_written(gm, first, end - first);
+	return r;
+}
+
+u64 gm_resident(const struct guest_memory *gm)
+{
+	struct stat st;
+
+	return fstat(gm->fd, &st) == 0 ? (u64)st.st_blocks * 512 : 0;
 }
 
 gpa_t gm_gpa_of(const struct guest_memory *gm, const void *hva)

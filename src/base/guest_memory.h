@@ -62,6 +62,13 @@ int gm_iov(const struct guest_memory *gm, gpa_t gpa, u64 len, bool for_write, st
 /* Data was put into RAM through a pointer or an iovec. */
 void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len);
 
+/* The host may have the memory of all whole pages in [gpa, gpa+len) back: they read as zeroes and take memory again when they are touched. The rest
+ * of the range stays as it is. -EINVAL when the range leaves RAM or touches ROM, or the host's own error; then it may be done in part. */
+int gm_discard(struct guest_memory *gm, gpa_t gpa, u64 len, struct err *e) must_check;
+
+/* How many bytes of RAM the host has given memory for. */
+u64 gm_resident(const struct guest_memory *gm);
+
 /* Do the `len` bytes at the host address lie in guest RAM? */
 static inline bool gm_holds(const struct guest_memory *gm, const void *hva, u64 len)
 {

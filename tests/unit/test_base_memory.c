@@ -103,6 +103,62 @@ static void copies_and_tells_the_observer(void **state)
 	gm_destroy(&gm);
 }
 
+/* Whole pages only, in both slots; their memory is free afterwards, and the observer knows. */
+static void discarded_pages_read_as_zeroes(void **state)
+{
+	struct guest_memory gm = make(GM_HOLE_START + 64 * KiB);
+	u64 seen[2] = {0}, before;
+	struct err e = {0};
+
+	memset(gm_ptr(&gm, 0, 64 * KiB), 0xee, 64 * KiB);
+	memset(gm_ptr(&gm, GM_HOLE_END, 64 * KiB), 0xee, 64 * KiB);
+	before = gm_resident(&gm);
+	assert_int_equal(before, 128 * KiB);
+	gm.written = observe;
+	gm.written_opaque = seen;
+	assert_int_equal(gm_discard(&gm, 4095, 2 * 4096, &e), 0);
+	assert_int_equal(seen[0], 4096);
+	assert_int_equal(seen[1], 4096);
+	assert_int_equal(gm_discard(&gm, 1, 8190, &e), 0);
+	assert_int_equal(gm_discard(&gm, 12288, 0, &e), 0);
+	assert_int_equal(seen[1], 4096);
+	assert_int_equal(gm_discard(&gm, GM_HOLE_END + 60 * KiB, 4096, &e), 0);
+	assert_int_equal(gm_resident(&gm), before - 2 * 4096);
+	assert_int_equal(*gm_ptr(&gm, 4095, 1), 0xee);
+	assert_int_equal(*gm_ptr(&gm, 4096, 1), 0);
+	assert_int_equal(*gm_ptr(&gm, 8191, 1), 0);
+	assert_int_equal(*gm_ptr(&gm, 8192, 1), 0xee);
+	assert_int_equal(*gm_ptr(&gm, GM_HOLE_END + 60 * KiB - 1, 1), 0xee);
+	assert_int_equal(*gm_ptr(&gm, GM_HOLE_END + 60 * KiB, 1), 0);
+	gm_destroy(&gm);
+}
+
+static void discards_nothing_but_ram(void **state)
+{
+	static const struct {
+		gpa_t gpa;
+		u64 len;
+	} bad[] = {{2 * MiB, 4096}, {2 * MiB - 4096, 8192}, {0, ~0ull}, {~0ull, 2}, {MiB, 4096}, {MiB - 4096, 8192}};
+	struct guest_memory gm = make(2 * MiB);
+	u64 seen[2] = {0};
+
+	gm.slots[0].size = MiB;
+	gm.slots[1] = (struct gm_slot){.gpa = MiB, .size = MiB, .hva = gm.map + MiB, .readonly = true};
+	gm.nslots = 2;
+	memset(gm.map, 0xee, 2 * MiB);
+	gm.written = observe;
+	gm.written_opaque = seen;
+	for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct err e = {0};
+
+		assert_int_equal(gm_discard(&gm, bad[i].gpa, bad[i].len, &e), -EINVAL);
+		assert_true(e.msg[0]);
+	}
+	assert_int_equal(seen[1], 0);
+	assert_int_equal(gm_resident(&gm), 2 * MiB);
+	gm_destroy(&gm);
+}
+
 static void rom_is_not_written(void **state)
 {
 	struct guest_memory gm = make(2 * MiB);
@@ -122,8 +178,12 @@ static void rom_is_not_written(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sizes_are_checked),	   cmocka_unit_test(layout_around_the_hole),
-		cmocka_unit_test(refuses_what_is_outside), cmocka_unit_test(copies_and_tells_the_observer),
+		cmocka_unit_test(sizes_are_checked),
+		cmocka_unit_test(layout_around_the_hole),
+		cmocka_unit_test(refuses_what_is_outside),
+		cmocka_unit_test(copies_and_tells_the_observer),
+		cmocka_unit_test(discarded_pages_read_as_zeroes),
+		cmocka_unit_test(discards_nothing_but_ram),
 		cmocka_unit_test(rom_is_not_written),
 	};
 
