@@ -269,6 +269,14 @@ static void print_keys(FILE *out, const struct device_class *cls)
 	}
 }
 
+static bool is_given(const struct vm_config *c, const char *option)
+{
+	for (u32 i = 0; i < c->nopts; i++)
+		if (strcmp(c->opt[i].option, option) == 0)
+			return true;
+	return false;
+}
+
 /* Checked here, before anything is built, so that a wrong key is a usage error. */
 static int add_device(struct run_options *o, const struct device_class *cls, const char *text, struct err *e)
 {
@@ -292,6 +300,8 @@ static int add_device(struct run_options *o, const struct device_class *cls, con
 	opts_free(&parsed);
 	if (r < 0)
 		return r;
+	if (cls->once && is_given(c, cls->option))
+		return err_set(e, EINVAL, "%s is given twice", name);
 	if (c->nopts == VM_MAX_OPTS)
 		return err_set(e, E2BIG, "%s: more than %u device options", name, VM_MAX_OPTS);
 	c->opt[c->nopts].option = cls->option;
@@ -407,16 +417,13 @@ static int parse_one(struct run_options *o, struct args *a, struct err *e)
 	return add_device(o, cls, value ? value : "", e);
 }
 
-/* A machine has a network card unless --net none says otherwise. */
-static void default_network(struct vm_config *c)
+/* What a machine has unless the option says otherwise. */
+static void default_device(struct vm_config *c, const char *option, const char *text)
 {
-	for (u32 i = 0; i < c->nopts; i++)
-		if (strcmp(c->opt[i].option, "net") == 0)
-			return;
-	if (c->nopts == VM_MAX_OPTS)
+	if (is_given(c, option) || c->nopts == VM_MAX_OPTS)
 		return;
-	c->opt[c->nopts].option = "net";
-	c->opt[c->nopts++].text = "user";
+	c->opt[c->nopts].option = option;
+	c->opt[c->nopts++].text = text;
 }
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct err *e)
@@ -433,7 +440,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 	if (r == 0 && o->config.paused && !o->config.gdb && !o->help_shown)
 		return err_set(e, EINVAL, "--paused needs --gdb: only a debugger can start the guest then");
 	if (r == 0 && !o->help_shown)
-		default_network(&o->config);
+		default_device(&o->config, "net", "user");
 	return r;
 }
 

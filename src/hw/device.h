@@ -70,6 +70,12 @@ struct field {
 	{#array_ "." #member_, offsetof(struct_, array_[0].member_), type_, count_, 1, n_, sizeof(((struct_ *)0)->array_[0])}
 /* clang-format on */
 
+/* What a device counts for --stats: a u64, which may grow on any thread while it is read. No part of the saved state. */
+struct counter {
+	const char *name; /* of its own in the whole machine */
+	u32 offset;
+};
+
 struct device {
 	const struct device_class *cls;
 	struct device_env *env;
@@ -81,6 +87,7 @@ struct device_class {
 	const char *name; /* "blk" */
 	enum device_stage stage;
 	const char *option;  /* "disk": one device for each --disk; NULL: always present once */
+	bool once;	     /* with option: one at most */
 	const char *summary; /* help */
 	const struct opt_key *keys;
 	u32 version;
@@ -93,6 +100,8 @@ struct device_class {
 	void (*loaded)(struct device *d);  /* after fields were loaded: re-arm timers, re-validate; may be NULL */
 	const struct field *fields;
 	u32 nfields;
+	const struct counter *counters;
+	u32 ncounters;
 };
 
 /* Put the class into the registry (a linker section of pointers; the library is linked whole). */

@@ -224,6 +224,19 @@ const char *vm_engine_line(const struct vm *vm)
 	return vm->engine_line;
 }
 
+static u32 device_stats(const struct vm *vm, struct engine_stats_item *items, u32 max)
+{
+	u32 n = 0;
+
+	for (const struct device *d = vm->devices; d; d = d->next)
+		for (u32 i = 0; i < d->cls->ncounters && n < max; i++) {
+			const u64 *at = (const u64 *)((const char *)d + d->cls->counters[i].offset);
+
+			items[n++] = (struct engine_stats_item){d->cls->counters[i].name, __atomic_load_n(at, __ATOMIC_RELAXED)};
+		}
+	return n;
+}
+
 u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max)
 {
 	static const char *const exit_names[] = {[EXIT_KICKED] = "exits_kicked",
@@ -246,5 +259,5 @@ u32 vm_stats(struct vm *vm, struct engine_stats_item *items, u32 max)
 		items[n++] = (struct engine_stats_item){"vcpu_sleeps", sleeps};
 	if (n < max)
 		items[n++] = (struct engine_stats_item){"resets", vm->resets};
-	return n;
+	return n + device_stats(vm, items + n, max - n);
 }

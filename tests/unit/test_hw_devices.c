@@ -61,6 +61,8 @@ static void registry_is_sorted(void **state)
 		assert_true(classes[i]->create && classes[i]->reset && classes[i]->destroy);
 		assert_true(classes[i]->version > 0);
 		assert_true(!classes[i]->keys == !classes[i]->option);
+		for (u32 k = 0; k < classes[i]->ncounters; k++)
+			assert_true(classes[i]->counters[k].name && classes[i]->counters[k].offset % sizeof(u64) == 0);
 		if (!i)
 			continue;
 		assert_true(classes[i - 1]->stage <= classes[i]->stage);
