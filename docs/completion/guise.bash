@@ -34,6 +34,13 @@ _guise_value() {
 			_guise_words "$2" "$3" user user,hostfwd=tcp: tap= none help
 		fi
 		;;
+	--balloon)
+		if [[ $2 == *,* ]]; then
+			_guise_words "${2##*,}" "$3$keys" target= stats=
+		else
+			_guise_words "$2" "$3" on off target= stats= help
+		fi
+		;;
 	--engine) _guise_words "$2" "$3" auto bt kvm help ;;
 	--console)
 		if [[ $2 == file=* ]]; then
@@ -67,7 +74,7 @@ _guise_value() {
 _guise() {
 	# The line is split anew: bash splits words at = and :, too.
 	local line=${COMP_LINE:0:COMP_POINT} words cur prev
-	local options="--kernel --initrd --append --disk --net --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --trace --stats --help"
+	local options="--kernel --initrd --append --disk --net --balloon --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --trace --stats --help"
 
 	read -ra words <<<"$line"
 	[[ $line != *[[:space:]] ]] || words+=("")

@@ -25,6 +25,14 @@ function __guise_net
     end
 end
 
+function __guise_balloon
+    if string match -q '*,*' -- (commandline -ct)
+        __guise_keys target= stats=
+    else
+        string join \n -- on off target= stats= help
+    end
+end
+
 function __guise_console
     set -l value (string replace -r '^--[a-z-]+=' '' -- (commandline -ct))
     if string match -q 'file=*' -- $value
@@ -69,6 +77,7 @@ complete -c guise -n $run -l initrd -r -F -d Initramfs
 complete -c guise -n $run -l append -x -d 'Kernel command line'
 complete -c guise -n $run -l disk -x -a '(__guise_disk)' -d 'Add a disk'
 complete -c guise -n $run -l net -x -a '(__guise_net)' -d 'Add a network card'
+complete -c guise -n $run -l balloon -x -a '(__guise_balloon)' -d 'Give unused memory back to the host'
 complete -c guise -n $run -l memory -x -a '512M 1G 2G 4G' -d 'Guest memory'
 complete -c guise -n $run -l cpus -x -a '1 2 4 8' -d 'Virtual CPUs'
 complete -c guise -n $run -l engine -x -a 'auto bt kvm help' -d 'What runs guest code'

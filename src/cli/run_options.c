@@ -439,8 +439,10 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
 	if (r == 0 && o->config.paused && !o->config.gdb && !o->help_shown)
 		return err_set(e, EINVAL, "--paused needs --gdb: only a debugger can start the guest then");
-	if (r == 0 && !o->help_shown)
+	if (r == 0 && !o->help_shown) {
 		default_device(&o->config, "net", "user");
+		default_device(&o->config, "balloon", "on");
+	}
 	return r;
 }
 

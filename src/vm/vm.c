@@ -8,6 +8,7 @@
 #include "vm/vm.h"
 
 #include "char/char.h"
+#include "virtio/balloon.h"
 #include "vm/machine.h"
 
 #include <errno.h>
@@ -222,6 +223,19 @@ void vm_destroy(struct vm *vm)
 const char *vm_engine_line(const struct vm *vm)
 {
 	return vm->engine_line;
+}
+
+int vm_set_balloon(struct vm *vm, u64 bytes, struct err *e)
+{
+	struct virtio_balloon *balloon = assembly_lookup(vm, "balloon");
+
+	if (!balloon)
+		return err_set(e, ENODEV, "the machine has no balloon");
+	if (bytes >= vm->mem.size || PAGE_OFFSET(bytes))
+		return err_set(e, EINVAL, "a balloon of %llu bytes: give a multiple of 4096 below the guest's %llu",
+			       (unsigned long long)bytes, (unsigned long long)vm->mem.size);
+	balloon_set_target(balloon, bytes);
+	return 0;
 }
 
 static u32 device_stats(const struct vm *vm, struct engine_stats_item *items, u32 max)

@@ -70,6 +70,9 @@ int vm_create_with_engine(struct vm **out, const struct vm_config *c, const stru
 int vm_run(struct vm *vm, struct vm_result *r, struct err *e) must_check;
 void vm_destroy(struct vm *vm); /* NULL is allowed */
 
+/* Any thread. How much memory the guest is asked to give up from now on, in all. -ENODEV when there is no balloon, -EINVAL when it is not a multiple of
+ * 4 KiB or not less than the guest has. Whether the guest complies is its own decision. */
+int vm_set_balloon(struct vm *vm, u64 bytes, struct err *e) must_check;
 void vm_press_power_button(struct vm *vm);	 /* async-signal-safe */
 void vm_quit(struct vm *vm);			 /* end now; async-signal-safe */
 const char *vm_engine_line(const struct vm *vm); /* "engine bt: ..." one line: which engine and why */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzzing a virtio device through its PCI function: the input is a program of a hostile driver, which writes registers, configuration space
- * and guest RAM, rings doorbells and lets the event loop turn. Built once a device: FUZZ_DEVICE names its class.
+ * and guest RAM, rings doorbells and lets the event loop turn. Built once a device: FUZZ_DEVICE names its class, FUZZ_QUEUES says how many queues.
  *
  * The program runs in a network namespace of its own, so that no frame of a fuzzer leaves the host.
  */
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define OPS_MAX 256
-#define QUEUES 3
+#define QUEUES FUZZ_QUEUES
 #define RING_BASE 0x10000u
 #define RING_STEP 0x4000u /* descriptors, then 0x1000 on the available ring, 0x2000 the used ring, 0x3000 an indirect table */
 #define DATA 0x40000u
@@ -155,6 +155,13 @@ static void settle(struct guest *g)
 		run_loop(g);
 }
 
+static const char *device_option(void)
+{
+	if (strcmp(FUZZ_DEVICE, "blk") == 0)
+		return disk;
+	return strcmp(FUZZ_DEVICE, "vballoon") == 0 ? "stats=1" : "user";
+}
+
 /* The machine that virtio_guest.h makes, without its thread for the loop. */
 static void build(struct guest *g)
 {
@@ -168,7 +175,7 @@ static void build(struct guest *g)
 			fail_msg("%s", e.msg);
 		g->console = chr;
 	}
-	if (g_create(g, FUZZ_DEVICE, strcmp(FUZZ_DEVICE, "blk") ? "user" : disk, &e) < 0)
+	if (g_create(g, FUZZ_DEVICE, device_option(), &e) < 0)
 		fail_msg("%s", e.msg);
 	g_find_function(g);
 	g_enable_msix(g);

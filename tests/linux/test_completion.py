@@ -26,6 +26,8 @@ LINES = (
     ("guise run --disk image,cache=w", ("writeback", "writethrough")),
     ("guise run --net ", ("user", "none", "help")),
     ("guise run --net user,", ("hostfwd", "mac", "mtu")),
+    ("guise run --balloon ", ("on", "off", "target", "help")),
+    ("guise run --balloon on,", ("target", "stats")),
     ("guise run --gdb ", ("tcp:", "unix:")),
     ("guise run --gdb=unix:im", ("image",)),
     ("guise run --trace ", ("exits", "blocks", "all", "help")),

@@ -65,9 +65,11 @@ static void defaults(void **state)
 	assert_string_equal(o.config.console, "stdio");
 	assert_int_equal(o.config.timeout_ns, 0);
 	assert_null(o.config.kernel);
-	assert_int_equal(o.config.nopts, 1);
+	assert_int_equal(o.config.nopts, 2);
 	assert_string_equal(o.config.opt[0].option, "net");
 	assert_string_equal(o.config.opt[0].text, "user");
+	assert_string_equal(o.config.opt[1].option, "balloon");
+	assert_string_equal(o.config.opt[1].text, "on");
 }
 
 static void gdb_may_be_given_without_a_place(void **state)
@@ -92,13 +94,14 @@ static void device_options_come_from_the_registry(void **state)
 	struct run_options o;
 	struct err e;
 
-	assert_int_equal(parse(&o, "--disk a,readonly --disk=b --exit-port 0xf4 --net none", &e), 0);
-	assert_int_equal(o.config.nopts, 4);
+	assert_int_equal(parse(&o, "--disk a,readonly --disk=b --exit-port 0xf4 --net none --balloon target=1M", &e), 0);
+	assert_int_equal(o.config.nopts, 5);
 	assert_string_equal(o.config.opt[0].option, "disk");
 	assert_string_equal(o.config.opt[0].text, "a,readonly");
 	assert_string_equal(o.config.opt[1].text, "b");
 	assert_string_equal(o.config.opt[2].option, "exit-port");
 	assert_string_equal(o.config.opt[3].text, "none");
+	assert_string_equal(o.config.opt[4].text, "target=1M");
 }
 
 static void refuses_with_advice(void **state)
@@ -131,6 +134,10 @@ static void refuses_with_advice(void **state)
 		{"--console nul", "did you mean \"null\"?"},
 		{"--net usr", "user, tap=NAME and none"},
 		{"--net none,mtu=1400", "none"},
+		{"--balloon on --balloon on", "given twice"},
+		{"--balloon of", "did you mean"},
+		{"--balloon off,target=1M", "takes nothing else"},
+		{"--balloon target=1K", "not a multiple of 4K"},
 		{"--net user,mac=03:00:00:00:00:01", "multicast"},
 		{"--net user,hostfwd=80", "HOSTPORT"},
 		{"--net tap=x,hostfwd=tcp:1:2", "user networking"},

@@ -537,6 +537,32 @@ static void tsc_is_the_hosts_until_a_pause(void **state)
 
 /* ---- creation ---- */
 
+static void the_balloon_has_a_target(void **state)
+{
+	static const u64 bad[] = {16 * MiB, 16 * MiB + 4096, 4097, 100};
+	struct engine_stats_item items[32];
+	struct vm_config c = config(1);
+	struct vm *vm = create(&c, spin);
+	struct err e = {0};
+	u32 n, found = 0;
+
+	assert_int_equal(vm_set_balloon(vm, MiB, &e), -ENODEV);
+	vm_destroy(vm);
+	c.opt[c.nopts].option = "balloon";
+	c.opt[c.nopts++].text = "on";
+	vm = create(&c, spin);
+	for (u32 i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(vm_set_balloon(vm, bad[i], &e), -EINVAL);
+	assert_int_equal(vm_set_balloon(vm, 16 * MiB - 4096, &e), 0);
+	assert_int_equal(vm_set_balloon(vm, 0, &e), 0);
+	n = vm_stats(vm, items, ARRAY_SIZE(items));
+	for (u32 i = 0; i < n; i++)
+		found += strcmp(items[i].name, "balloon_bytes_reported") == 0;
+	assert_int_equal(found, 1);
+	assert_int_equal(vm_stats(vm, items, n - 1), n - 1);
+	vm_destroy(vm);
+}
+
 static void failures_unwind(void **state)
 {
 	static const struct {
@@ -654,6 +680,7 @@ int main(void)
 		cmocka_unit_test(one_call_interrupts_many),
 		cmocka_unit_test(a_false_alarm_hides_no_request),
 		cmocka_unit_test(tsc_is_the_hosts_until_a_pause),
+		cmocka_unit_test(the_balloon_has_a_target),
 		cmocka_unit_test(failures_unwind),
 		cmocka_unit_test(destroys_without_running),
 		cmocka_unit_test(several_in_one_process),
