@@ -31,7 +31,7 @@ DISK = {"virtio_garbage": bytes(1 << 20), "msix": bytes(1 << 20), "smc_dma": num
 
 # Guests whose user code engine direct has to execute directly, or the test says nothing about it.
 DIRECT = {"debug", "exceptions", "features", "flags_io", "gates", "halves", "paging_matrix", "paging_rights", "segments", "shared_lookups",
-          "smc_stores", "syscalls", "user_mode"}
+          "smc_balloon", "smc_stores", "syscalls", "user_mode"}
 
 # Guests that are about several processors.
 CPUS = {"smp": 4, "smp_x2apic": 4}
