@@ -417,13 +417,13 @@ static int parse_one(struct run_options *o, struct args *a, struct err *e)
 	return add_device(o, cls, value ? value : "", e);
 }
 
-/* What a machine has unless the option says otherwise. */
-static void default_device(struct vm_config *c, const char *option, const char *text)
+/* A machine has a network card unless --net none says otherwise. */
+static void default_network(struct vm_config *c)
 {
-	if (is_given(c, option) || c->nopts == VM_MAX_OPTS)
+	if (is_given(c, "net") || c->nopts == VM_MAX_OPTS)
 		return;
-	c->opt[c->nopts].option = option;
-	c->opt[c->nopts++].text = text;
+	c->opt[c->nopts].option = "net";
+	c->opt[c->nopts++].text = "user";
 }
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct err *e)
@@ -439,10 +439,8 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
 	if (r == 0 && o->config.paused && !o->config.gdb && !o->help_shown)
 		return err_set(e, EINVAL, "--paused needs --gdb: only a debugger can start the guest then");
-	if (r == 0 && !o->help_shown) {
-		default_device(&o->config, "net", "user");
-		default_device(&o->config, "balloon", "on");
-	}
+	if (r == 0 && !o->help_shown)
+		default_network(&o->config);
 	return r;
 }
 

@@ -252,11 +252,7 @@ static const struct virtio_ops balloon_ops = {
 static const char *const switches[] = {"on", "off", NULL};
 
 static const struct opt_key balloon_keys[] = {
-	{.name = "",
-	 .type = OPT_CHOICE,
-	 .help = "off: no balloon, and no memory comes back from the guest",
-	 .def = "on",
-	 .choices = switches},
+	{.name = "", .type = OPT_CHOICE, .help = "off: no balloon, as without the option", .def = "on", .choices = switches},
 	{.name = "target", .type = OPT_SIZE, .help = "how much memory the guest is asked to give up", .def = "0"},
 	{.name = "stats", .type = OPT_UINT, .help = "ask the guest for its memory statistics, every so many seconds; for --stats"},
 	{0},

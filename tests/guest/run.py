@@ -36,6 +36,9 @@ DIRECT = {"debug", "exceptions", "features", "flags_io", "gates", "halves", "pag
 # Guests that are about several processors.
 CPUS = {"smp": 4, "smp_x2apic": 4}
 
+# Guests that give memory away.
+BALLOON = {"smc_balloon"}
+
 # Guests that reset the machine and go on.
 REBOOTS = {"reset"}
 
@@ -55,6 +58,7 @@ def disk_image(args, scratch):
 
 def guise_command(args, console, disk):
     devices = ["--disk", str(disk)] if disk else ["--net", "none"]
+    devices += ["--balloon", "on"] if Path(args.guest).stem in BALLOON else []
     devices += [] if Path(args.guest).stem in REBOOTS else ["--no-reboot"]
     return [args.guise, "run", "--engine", args.engine, "--kernel", args.guest, "--memory", "128M", "--cpus", str(args.cpus),
             "--exit-port", "0xf4", "--console", f"file={console}", "--timeout", str(args.timeout), "--stats",

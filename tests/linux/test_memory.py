@@ -41,7 +41,7 @@ def counters(m):
 
 def _comes_back(t, **kw):
     script = FILL + "fill; sums; echo filled; read go; rm /t/*; echo freed; read go; fill; sums; echo again; rm /t/*"
-    m = t.start_exec(script, memory="1G", stdin=True, extra=["--stats"], **kw)
+    m = t.start_exec(script, memory="1G", stdin=True, extra=["--stats", "--balloon", "on"], **kw)
     m.expect(r"filled\n")
     full = held(m)
     t.check(full > 400, f"a full guest has {full} MiB")
@@ -86,5 +86,6 @@ def memory_target(t):
 
 @test("memory-no-balloon", on=GUISE)
 def memory_no_balloon(t):
-    output = t.run("cat /sys/bus/virtio/devices/*/device; ls /sys/bus/virtio/drivers", extra=["--balloon", "off"])
+    """There is none unless it is asked for."""
+    output = t.run("cat /sys/bus/virtio/devices/*/device; ls /sys/bus/virtio/drivers")
     t.check("0x0005" not in output, f"there is a balloon: {output}")

@@ -65,11 +65,9 @@ static void defaults(void **state)
 	assert_string_equal(o.config.console, "stdio");
 	assert_int_equal(o.config.timeout_ns, 0);
 	assert_null(o.config.kernel);
-	assert_int_equal(o.config.nopts, 2);
+	assert_int_equal(o.config.nopts, 1);
 	assert_string_equal(o.config.opt[0].option, "net");
 	assert_string_equal(o.config.opt[0].text, "user");
-	assert_string_equal(o.config.opt[1].option, "balloon");
-	assert_string_equal(o.config.opt[1].text, "on");
 }
 
 static void gdb_may_be_given_without_a_place(void **state)
