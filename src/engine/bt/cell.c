@@ -67,13 +67,13 @@ static long futex(u32 *word, int op, u32 value, const struct timespec *timeout)
 
 /* ---- in the child
  *
- * A copy of a process with several threads: system calls only. */
+ * A copy of a process with several threads: system calls only, and none that ThreadSanitizer knows of; it would judge what it saw in the parent. */
 
 static bool keep_two_files(struct plan *p)
 {
-	int ram = fcntl(p->ram, F_DUPFD, 10);
-	p->file = fcntl(p->file, F_DUPFD, 10);
-	return ram >= 0 && p->file >= 0 && dup2(ram, RAM_FD) == RAM_FD;
+	long ram = syscall(SYS_fcntl, p->ram, F_DUPFD, 10);
+	p->file = (int)syscall(SYS_fcntl, p->file, F_DUPFD, 10);
+	return ram >= 0 && p->file >= 0 && syscall(SYS_dup2, ram, RAM_FD) == RAM_FD;
 }
 
 /* ThreadSanitizer keeps the addresses that its tables leave over, where windows lie (choose_window), and ends who gets them from mmap. */
