@@ -55,7 +55,7 @@ static struct vm_config config(const struct worker *w, u32 n)
 	c.gdb = n % 4 ? NULL : w->gdb;
 	c.trace = n % 5 ? NULL : "exits,faults:/dev/null";
 	c.console = "null";
-	c.timeout_ns = 60000000000ull;
+	c.timeout_ns = 200000000000ull; /* with a sanitizer, on a busy host */
 	c.opt[0].option = "exit-port";
 	c.opt[0].text = "0xf4";
 	c.opt[1].option = "disk";
@@ -73,6 +73,18 @@ static bool fail(struct worker *w, u32 n, const char *what)
 	return false;
 }
 
+static const char *end_name(enum vm_end end)
+{
+	static const char *const names[] = {
+		[VM_END_POWEROFF] = "it powered off",	[VM_END_RESET] = "it reset",
+		[VM_END_TRIPLE_FAULT] = "it crashed",	[VM_END_TIMEOUT] = "its time was over",
+		[VM_END_EXIT_PORT] = "its test failed", [VM_END_QUIT] = "it was told to quit",
+		[VM_END_HALTED] = "it halted for ever", [VM_END_ERROR] = "the engine gave up",
+	};
+
+	return names[end];
+}
+
 static bool runs_to_its_end(struct worker *w, u32 n, struct vm *vm, bool quit)
 {
 	struct vm_result r = {0};
@@ -84,7 +96,7 @@ static bool runs_to_its_end(struct worker *w, u32 n, struct vm *vm, bool quit)
 		return fail(w, n, e.msg);
 	if (r.end == VM_END_EXIT_PORT ? r.exit_value == PASS : quit && r.end == VM_END_QUIT)
 		return true;
-	return fail(w, n, "did not end as it should");
+	return fail(w, n, end_name(r.end));
 }
 
 static bool cannot_start(struct worker *w, u32 n)
