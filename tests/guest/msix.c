@@ -181,10 +181,8 @@ static void the_rest_of_the_table(void)
 
 void guest_main(void)
 {
-	for (slot = 0; slot < 32; slot++)
-		if (virtio_find(slot, &rng) && rng.device_id == RNG_ID)
-			break;
-	if (slot == 32)
+	slot = virtio_find_id(RNG_ID, &rng);
+	if (slot == PCI_SLOTS)
 		guest_skip("no virtio random numbers");
 	find_msix();
 	apic_enable();

@@ -60,6 +60,17 @@ static inline bool virtio_find(u32 dev, struct virtio *v)
 	return v->common && v->notify;
 }
 
+#define PCI_SLOTS 32
+
+/* The slot of the first virtio device of this kind; PCI_SLOTS when there is none. */
+static inline u32 virtio_find_id(u32 device_id, struct virtio *v)
+{
+	for (u32 dev = 0; dev < PCI_SLOTS; dev++)
+		if (virtio_find(dev, v) && v->device_id == device_id)
+			return dev;
+	return PCI_SLOTS;
+}
+
 #define V8(v, off) (*((v)->common + (off)))
 #define V16(v, off) (*(volatile u16 *)((v)->common + (off)))
 #define V32(v, off) (*(volatile u32 *)((v)->common + (off)))

@@ -87,10 +87,7 @@ static void in_ring_3(void)
 
 void guest_main(void)
 {
-	for (u32 dev = 0; dev < 32 && balloon.device_id != BALLOON_ID; dev++)
-		if (!virtio_find(dev, &balloon))
-			balloon.device_id = 0;
-	if (balloon.device_id != BALLOON_ID)
+	if (virtio_find_id(BALLOON_ID, &balloon) == PCI_SLOTS)
 		guest_skip("no virtio balloon");
 	virtio_start(&balloon, &queue, VIRTIO_NO_VECTOR);
 	for (u32 i = 0; i < 4; i++)

@@ -57,10 +57,7 @@ void guest_main(void)
 	static u8 pages[3][4096] PAGE_ALIGNED;
 
 	code = pages[0];
-	for (u32 dev = 0; dev < 32 && disk.device_id != BLK_ID; dev++)
-		if (!virtio_find(dev, &disk))
-			disk.device_id = 0;
-	if (disk.device_id != BLK_ID)
+	if (virtio_find_id(BLK_ID, &disk) == PCI_SLOTS)
 		guest_skip("no virtio disk");
 	virtio_start(&disk, &queue, VIRTIO_NO_VECTOR);
 	loop_check("code_from_disk", code_from_disk, 500);
