@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzzing the decoder and the translator: the input is what code is translated for, where it lies and its bytes, in a page and in the one behind
- * it. Whatever the bytes are, the block is well-formed and holds nothing that the host should not be given to run (host_code.h). It is not run:
- * the guest tests' chaos does that.
+ * it. Whatever the bytes are, the block is well-formed and holds nothing that the host should not be given to run (host_code.h), and what it becomes at
+ * another address is what would be translated there. It is not run: the guest tests' chaos does that.
  */
 #include "host_code.h"
 
@@ -68,6 +68,19 @@ static void judge(const struct bt_vcpu *v, const struct bt_block *b, u32 first)
 	abort();
 }
 
+#define ELSEWHERE 0x2345000ull /* from where it was */
+
+static void judge_elsewhere(struct bt_vcpu *v, gva_t gva, u32 mode)
+{
+	u32 first = (v->cache_used + 31) & ~31u;
+	struct bt_block *b = bt_rebase(v, gva, FRAME, mode);
+
+	if (!b)
+		return;
+	judge(v, b, first);
+	bt_rebase_check(v, b);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct bt_vcpu *v;
@@ -94,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	b = bt_translate(v, page + off, FRAME, behind && off > PAGE_SIZE - 15 ? FRAME_BEHIND : 0, mode);
 	if (b)
 		judge(v, b, first);
+	judge_elsewhere(v, page + ELSEWHERE + off, mode);
 	bt_kill_lines(v, FRAME, ~0ull);
 	bt_kill_lines(v, FRAME_BEHIND, ~0ull);
 	bt_leave(v);

@@ -97,6 +97,22 @@ void bt_block_enter(struct bt_vcpu *v, u32 bi)
 	v->hash[h] = bi;
 }
 
+void bt_block_publish(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	bt_block_enter(v, bi);
+	struct bt_vframe *f = &v->frames[b->gpfn];
+	b->page_next = f->blocks;
+	f->blocks = bi;
+	u32 bit = bt_start_hash(b->gva);
+	f->starts[bit / 64] |= 1ull << bit % 64;
+	if (b->gpfn2) {
+		f = &v->frames[b->gpfn2];
+		b->crossing_next = f->crossing;
+		f->crossing = bi;
+	}
+}
+
 static void unhash(struct bt_vcpu *v, u32 bi)
 {
 	const struct bt_block *b = &v->blocks[bi];

@@ -68,7 +68,7 @@ void tr_bounds_check(struct tr *t, u32 base, u32 index, i32 disp, u32 size, bool
 	e_store_fs(&t->e, FS(bounds.rcx), H_RCX);
 	e_lea(&t->e, true, H_RAX, base, index, 0, disp);
 	e_mov_imm(&t->e, H_RCX, size);
-	e_call(&t->e, t->v->bounds_off[write]);
+	tr_reloc(t, RELOC_OUT, e_call(&t->e, t->v->bounds_off[write]));
 }
 
 #define AT(member) (fs + (i32)offsetof(struct bt_vcpu, member))

@@ -40,9 +40,10 @@
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
 #define BT_MAX_VCPUS 64
 #define BT_INVAL_MAX 64
-#define BT_PENDING 32	 /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
-#define BT_SHARED 12	 /* look-ups that one block may share */
-#define BT_SHARE_LINES 8 /* over how many 64-byte lines, at most */
+#define BT_ORIGINS (1u << 17) /* entries of the table of blocks by frame (rebase.c) */
+#define BT_PENDING 32	      /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
+#define BT_SHARED 12	      /* look-ups that one block may share */
+#define BT_SHARE_LINES 8      /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_STORES 16  /* so many stores to a frame that holds code are looked at one by one, then all of its code is dropped */
@@ -146,11 +147,30 @@ struct bt_exit {
 	bool careful; /* to a block that shares no look-ups */
 };
 
+/* A place in a block's host code that depends on where the block lies, in the guest or in the cache (rebase.c). */
+enum bt_reloc_kind {
+	RELOC_EVENT,	   /* the 16 bytes of a jump to C: block number, site, distance */
+	RELOC_EVENT_PLAIN, /* the same without a site */
+	RELOC_EVENT_EXIT,  /* the same with the number of an exit */
+	RELOC_EVENT_SELF,  /* the same with the block's number again */
+	RELOC_SITE,	   /* 32 bits: the site */
+	RELOC_OUT,	   /* 32 bits: the distance to something outside the block */
+	RELOC_GVA,	   /* 64 bits: a guest address */
+	RELOC_NEG_GVA,	   /* 64 bits: 0 minus a guest address */
+	RELOC_CPAGE,	   /* 32 bits: counts on from the number of the code page */
+};
+
+struct bt_reloc {
+	u16 at; /* from the block's start */
+	u8 kind;
+};
+
 struct bt_block {
 	u64 gva;
 	u64 gpfn;
 	u64 gpfn2; /* frame of the second page when the block is one instruction that crosses into it, else 0 */
 	u32 mode;
+	u32 start;   /* cache offset of its first byte: room for jumps, then: */
 	u32 checked; /* cache offset of the entry that validates the code page's mapping */
 	u32 entry;   /* cache offset of the first instruction */
 	u32 end;
@@ -163,6 +183,8 @@ struct bt_block {
 	u32 incoming;	   /* bt_exit list */
 	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
+	u32 relocs;	/* index of the first bt_reloc; blocks that were made from each other share them, and their map */
+	u16 nrelocs;	/* 0: it stays where it is */
 	u8 uses, lacks; /* of MODE_VECTOR: what its instructions rely on, and what others of them would have needed */
 	bool dead;
 };
@@ -195,8 +217,8 @@ enum {
 };
 
 struct bt_stats {
-	u64 blocks, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches, light,
-		irqs, aspace_evictions, straddles, signals;
+	u64 blocks, rebased, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches,
+		light, irqs, aspace_evictions, straddles, signals;
 	u64 direct_runs;
 	u64 too_large; /* blocks that could not be laid out: interpreted */
 };
@@ -339,6 +361,9 @@ struct bt_vcpu {
 	u32 nexits;
 	struct bt_insn_map *maps;
 	u32 nmaps;
+	struct bt_reloc *relocs;
+	u32 nrelocs;
+	u32 *origin; /* the newest block that can be rebased, by a hash of frame, offset and mode */
 
 	_Atomic u32 kicked, nmi_req;
 	struct bt_vframe *frames;
@@ -585,12 +610,29 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
-void bt_block_enter(struct bt_vcpu *v, u32 bi); /* can be found from now on */
+void bt_block_enter(struct bt_vcpu *v, u32 bi);	  /* can be found from now on */
+void bt_block_publish(struct bt_vcpu *v, u32 bi); /* the same of a new one, which is dropped with its frame's code */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */
 
+/* ---- rebase.c: the same code at another address */
+void bt_rebase_remember(struct bt_vcpu *v, u32 bi); /* this block may be needed elsewhere */
+void bt_rebase_forget(struct bt_vcpu *v);	    /* all blocks are gone */
+/* A block for gva, made from one of the same code somewhere else; NULL when there is none. */
+struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
+static inline bool bt_rebases(gva_t gva, u32 mode)
+{
+	/* Lower addresses are encoded in fewer bytes (also next to such a block), the kernel's stay. */
+	return (mode & MODE_USER) && gva >= 1ull << 33 && gva < 1ull << 47;
+}
+
 /* ---- heavy code: guest vector state must be saved first */
+bool bt_cache_has_room(const struct bt_vcpu *v); /* light, in fact */
+/* In builds with bounds_checks: `copy`, not published yet, is what a translation would have become. */
+void bt_rebase_check(struct bt_vcpu *v, struct bt_block *copy);
+/* For people, and for tools/perf-map.py. */
+void bt_trace_block(struct bt_vcpu *v, const struct bt_block *b);
 void bt_heavy(struct bt_vcpu *v); /* save it when it is still in the registers */
 void bt_light(struct bt_vcpu *v); /* load it again before translated code runs */
 /* gpfn2: the frame of the page behind, 0 when there is none to be had; used when the instruction at gva crosses into it. */

@@ -236,7 +236,9 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->exits = bt_sparse(sizeof *v->exits * BT_MAX_BLOCKS * 4, tables, e);
 	v->maps = bt_sparse(sizeof *v->maps * BT_MAX_BLOCKS * 16, tables, e);
 	v->cpages = bt_sparse(sizeof *v->cpages * BT_CPAGES, tables, e);
-	if (!v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages)
+	v->relocs = bt_sparse(sizeof *v->relocs * BT_MAX_BLOCKS * 16, tables, e);
+	v->origin = bt_sparse(sizeof *v->origin * BT_ORIGINS, tables, e);
+	if (!v->relocs || !v->origin || !v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages)
 		return false;
 	v->decoder = bt_decoder_new();
 	if (!v->decoder) {
@@ -260,6 +262,8 @@ void bt_cache_fini(struct bt_vcpu *v)
 	bt_sparse_free(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
 	bt_sparse_free(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
 	bt_sparse_free(v->cpages, sizeof *v->cpages * BT_CPAGES);
+	bt_sparse_free(v->relocs, sizeof *v->relocs * BT_MAX_BLOCKS * 16);
+	bt_sparse_free(v->origin, sizeof *v->origin * BT_ORIGINS);
 }
 
 static void forget_frame(struct bt_vcpu *v, u64 gpfn)
@@ -287,6 +291,8 @@ void bt_flush_code(struct bt_vcpu *v)
 	v->nblocks = 1;
 	v->nexits = 0;
 	v->nmaps = 0;
+	v->nrelocs = 0;
+	bt_rebase_forget(v);
 	v->cache_used = v->cache_start;
 	v->st.flushes++;
 	bt_cpages_reset(v);

@@ -92,6 +92,8 @@ static struct bt_block *block_here(struct bt_vcpu *v, u32 careful)
 		bt_block_kill(v, (u32)(b - v->blocks)); /* the second page is mapped elsewhere now */
 		b = NULL;
 	}
+	if (!b && !gpfn2)
+		b = bt_rebase(v, v->cpu.rip, gpfn, v->mode | careful);
 	if (!b) {
 		bt_heavy(v);
 		b = bt_translate(v, v->cpu.rip, gpfn, gpfn2, v->mode | careful);

@@ -144,6 +144,7 @@ static const struct {
 	u32 offset;
 } counters[] = {
 	{"blocks", AT(blocks)},
+	{"rebased", AT(rebased)},
 	{"guest_bytes", AT(guest_bytes)},
 	{"host_bytes", AT(host_bytes)},
 	{"flushes", AT(flushes)},

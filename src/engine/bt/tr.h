@@ -17,6 +17,7 @@
 #define TR_SLOTS 512
 #define TR_INSNS (BT_MAX_INSNS + 1) /* one more, in the shadow of STI */
 #define TR_EXITS (BT_MAX_INSNS * 2 + BT_SHARED * 2 + 4)
+#define TR_RELOCS (TR_STUBS + TR_EXITS + 6 * TR_INSNS)
 #define TR_ALONE 0xff /* an access that shares no look-up */
 #define TR_LINE 64
 
@@ -83,6 +84,7 @@ struct tr {
 	u32 bi; /* block index */
 	u32 mode;
 	bool user;
+	bool stays;  /* not to be rebased */
 	gva_t gva;   /* of the instruction */
 	gva_t next;  /* of the next one */
 	u32 site;    /* host offset where the instruction starts */
@@ -176,6 +178,9 @@ void tr_guard(struct tr *t, u32 need); /* keep every waiting jrcxz within reach 
 void tr_island(struct tr *t, bool skip, u32 spare);
 void tr_jrcxz(struct tr *t, enum bt_event ev); /* jrcxz to an event at this instruction */
 void tr_to_event(struct tr *t, enum bt_event ev, u32 arg);
+/* What was or will be emitted at this cache offset depends on where the block lies. */
+void tr_reloc(struct tr *t, enum bt_reloc_kind kind, u32 at);
+void tr_mov_gva(struct tr *t, u32 reg, gva_t gva);
 u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that holds it, loading into temp if need be */
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
 void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
@@ -254,7 +259,7 @@ void tr_insn_jrcxz(struct tr *t, u32 arg);
 void tr_insn_loop(struct tr *t, u32 arg);
 
 /* ---- tr_stack.c */
-void tr_push_constant(struct tr *t, u64 value);
+void tr_push_next(struct tr *t);	      /* the address behind this instruction */
 struct tr_place tr_prepare_pop(struct tr *t); /* where the word is; rsp has yet to move */
 void tr_add_to_rsp(struct tr *t, i32 n);
 void tr_insn_push(struct tr *t, u32 arg);

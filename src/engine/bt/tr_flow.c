@@ -53,6 +53,7 @@ static bool jump_cache(struct tr *t, u32 *after_event)
 	u32 hit = e_jrcxz(e);
 	e_store_fs(e, FS(target), H_R10);
 	if (after_event) { /* C does the guest's part of the call; the return stack must have its word all the same */
+		tr_reloc(t, RELOC_EVENT, e->pos);
 		e_mov_imm(e, H_RCX, t->bi);
 		e_mov_imm(e, H_R11, t->site);
 		e_call(e, t->v->ev_off[EV_INDIRECT]);
@@ -81,9 +82,10 @@ static void landing(struct tr *t)
 {
 	struct emit *e = &t->e;
 	e_mov_imm(e, H_RCX, 0 - t->next);
+	tr_reloc(t, RELOC_NEG_GVA, e->pos - 8);
 	e_lea(e, true, H_RCX, H_RCX, H_R10, 0, 0);
 	u32 same = e_jrcxz(e);
-	e_jmp(e, t->v->ras_miss_off[t->user]);
+	tr_reloc(t, RELOC_OUT, e_jmp(e, t->v->ras_miss_off[t->user]));
 	e_fix8(e, same, e->pos);
 	tr_add_exit(t, e_jmp(e, e->pos), t->next, true, false);
 }
@@ -105,7 +107,7 @@ void tr_insn_call(struct tr *t, u32 arg)
 		return;
 	}
 	if (is_direct(t)) {
-		tr_push_constant(t, t->next); /* looks up its page, or the block did before: no poll */
+		tr_push_next(t); /* looks up its page, or the block did before: no poll */
 		tr_settle_rsp(t);
 		if (tr_uses_ras(t)) {
 			tr_add_exit(t, e_call(&t->e, t->e.pos), direct_target(t), false, false);
@@ -123,7 +125,7 @@ void tr_insn_call(struct tr *t, u32 arg)
 			return;
 		e_load_fs_index(&t->e, H_RCX, H_R11, jump_cache_host(t));
 		e_store_fs(&t->e, FS(target), H_RCX);
-		tr_push_constant(t, t->next);
+		tr_push_next(t);
 		tr_settle_rsp(t);
 		e_load_fs(&t->e, H_RCX, FS(target));
 		e8(&t->e, 0xff); /* call rcx: measured faster than a call through memory */
@@ -152,6 +154,7 @@ void tr_insn_ret(struct tr *t, u32 arg)
 		return;
 	}
 	tr_add_to_rsp(t, 8 + (i32)extra);
+	tr_reloc(t, RELOC_SITE, t->e.pos + 2); /* behind prefix and opcode, however long the constant is */
 	e_mov_imm(&t->e, H_R11, t->site | (u64)extra << 32);
 	e8(&t->e, 0xc3);
 	t->end = true;

@@ -86,7 +86,7 @@ static struct tr_place look_first(struct tr *t, struct tr_group *g, int base, i6
 	struct emit *e = &t->e;
 	begin_first(t, g);
 	if (base < 0) {
-		e_mov_imm(e, T_ADDR, PAGE_BASE((u64)at));
+		tr_mov_gva(t, T_ADDR, PAGE_BASE((u64)at));
 		look(t, g, T_ADDR, (i64)PAGE_OFFSET((u64)at), write);
 		e_lea(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 		return (struct tr_place){-1, (i32)PAGE_OFFSET((u64)at)};

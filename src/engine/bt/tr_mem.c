@@ -87,8 +87,42 @@ void tr_jrcxz(struct tr *t, enum bt_event ev)
 	connect(t, rel8, new_stub(t, STUB_EVENT, ev, t->site));
 }
 
+void tr_reloc(struct tr *t, enum bt_reloc_kind kind, u32 at)
+{
+	u32 off = at - t->b->start;
+	if (t->stays)
+		return;
+	if (off > 0xffff || t->b->nrelocs == TR_RELOCS) {
+		t->stays = true;
+		return;
+	}
+	t->v->relocs[t->v->nrelocs++] = (struct bt_reloc){.at = (u16)off, .kind = (u8)kind};
+	t->b->nrelocs++;
+}
+
+static enum bt_reloc_kind reloc_of(enum bt_event ev)
+{
+	switch (ev) {
+	case EV_EXIT:
+		return RELOC_EVENT_EXIT;
+	case EV_ITLB:
+		return RELOC_EVENT_SELF;
+	case EV_GOTO:
+		return RELOC_EVENT_PLAIN;
+	default:
+		return RELOC_EVENT;
+	}
+}
+
+void tr_mov_gva(struct tr *t, u32 reg, gva_t gva)
+{
+	e_mov_imm(&t->e, reg, gva);
+	tr_reloc(t, RELOC_GVA, t->e.pos - 8);
+}
+
 void tr_to_event(struct tr *t, enum bt_event ev, u32 arg)
 {
+	tr_reloc(t, reloc_of(ev), t->e.pos);
 	e_mov_imm(&t->e, H_RCX, t->bi);
 	e_mov_imm(&t->e, H_R11, arg);
 	e_jmp(&t->e, t->v->ev_off[ev]);
@@ -146,7 +180,11 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 	bool wide = t->in->address_width == 64;
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) {
 		u64 a = t->next + (u64)m->mem.disp.value;
-		e_mov_imm(e, dst, wide ? a : (u32)a);
+		t->stays |= !wide;
+		if (wide)
+			tr_mov_gva(t, dst, a);
+		else
+			e_mov_imm(e, dst, (u32)a);
 		return;
 	}
 	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);

@@ -50,19 +50,25 @@ struct tr_place tr_prepare_pop(struct tr *t)
 	return (struct tr_place){G_RSP, 0};
 }
 
-void tr_push_constant(struct tr *t, u64 value)
+static void push_small(struct tr *t, i32 value)
 {
 	struct tr_place top = prepare_push(t);
-	if ((i64)value == (i32)value) {
-		tr_check_place(t, top, 8, true);
-		e_rex(&t->e, true, 0, 0, (u32)top.base);
-		e8(&t->e, 0xc7);
-		tr_modrm(t, 0, top, false);
-		e32(&t->e, (u32)value);
-		move_rsp(t, -8);
+	tr_check_place(t, top, 8, true);
+	e_rex(&t->e, true, 0, 0, (u32)top.base);
+	e8(&t->e, 0xc7);
+	tr_modrm(t, 0, top, false);
+	e32(&t->e, (u32)value);
+	move_rsp(t, -8);
+}
+
+void tr_push_next(struct tr *t)
+{
+	if ((i64)t->next == (i32)t->next) {
+		push_small(t, (i32)t->next);
 		return;
 	}
-	e_mov_imm(&t->e, H_R11, value);
+	struct tr_place top = prepare_push(t);
+	tr_mov_gva(t, H_R11, t->next);
 	store_top(t, top, H_R11);
 }
 
@@ -72,7 +78,7 @@ void tr_insn_push(struct tr *t, u32 arg)
 	if (t->in->operand_width != 64) {
 		tr_interp(t, false);
 	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		tr_push_constant(t, (u64)o->imm.value.s);
+		push_small(t, (i32)o->imm.value.s); /* at most 32 bits, extended */
 	} else if (tr_is_mem(o)) {
 		e_store_fs(&t->e, FS(spare), tr_fetch64(t, o, H_R11));
 		struct tr_place top = prepare_push(t);

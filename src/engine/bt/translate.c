@@ -12,6 +12,8 @@
  */
 #include "engine/bt/tr.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define WORTH_A_JUMP 3 /* instructions */
@@ -24,6 +26,7 @@ static void emit_page_check(struct tr *t, u32 cpage, u32 unknown)
 	if (t->user) {
 		e_load_fs(e, H_RCX, FS(itlb));
 		e_load8(e, H_RCX, H_RCX, (i32)(offsetof(struct bt_itlb, known) + cpage));
+		tr_reloc(t, RELOC_CPAGE, e->pos - 4);
 	} else {
 		e_load8_fs(e, H_RCX, FS(kitlb.known) + (i32)cpage);
 	}
@@ -188,7 +191,7 @@ static void leave_block(struct tr *t, bool poll_due)
 		tr_exit_to(t, -1, t->next);
 		return;
 	}
-	e_mov_imm(&t->e, H_R10, t->next);
+	tr_mov_gva(t, H_R10, t->next);
 	e_store_fs(&t->e, FS(target), H_R10);
 	tr_to_event(t, EV_GOTO, 0);
 }
@@ -294,22 +297,6 @@ static void emit_exits(struct tr *t)
 	}
 }
 
-static void publish(struct bt_vcpu *v, u32 bi)
-{
-	struct bt_block *b = &v->blocks[bi];
-	bt_block_enter(v, bi);
-	struct bt_vframe *f = &v->frames[b->gpfn];
-	b->page_next = f->blocks;
-	f->blocks = bi;
-	u32 bit = bt_start_hash(b->gva);
-	f->starts[bit / 64] |= 1ull << bit % 64;
-	if (b->gpfn2) {
-		f = &v->frames[b->gpfn2];
-		b->crossing_next = f->crossing;
-		f->crossing = bi;
-	}
-}
-
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
 	for (u32 i = v->hash[bt_hash(gva, gpfn, mode)]; i; i = v->blocks[i].hash_next) {
@@ -320,22 +307,29 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 	return NULL;
 }
 
-static bool cache_has_room(const struct bt_vcpu *v)
+bool bt_cache_has_room(const struct bt_vcpu *v)
 {
 	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 && v->ncpages < BT_CPAGES - 2 &&
-	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16;
+	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16 &&
+	       v->nrelocs + TR_RELOCS < BT_MAX_BLOCKS * 16;
 }
 
 static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct source *s)
 {
 	u32 bi = v->nblocks;
 	struct bt_block *b = &v->blocks[bi];
-	*b = (struct bt_block){.gva = gva, .gpfn = gpfn, .gpfn2 = gpfn2, .mode = mode, .map = v->nmaps};
+	*b = (struct bt_block){.gva = gva,
+			       .gpfn = gpfn,
+			       .gpfn2 = gpfn2,
+			       .mode = mode,
+			       .start = (v->cache_used + 31) & ~31u,
+			       .map = v->nmaps,
+			       .relocs = v->nrelocs};
 	struct tr t;
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.npending = t.nexits = 0;
 	t.v = v;
-	t.e = (struct emit){.base = v->cache_rw, .pos = (v->cache_used + 31) & ~31u, .limit = BT_CACHE_SIZE};
+	t.e = (struct emit){.base = v->cache_rw, .pos = b->start, .limit = BT_CACHE_SIZE};
 	t.fs = bt_fs_offset();
 	t.b = b;
 	t.bi = bi;
@@ -343,6 +337,7 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	t.delta = t.delta_in = TR_ALONE;
 	tr_forget_r11(&t);
 	t.user = (mode & MODE_USER) != 0;
+	t.stays = gpfn2 || !bt_rebases(gva, mode);
 	t.page = s->copy;
 	t.ninsns = t.ngroups = 0;
 	decode_all(&t, s);
@@ -358,6 +353,10 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 	if (t.e.full || t.e.pos - b->checked > 0xffff) {
 		v->st.too_large++;
 		return NULL;
+	}
+	if (t.stays) {
+		v->nrelocs = b->relocs;
+		b->nrelocs = 0;
 	}
 	b->end = t.e.pos;
 	v->cache_used = t.e.pos;
@@ -421,8 +420,7 @@ static bool still_marked(const struct bt_vcpu *v, const struct span *s)
 	return (v->frames[s->gpfn[0]].lines & s->lines[0]) == s->lines[0] && (v->frames[s->gpfn[1]].lines & s->lines[1]) == s->lines[1];
 }
 
-/* For people, and for tools/perf-map.py. */
-static void trace_block(struct bt_vcpu *v, const struct bt_block *b)
+void bt_trace_block(struct bt_vcpu *v, const struct bt_block *b)
 {
 	v->env.trace(v, TRACE_BLOCK, b->gva, b->gpfn << PAGE_SHIFT | PAGE_OFFSET(b->gva), b->bytes, 0);
 	v->env.trace(v, TRACE_BLOCK_HOST, b->gva, (u64)v->cache_rx + b->checked, b->end - b->checked, 0);
@@ -431,7 +429,7 @@ static void trace_block(struct bt_vcpu *v, const struct bt_block *b)
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
 struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode)
 {
-	if (!cache_has_room(v))
+	if (!bt_cache_has_room(v))
 		bt_flush_code(v);
 	struct source s;
 	s.page = v->env.ram(v, gpfn << 12, false);
@@ -443,7 +441,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		s.page2 = v->env.ram(v, gpfn2 << 12, false);
 	if (!s.page2)
 		gpfn2 = 0;
-	u32 maps = v->nmaps, exits = v->nexits;
+	u32 maps = v->nmaps, exits = v->nexits, relocs = v->nrelocs;
 	/* Bytes may change by DMA or another vCPU until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
 		s.copied = start;
@@ -452,6 +450,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 			memcpy(s.copy + PAGE_SIZE, s.page2, 16);
 		v->nmaps = maps;
 		v->nexits = exits;
+		v->nrelocs = relocs;
 		u32 used = v->cache_used, nblocks = v->nblocks;
 		struct bt_block *b = translate_once(v, gva, gpfn, gpfn2, mode, &s);
 		if (!b)
@@ -462,9 +461,10 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		struct span span = span_of(b, start, end);
 		mark_lines(v, &span);
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
-			publish(v, (u32)(b - v->blocks));
+			bt_block_publish(v, (u32)(b - v->blocks));
+			bt_rebase_remember(v, (u32)(b - v->blocks));
 			if (unlikely(v->cpu.traced))
-				trace_block(v, b);
+				bt_trace_block(v, b);
 			return b;
 		}
 		v->cache_used = used;
@@ -472,5 +472,70 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 	}
 	v->nmaps = maps;
 	v->nexits = exits;
+	v->nrelocs = relocs;
 	return NULL;
+}
+
+/* ---- the proof of rebase.c */
+
+static bool same_exits(const struct bt_exit *a, const struct bt_exit *b, u32 n)
+{
+	for (u32 i = 0; i < n; i++)
+		if (a[i].patch != b[i].patch || a[i].stub != b[i].stub || a[i].gva != b[i].gva || a[i].checked != b[i].checked ||
+		    a[i].careful != b[i].careful)
+			return false;
+	return true;
+}
+
+/* What else is translated around it may make the other one shorter or longer. */
+static bool differ(const struct bt_vcpu *v, const struct bt_block *a, const u8 *code, const struct bt_exit *exits, const struct bt_block *b)
+{
+	if (!b || a->bytes != b->bytes)
+		return false;
+	return a->checked != b->checked || a->entry != b->entry || a->end != b->end || a->nexits != b->nexits || a->cpage != b->cpage ||
+	       memcmp(code, v->cache_rw + b->start, b->end - b->start) || !same_exits(exits, v->exits + b->first_exit, b->nexits);
+}
+
+struct rebased {
+	struct bt_block b;
+	u8 code[2 * 0x10000];
+	struct bt_exit exits[TR_EXITS];
+	struct source s;
+};
+
+static bool rebased_wrong(struct bt_vcpu *v, struct bt_block *copy, struct rebased *r)
+{
+	u32 nmaps = v->nmaps, nrelocs = v->nrelocs;
+	struct bt_stats st = v->st;
+	r->b = *copy;
+	memcpy(r->code, v->cache_rw + r->b.start, r->b.end - r->b.start);
+	memcpy(r->exits, v->exits + r->b.first_exit, r->b.nexits * sizeof r->exits[0]);
+	r->s.page = v->env.ram(v, r->b.gpfn << PAGE_SHIFT, false);
+	r->s.copied = PAGE_OFFSET(r->b.gva);
+	copy_up_to(&r->s, PAGE_SIZE);
+	v->cache_used = r->b.start;
+	v->nexits = r->b.first_exit;
+	v->nblocks--;
+	bool wrong = differ(v, &r->b, r->code, r->exits, translate_once(v, r->b.gva, r->b.gpfn, 0, r->b.mode, &r->s));
+	memcpy(v->cache_rw + r->b.start, r->code, r->b.end - r->b.start);
+	memcpy(v->exits + r->b.first_exit, r->exits, r->b.nexits * sizeof r->exits[0]);
+	*copy = r->b;
+	v->nblocks = (u32)(copy - v->blocks) + 1;
+	v->cache_used = r->b.end;
+	v->nexits = r->b.first_exit + r->b.nexits;
+	v->nmaps = nmaps;
+	v->nrelocs = nrelocs;
+	v->st = st;
+	return wrong;
+}
+
+void bt_rebase_check(struct bt_vcpu *v, struct bt_block *copy)
+{
+	struct rebased *r = malloc(sizeof *r);
+	if (r && rebased_wrong(v, copy, r)) {
+		fprintf(stderr, "guise: internal error: vCPU %u: the block for 0x%llx was not rebased right\n", v->id,
+			(unsigned long long)copy->gva);
+		abort();
+	}
+	free(r);
 }

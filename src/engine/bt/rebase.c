@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The same code at another address. A guest maps its programs and libraries elsewhere for each process (ASLR), and blocks are made for one address:
+ * without this each start of a program would translate its libraries anew. Instead the block that was made from the same bytes of the same frame is
+ * copied, and whatever in it depends on the address, or on its place in the cache, is changed as the list says that its translation left.
+ *
+ * What the copy was made from is alive, so its lines are marked and nobody has written to them: what holds for one holds for the other, and both
+ * go together.
+ *
+ * Light code: general registers only, no libc. Threading: the vCPU's thread.
+ */
+#include "engine/bt/bt.h"
+
+/* How far things are from where they were. */
+struct shift {
+	u64 gva;
+	u32 host, exits, cpage;
+	u32 block; /* not a distance: the number of the new one */
+};
+
+static u32 *origin_of(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+{
+	return &v->origin[bt_hash(PAGE_OFFSET(gva), gpfn, mode) % BT_ORIGINS];
+}
+
+void bt_rebase_remember(struct bt_vcpu *v, u32 bi)
+{
+	const struct bt_block *b = &v->blocks[bi];
+	if (b->nrelocs)
+		*origin_of(v, b->gva, b->gpfn, b->mode) = bi;
+}
+
+static void fill(void *p, u64 bytes)
+{
+	__asm__ volatile("rep stosb" : "+D"(p), "+c"(bytes) : "a"(0) : "memory");
+}
+
+static void copy(void *to, const void *from, u64 bytes)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
+}
+
+void bt_rebase_forget(struct bt_vcpu *v)
+{
+	fill(v->origin, sizeof *v->origin * BT_ORIGINS);
+}
+
+static const struct bt_block *find_origin(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+{
+	u32 bi = *origin_of(v, gva, gpfn, mode);
+	const struct bt_block *b = &v->blocks[bi];
+	bool same = bi && b->gpfn == gpfn && b->mode == mode && PAGE_OFFSET(b->gva) == PAGE_OFFSET(gva);
+	return same && !b->dead ? b : NULL;
+}
+
+/* ---- the places in the code */
+
+static void put32(u8 *at, u32 value)
+{
+	__builtin_memcpy(at, &value, sizeof value);
+}
+
+static void add32(u8 *at, u32 n)
+{
+	u32 value;
+	__builtin_memcpy(&value, at, sizeof value);
+	put32(at, value + n);
+}
+
+static void add64(u8 *at, u64 n)
+{
+	u64 value;
+	__builtin_memcpy(&value, at, sizeof value);
+	value += n;
+	__builtin_memcpy(at, &value, sizeof value);
+}
+
+/* mov ecx, block; mov r11d, argument; jmp or call */
+enum { EVENT_BLOCK = 1, EVENT_ARGUMENT = 7, EVENT_DISTANCE = 12 };
+
+static void relocate_event(u8 *at, enum bt_reloc_kind kind, const struct shift *s)
+{
+	put32(at + EVENT_BLOCK, s->block);
+	if (kind == RELOC_EVENT)
+		add32(at + EVENT_ARGUMENT, s->host);
+	else if (kind == RELOC_EVENT_EXIT)
+		add32(at + EVENT_ARGUMENT, s->exits);
+	else if (kind == RELOC_EVENT_SELF)
+		put32(at + EVENT_ARGUMENT, s->block);
+	add32(at + EVENT_DISTANCE, 0 - s->host);
+}
+
+static void relocate_one(u8 *at, enum bt_reloc_kind kind, const struct shift *s)
+{
+	switch (kind) {
+	case RELOC_EVENT:
+	case RELOC_EVENT_PLAIN:
+	case RELOC_EVENT_EXIT:
+	case RELOC_EVENT_SELF:
+		relocate_event(at, kind, s);
+		break;
+	case RELOC_SITE:
+		add32(at, s->host);
+		break;
+	case RELOC_OUT:
+		add32(at, 0 - s->host);
+		break;
+	case RELOC_GVA:
+		add64(at, s->gva);
+		break;
+	case RELOC_NEG_GVA:
+		add64(at, 0 - s->gva);
+		break;
+	case RELOC_CPAGE:
+		add32(at, s->cpage);
+		break;
+	}
+}
+
+static void relocate(struct bt_vcpu *v, const struct bt_block *b, const struct shift *s)
+{
+	for (u32 i = 0; i < b->nrelocs; i++) {
+		const struct bt_reloc *r = &v->relocs[b->relocs + i];
+		relocate_one(v->cache_rw + b->start + r->at, (enum bt_reloc_kind)r->kind, s);
+	}
+}
+
+/* None is linked yet. */
+static void copy_exits(struct bt_vcpu *v, const struct bt_block *from, const struct bt_block *b, const struct shift *s)
+{
+	for (u32 i = 0; i < b->nexits; i++) {
+		struct bt_exit *x = &v->exits[b->first_exit + i];
+		*x = v->exits[from->first_exit + i];
+		x->patch += s->host;
+		x->stub += s->host;
+		x->gva += s->gva;
+		x->next = x->target = 0;
+		put32(v->cache_rw + x->patch, x->stub - (x->patch + 4));
+	}
+}
+
+static struct bt_block *make_block(struct bt_vcpu *v, const struct bt_block *from, gva_t gva, struct shift *s)
+{
+	u32 start = (v->cache_used + 31) & ~31u;
+	*s = (struct shift){
+		.gva = gva - from->gva,
+		.host = start - from->start,
+		.exits = v->nexits - from->first_exit,
+		.block = v->nblocks,
+	};
+	struct bt_block *b = &v->blocks[v->nblocks++];
+	*b = *from;
+	b->gva = gva;
+	b->start += s->host;
+	b->checked += s->host;
+	b->entry += s->host;
+	b->end += s->host;
+	b->first_exit = v->nexits;
+	b->incoming = 0;
+	b->cpage = bt_cpage(v, gva, b->gpfn);
+	s->cpage = b->cpage - from->cpage;
+	v->nexits += b->nexits;
+	v->cache_used = b->end;
+	return b;
+}
+
+struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+{
+	/* Where there are breakpoints a block may have to end earlier. */
+	if (!bt_rebases(gva, mode) || v->debug || !bt_cache_has_room(v))
+		return NULL;
+	const struct bt_block *from = find_origin(v, gva, gpfn, mode);
+	if (!from)
+		return NULL;
+	struct shift s;
+	struct bt_block *b = make_block(v, from, gva, &s);
+	copy(v->cache_rw + b->start, v->cache_rw + from->start, b->end - b->start);
+	relocate(v, b, &s);
+	copy_exits(v, from, b, &s);
+	if (GM_BOUNDS_CHECKS || unlikely(v->cpu.traced))
+		bt_heavy(v);
+	if (GM_BOUNDS_CHECKS)
+		bt_rebase_check(v, b);
+	bt_block_publish(v, s.block);
+	if (unlikely(v->cpu.traced))
+		bt_trace_block(v, b);
+	v->st.rebased++;
+	return b;
+}
