@@ -132,6 +132,7 @@ void bt_block_kill(struct bt_vcpu *v, u32 bi)
 		return;
 	b->dead = true; /* its memory returns with the next flush */
 	unhash(v, bi);
+	bt_rebase_drop(v, bi);
 	unlink_incoming(v, b);
 	jc_drop(v, b);
 }

@@ -40,7 +40,7 @@
 #define BT_ASPACES 8 /* at most; fewer with many vCPUs (engine.c) */
 #define BT_MAX_VCPUS 64
 #define BT_INVAL_MAX 64
-#define BT_ORIGINS (1u << 17) /* entries of the table of blocks by frame (rebase.c) */
+#define BT_ORIGINS (1u << 17) /* chains of blocks that can be rebased */
 #define BT_PENDING 32	      /* more than any access that stops the world makes; stores of one instruction that are remembered, by frame */
 #define BT_SHARED 12	      /* look-ups that one block may share */
 #define BT_SHARE_LINES 8      /* over how many 64-byte lines, at most */
@@ -180,12 +180,14 @@ struct bt_block {
 	u32 hash_next;
 	u32 page_next;
 	u32 crossing_next;
+	u32 origin_next;
 	u32 incoming;	   /* bt_exit list */
 	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
 	u32 relocs;	/* index of the first bt_reloc; blocks that were made from each other share them, and their map */
 	u16 nrelocs;	/* 0: it stays where it is */
 	u8 uses, lacks; /* of MODE_VECTOR: what its instructions rely on, and what others of them would have needed */
+	bool origin;	/* in a chain of vcpu.origin: others are made from it */
 	bool dead;
 };
 
@@ -363,7 +365,7 @@ struct bt_vcpu {
 	u32 nmaps;
 	struct bt_reloc *relocs;
 	u32 nrelocs;
-	u32 *origin; /* the newest block that can be rebased, by a hash of frame, offset and mode */
+	u32 *origin; /* chains of blocks that were translated and can be rebased, by a hash of frame and offset */
 
 	_Atomic u32 kicked, nmi_req;
 	struct bt_vframe *frames;
@@ -618,6 +620,7 @@ u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on thos
 
 /* ---- rebase.c: the same code at another address */
 void bt_rebase_remember(struct bt_vcpu *v, u32 bi); /* this block may be needed elsewhere */
+void bt_rebase_drop(struct bt_vcpu *v, u32 bi);	    /* it is dead */
 void bt_rebase_forget(struct bt_vcpu *v);	    /* all blocks are gone */
 /* A block for gva, made from one of the same code somewhere else; NULL when there is none. */
 struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);

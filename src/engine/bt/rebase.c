@@ -18,16 +18,35 @@ struct shift {
 	u32 block; /* not a distance: the number of the new one */
 };
 
-static u32 *origin_of(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+/* What belongs to a frame stands together, so that few pages of the table are touched. */
+static u32 *chain_of(const struct bt_vcpu *v, gva_t gva, u64 gpfn)
 {
-	return &v->origin[bt_hash(PAGE_OFFSET(gva), gpfn, mode) % BT_ORIGINS];
+	const u32 offsets = 128; /* as many as bt_start_hash has values */
+	u32 group = (u32)(gpfn * 0x9e3779b97f4a7c15ull >> 40) % (BT_ORIGINS / offsets);
+	return &v->origin[group * offsets + bt_start_hash(gva)];
 }
 
 void bt_rebase_remember(struct bt_vcpu *v, u32 bi)
 {
+	struct bt_block *b = &v->blocks[bi];
+	if (!b->nrelocs)
+		return;
+	u32 *chain = chain_of(v, b->gva, b->gpfn);
+	b->origin = true;
+	b->origin_next = *chain;
+	*chain = bi;
+}
+
+void bt_rebase_drop(struct bt_vcpu *v, u32 bi)
+{
 	const struct bt_block *b = &v->blocks[bi];
-	if (b->nrelocs)
-		*origin_of(v, b->gva, b->gpfn, b->mode) = bi;
+	if (!b->origin)
+		return;
+	u32 *link = chain_of(v, b->gva, b->gpfn);
+	while (*link && *link != bi)
+		link = &v->blocks[*link].origin_next;
+	if (*link)
+		*link = b->origin_next;
 }
 
 static void fill(void *p, u64 bytes)
@@ -47,10 +66,12 @@ void bt_rebase_forget(struct bt_vcpu *v)
 
 static const struct bt_block *find_origin(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
-	u32 bi = *origin_of(v, gva, gpfn, mode);
-	const struct bt_block *b = &v->blocks[bi];
-	bool same = bi && b->gpfn == gpfn && b->mode == mode && PAGE_OFFSET(b->gva) == PAGE_OFFSET(gva);
-	return same && !b->dead ? b : NULL;
+	for (u32 i = *chain_of(v, gva, gpfn); i; i = v->blocks[i].origin_next) {
+		const struct bt_block *b = &v->blocks[i];
+		if (b->gpfn == gpfn && b->mode == mode && PAGE_OFFSET(b->gva) == PAGE_OFFSET(gva))
+			return b;
+	}
+	return NULL;
 }
 
 /* ---- the places in the code */
@@ -157,6 +178,7 @@ static struct bt_block *make_block(struct bt_vcpu *v, const struct bt_block *fro
 	b->end += s->host;
 	b->first_exit = v->nexits;
 	b->incoming = 0;
+	b->origin = false;
 	b->cpage = bt_cpage(v, gva, b->gpfn);
 	s->cpage = b->cpage - from->cpage;
 	v->nexits += b->nexits;
