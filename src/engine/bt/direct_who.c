@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#define SAMPLES 2	 /* in a row, that find a process computing */
+#define SAMPLES 6	 /* in a row, that find a process computing */
 #define LONG_NS 40000	 /* between two ways into the kernel, in translated code */
 #define EXITS 64	 /* after so many, look whether the cell pays */
 #define SHORT_NS 13000	 /* of CPU time on average between two exits: it does not */
