@@ -173,11 +173,117 @@ static void links_stay_behind(void **state)
 	end(v);
 }
 
+static gva_t other(u32 n)
+{
+	return 0x7e0000000000ull + n * 0x1234000ull;
+}
+
+/* Blocks that were made from each other become so many, then the oldest moves. */
+static struct bt_block *crowd(struct bt_vcpu *v, const struct code *c, u32 *next)
+{
+	struct bt_block *here = begin(v, c, HERE), *b;
+	u64 moved = v->st.moved;
+
+	assert_non_null(here);
+	for (*next = 0; *next < 100; (*next)++) {
+		b = bt_rebase(v, other(*next), FRAME, MODE);
+		assert_non_null(b);
+		if (v->st.moved != moved)
+			return b;
+		is_as_translated(v, b);
+	}
+	fail_msg("%s: none of 100 has moved", c->name);
+	return NULL;
+}
+
+static void the_oldest_moves(void **state)
+{
+	struct bt_vcpu *v = vcpu();
+
+	for (u32 i = 0; i < ARRAY_SIZE(codes); i++) {
+		struct bt_block *b;
+		u32 last;
+
+		if (!codes[i].moves)
+			continue;
+		b = crowd(v, &codes[i], &last);
+		is_as_translated(v, b);
+		assert_int_equal(b->gva, other(last));
+		assert_ptr_equal(bt_block_find(v, other(last), FRAME, MODE), b);
+		assert_null(bt_block_find(v, HERE, FRAME, MODE));
+		b = bt_rebase(v, other(last + 1), FRAME, MODE);
+		assert_int_equal(b->gva, other(last + 1));
+		is_as_translated(v, b);
+		assert_null(bt_block_find(v, other(0), FRAME, MODE));
+		assert_non_null(bt_block_find(v, other(1), FRAME, MODE));
+		end(v);
+	}
+}
+
+/* What moves is unlinked on both sides, and takes nothing of its neighbours' lists with it. */
+static void what_moves_is_unlinked(void **state)
+{
+	struct bt_vcpu *v = vcpu();
+	struct bt_block *b, *target, *from;
+	u32 last;
+
+	b = crowd(v, &codes[0], &last);
+	target = bt_block_find(v, other(last - 1), FRAME, MODE);
+	from = bt_block_find(v, other(last - 2), FRAME, MODE);
+	assert_non_null(target);
+	assert_non_null(from);
+	bt_block_link(v, b->first_exit, target, false);
+	bt_block_link(v, from->first_exit, target, false);
+	bt_block_link(v, target->first_exit, b, true);
+	while (bt_block_find(v, other(last), FRAME, MODE) == b)
+		assert_non_null(bt_rebase(v, other(200 + (u32)v->st.moved), FRAME, MODE));
+	is_as_translated(v, b);
+	assert_int_equal(b->incoming, 0);
+	assert_int_equal(v->exits[target->first_exit].target, 0);
+	bt_kill_lines(v, FRAME, ~0ull);
+	assert_int_equal(v->exits[from->first_exit].target, 0);
+	bt_leave(v);
+}
+
+/* While an address space knows the page, the block may be in use there. */
+static void what_is_known_stays(void **state)
+{
+	struct bt_vcpu *v = vcpu();
+	struct bt_block *here;
+	u32 last;
+
+	crowd(v, &codes[0], &last);
+	end(v);
+	here = begin(v, &codes[0], HERE);
+	v->mode = MODE;
+	v->itlb = &v->as->itlb;
+	bt_itlb_know(v, here);
+	for (u32 i = 0; i < 3 * last; i++)
+		assert_non_null(bt_rebase(v, other(i), FRAME, MODE));
+	assert_ptr_equal(bt_block_find(v, HERE, FRAME, MODE), here);
+	end(v);
+}
+
+static void code_pages_come_back(void **state)
+{
+	struct bt_vcpu *v = vcpu();
+	u32 last, before;
+
+	crowd(v, &codes[0], &last);
+	before = v->ncpages;
+	for (u32 i = 0; i < 1000; i++)
+		assert_non_null(bt_rebase(v, other(1000 + i), FRAME, MODE));
+	assert_true(v->ncpages <= before + 1);
+	end(v);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(moves_rightly),      cmocka_unit_test(only_the_same_code), cmocka_unit_test(low_code_stays),
-		cmocka_unit_test(goes_with_the_code), cmocka_unit_test(a_flush_forgets),    cmocka_unit_test(links_stay_behind),
+		cmocka_unit_test(moves_rightly),	cmocka_unit_test(only_the_same_code),	  cmocka_unit_test(low_code_stays),
+		cmocka_unit_test(goes_with_the_code),	cmocka_unit_test(a_flush_forgets),	  cmocka_unit_test(links_stay_behind),
+		cmocka_unit_test(the_oldest_moves),	cmocka_unit_test(what_moves_is_unlinked), cmocka_unit_test(what_is_known_stays),
+		cmocka_unit_test(code_pages_come_back),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

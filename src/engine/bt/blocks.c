@@ -46,21 +46,40 @@ void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checke
 {
 	struct bt_exit *x = &v->exits[exit];
 	x->target = (u32)(to - v->blocks);
+	x->prev = 0;
 	x->next = to->incoming;
+	if (x->next)
+		v->exits[x->next - 1].prev = exit + 1;
 	to->incoming = exit + 1;
 	put32(v, x->patch, (checked ? to->checked : to->entry) - (x->patch + 4));
 }
 
+static void let_go(struct bt_vcpu *v, struct bt_exit *x)
+{
+	put32(v, x->patch, x->stub - (x->patch + 4));
+	x->target = x->next = x->prev = 0;
+}
+
+void bt_exit_unlink(struct bt_vcpu *v, u32 exit)
+{
+	struct bt_exit *x = &v->exits[exit];
+	if (!x->target)
+		return;
+	if (x->next)
+		v->exits[x->next - 1].prev = x->prev;
+	if (x->prev)
+		v->exits[x->prev - 1].next = x->next;
+	else
+		v->blocks[x->target].incoming = x->next;
+	let_go(v, x);
+}
+
 static void unlink_incoming(struct bt_vcpu *v, struct bt_block *b)
 {
-	u32 self = (u32)(b - v->blocks);
 	for (u32 i = b->incoming; i;) {
 		struct bt_exit *x = &v->exits[i - 1];
 		i = x->next;
-		if (x->target != self)
-			continue;
-		put32(v, x->patch, x->stub - (x->patch + 4));
-		x->target = 0;
+		let_go(v, x);
 	}
 	b->incoming = 0;
 }
@@ -123,6 +142,17 @@ static void unhash(struct bt_vcpu *v, u32 bi)
 		*link = b->hash_next;
 }
 
+void bt_block_retire(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	unhash(v, bi);
+	unlink_incoming(v, b);
+	jc_drop(v, b);
+	bt_cpage_put(v, b->cpage);
+	if (b->gpfn2)
+		bt_cpage_put(v, b->cpage2);
+}
+
 /* ---- invalidation */
 
 void bt_block_kill(struct bt_vcpu *v, u32 bi)
@@ -131,10 +161,8 @@ void bt_block_kill(struct bt_vcpu *v, u32 bi)
 	if (b->dead)
 		return;
 	b->dead = true; /* its memory returns with the next flush */
-	unhash(v, bi);
 	bt_rebase_drop(v, bi);
-	unlink_incoming(v, b);
-	jc_drop(v, b);
+	bt_block_retire(v, bi);
 }
 
 static u64 block_lines(const struct bt_block *b)

@@ -88,7 +88,8 @@ enum { META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7 }; /* bits 0-5: table page
 struct bt_cpage {
 	u64 vpn;
 	u32 gpfn;
-	u32 next; /* of the chain by vpn */
+	u32 next;   /* of the chain by vpn, or of those that are free */
+	u32 blocks; /* that know it by this number */
 };
 
 struct bt_itlb {
@@ -140,7 +141,8 @@ enum {
 struct bt_exit {
 	u32 patch;  /* cache offset of the rel32 */
 	u32 stub;   /* cache offset of its stub */
-	u32 next;   /* in the target's list of incoming exits, 0 = end */
+	u32 next;   /* in the target's list of incoming exits (numbers from 1), 0 = end */
+	u32 prev;   /* the same, 0 = first */
 	u32 target; /* block it is linked to, 0 = none */
 	u64 gva;
 	bool checked; /* always by the target's checked entry */
@@ -181,6 +183,9 @@ struct bt_block {
 	u32 page_next;
 	u32 crossing_next;
 	u32 origin_next;
+	u32 twin;	   /* the next in the ring of blocks that were made from one and the same, itself among them */
+	u32 newest_twin;   /* of an origin: the one behind it was made or moved longest ago */
+	u32 twins;	   /* of an origin: how many */
 	u32 incoming;	   /* bt_exit list */
 	u32 cpage, cpage2; /* of gpfn and gpfn2 */
 	u32 first_exit, nexits;
@@ -219,8 +224,8 @@ enum {
 };
 
 struct bt_stats {
-	u64 blocks, rebased, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses, dispatches,
-		light, irqs, aspace_evictions, straddles, signals;
+	u64 blocks, rebased, moved, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses,
+		dispatches, light, irqs, aspace_evictions, straddles, signals;
 	u64 direct_runs;
 	u64 too_large; /* blocks that could not be laid out: interpreted */
 };
@@ -356,7 +361,7 @@ struct bt_vcpu {
 	struct bt_block *blocks;
 	u32 nblocks;
 	struct bt_cpage *cpages;
-	u32 ncpages;
+	u32 ncpages, free_cpage;
 	u32 cpage_hash[BT_CPAGE_HASH];
 	u32 *hash;
 	struct bt_exit *exits;
@@ -582,7 +587,9 @@ void bt_itlb_enter(struct bt_vcpu *v, gva_t gva, u64 gpfn);
 void bt_itlb_drop(struct bt_vcpu *v, struct bt_itlb *t, gva_t gva);
 void bt_itlb_clear(struct bt_vcpu *v, struct bt_itlb *t);
 void bt_itlb_know(struct bt_vcpu *v, const struct bt_block *b);
-u32 bt_cpage(struct bt_vcpu *v, gva_t gva, u64 gpfn); /* there must be room */
+u32 bt_cpage(struct bt_vcpu *v, gva_t gva, u64 gpfn);	    /* for one block more; there must be room */
+void bt_cpage_put(struct bt_vcpu *v, u32 cpage);	    /* for one less */
+bool bt_cpage_is_known(const struct bt_vcpu *v, u32 cpage); /* to any address space as user code */
 void bt_cpages_reset(struct bt_vcpu *v);
 
 /* Calls nested deeper than the return stack push into the guard page below it. */
@@ -612,7 +619,9 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
-void bt_block_enter(struct bt_vcpu *v, u32 bi);	  /* can be found from now on */
+void bt_block_enter(struct bt_vcpu *v, u32 bi);	 /* can be found from now on */
+void bt_block_retire(struct bt_vcpu *v, u32 bi); /* the opposite: nothing leads to it any more */
+void bt_exit_unlink(struct bt_vcpu *v, u32 exit);
 void bt_block_publish(struct bt_vcpu *v, u32 bi); /* the same of a new one, which is dropped with its frame's code */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);

@@ -145,6 +145,7 @@ static const struct {
 } counters[] = {
 	{"blocks", AT(blocks)},
 	{"rebased", AT(rebased)},
+	{"moved", AT(moved)},
 	{"guest_bytes", AT(guest_bytes)},
 	{"host_bytes", AT(host_bytes)},
 	{"flushes", AT(flushes)},

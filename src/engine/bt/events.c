@@ -124,7 +124,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	v->cpu.rip = to;
 	struct bt_block *b;
 	void *h = bt_dispatch_block(v, x->careful ? MODE_CAREFUL : 0, &b);
-	if (b && b->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
+	if (b && b->gva == to && x->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
 		bt_block_link(v, exit, b, x->checked || (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return bt_finish(v, h);
 }

@@ -90,17 +90,55 @@ void bt_itlb_clear(struct bt_vcpu *v, struct bt_itlb *t)
 
 /* ---- code pages */
 
+static u32 new_cpage(struct bt_vcpu *v)
+{
+	u32 i = v->free_cpage;
+	if (!i)
+		return v->ncpages++;
+	v->free_cpage = v->cpages[i].next;
+	return i;
+}
+
 u32 bt_cpage(struct bt_vcpu *v, gva_t gva, u64 gpfn)
 {
 	u64 vpn = vpn_of(gva);
 	u32 *chain = &v->cpage_hash[chain_of(vpn)];
-	for (u32 i = *chain; i; i = v->cpages[i].next)
-		if (v->cpages[i].vpn == vpn && v->cpages[i].gpfn == gpfn)
+	for (u32 i = *chain; i; i = v->cpages[i].next) {
+		if (v->cpages[i].vpn == vpn && v->cpages[i].gpfn == gpfn) {
+			v->cpages[i].blocks++;
 			return i;
-	u32 i = v->ncpages++;
-	v->cpages[i] = (struct bt_cpage){.vpn = vpn, .gpfn = (u32)gpfn, .next = *chain};
+		}
+	}
+	u32 i = new_cpage(v);
+	v->cpages[i] = (struct bt_cpage){.vpn = vpn, .gpfn = (u32)gpfn, .next = *chain, .blocks = 1};
 	*chain = i;
 	return i;
+}
+
+bool bt_cpage_is_known(const struct bt_vcpu *v, u32 cpage)
+{
+	for (u32 i = 0; i < v->vm->aspaces; i++)
+		if (v->aspaces[i] && v->aspaces[i]->itlb.known[cpage])
+			return true;
+	return false;
+}
+
+/* Whoever gets the number next is known nowhere. */
+void bt_cpage_put(struct bt_vcpu *v, u32 cpage)
+{
+	struct bt_cpage *p = &v->cpages[cpage];
+	if (--p->blocks)
+		return;
+	for (u32 i = 0; i < v->vm->aspaces; i++)
+		if (v->aspaces[i])
+			v->aspaces[i]->itlb.known[cpage] = 0;
+	v->kitlb.known[cpage] = 0;
+	u32 *link = &v->cpage_hash[chain_of(p->vpn)];
+	while (*link != cpage)
+		link = &v->cpages[*link].next;
+	*link = p->next;
+	p->next = v->free_cpage;
+	v->free_cpage = cpage;
 }
 
 static void know(struct bt_itlb *t, u32 cpage)
@@ -132,4 +170,5 @@ void bt_cpages_reset(struct bt_vcpu *v)
 	clear_known(v, &v->kitlb);
 	clear(v->cpage_hash, sizeof v->cpage_hash);
 	v->ncpages = 1;
+	v->free_cpage = 0;
 }

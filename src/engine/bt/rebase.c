@@ -7,9 +7,14 @@
  * What the copy was made from is alive, so its lines are marked and nobody has written to them: what holds for one holds for the other, and both
  * go together.
  *
+ * Processes end, and their blocks would fill the cache. So of the blocks that were made from one, once there are some, that of the page which no
+ * address space knows any more moves: the host code stays where it is, in the host's caches too.
+ *
  * Light code: general registers only, no libc. Threading: the vCPU's thread.
  */
 #include "engine/bt/bt.h"
+
+#define TWINS 8 /* as many as a guest with PCIDs has processes known at a time, and some */
 
 /* How far things are from where they were. */
 struct shift {
@@ -33,6 +38,8 @@ void bt_rebase_remember(struct bt_vcpu *v, u32 bi)
 		return;
 	u32 *chain = chain_of(v, b->gva, b->gpfn);
 	b->origin = true;
+	b->twin = b->newest_twin = bi;
+	b->twins = 1;
 	b->origin_next = *chain;
 	*chain = bi;
 }
@@ -64,10 +71,10 @@ void bt_rebase_forget(struct bt_vcpu *v)
 	fill(v->origin, sizeof *v->origin * BT_ORIGINS);
 }
 
-static const struct bt_block *find_origin(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
+static struct bt_block *find_origin(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
 	for (u32 i = *chain_of(v, gva, gpfn); i; i = v->blocks[i].origin_next) {
-		const struct bt_block *b = &v->blocks[i];
+		struct bt_block *b = &v->blocks[i];
 		if (b->gpfn == gpfn && b->mode == mode && PAGE_OFFSET(b->gva) == PAGE_OFFSET(gva))
 			return b;
 	}
@@ -160,7 +167,9 @@ static void copy_exits(struct bt_vcpu *v, const struct bt_block *from, const str
 	}
 }
 
-static struct bt_block *make_block(struct bt_vcpu *v, const struct bt_block *from, gva_t gva, struct shift *s)
+/* ---- copying */
+
+static struct bt_block *append_block(struct bt_vcpu *v, const struct bt_block *from, gva_t gva, struct shift *s)
 {
 	u32 start = (v->cache_used + 31) & ~31u;
 	*s = (struct shift){
@@ -186,26 +195,83 @@ static struct bt_block *make_block(struct bt_vcpu *v, const struct bt_block *fro
 	return b;
 }
 
+static void join_ring(struct bt_vcpu *v, struct bt_block *origin, struct bt_block *b)
+{
+	struct bt_block *newest = &v->blocks[origin->newest_twin];
+	b->twin = newest->twin;
+	newest->twin = origin->newest_twin = (u32)(b - v->blocks);
+	origin->twins++;
+}
+
+static struct bt_block *copy_block(struct bt_vcpu *v, struct bt_block *origin, gva_t gva)
+{
+	struct shift s;
+	struct bt_block *b = append_block(v, origin, gva, &s);
+	copy(v->cache_rw + b->start, v->cache_rw + origin->start, b->end - b->start);
+	relocate(v, b, &s);
+	copy_exits(v, origin, b, &s);
+	join_ring(v, origin, b);
+	bt_block_publish(v, s.block);
+	v->st.rebased++;
+	return b;
+}
+
+/* ---- moving */
+
+/* The one that was made or moved longest ago, when nobody can get to it but through the dispatcher. */
+static struct bt_block *find_idle(const struct bt_vcpu *v, const struct bt_block *origin)
+{
+	if (origin->twins < TWINS)
+		return NULL;
+	struct bt_block *b = &v->blocks[v->blocks[origin->newest_twin].twin];
+	return b->dead || bt_cpage_is_known(v, b->cpage) ? NULL : b;
+}
+
+static void move_exits(struct bt_vcpu *v, const struct bt_block *b, u64 by)
+{
+	for (u32 i = b->first_exit; i < b->first_exit + b->nexits; i++) {
+		bt_exit_unlink(v, i);
+		v->exits[i].gva += by;
+	}
+}
+
+/* Whoever holds its address on the return stack finds there what its code is now: a return to the block's new address. */
+static struct bt_block *move_block(struct bt_vcpu *v, struct bt_block *origin, struct bt_block *b, gva_t gva)
+{
+	u32 bi = (u32)(b - v->blocks), cpage = bt_cpage(v, gva, b->gpfn);
+	struct shift s = {.gva = gva - b->gva, .block = bi, .cpage = cpage - b->cpage};
+	bt_block_retire(v, bi);
+	move_exits(v, b, s.gva);
+	relocate(v, b, &s);
+	b->gva = gva;
+	b->cpage = cpage;
+	bt_block_enter(v, bi);
+	origin->newest_twin = bi;
+	v->st.moved++;
+	return b;
+}
+
+/* ---- */
+
+static void look_at_it(struct bt_vcpu *v, struct bt_block *b)
+{
+	bt_heavy(v);
+	if (GM_BOUNDS_CHECKS)
+		bt_rebase_check(v, b);
+	if (v->cpu.traced)
+		bt_trace_block(v, b);
+}
+
 struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
 	/* Where there are breakpoints a block may have to end earlier. */
 	if (!bt_rebases(gva, mode) || v->debug || !bt_cache_has_room(v))
 		return NULL;
-	const struct bt_block *from = find_origin(v, gva, gpfn, mode);
-	if (!from)
+	struct bt_block *origin = find_origin(v, gva, gpfn, mode);
+	if (!origin)
 		return NULL;
-	struct shift s;
-	struct bt_block *b = make_block(v, from, gva, &s);
-	copy(v->cache_rw + b->start, v->cache_rw + from->start, b->end - b->start);
-	relocate(v, b, &s);
-	copy_exits(v, from, b, &s);
+	struct bt_block *idle = find_idle(v, origin), *b = idle ? move_block(v, origin, idle, gva) : copy_block(v, origin, gva);
 	if (GM_BOUNDS_CHECKS || unlikely(v->cpu.traced))
-		bt_heavy(v);
-	if (GM_BOUNDS_CHECKS)
-		bt_rebase_check(v, b);
-	bt_block_publish(v, s.block);
-	if (unlikely(v->cpu.traced))
-		bt_trace_block(v, b);
-	v->st.rebased++;
+		look_at_it(v, b);
 	return b;
 }

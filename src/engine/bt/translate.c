@@ -497,32 +497,33 @@ static bool differ(const struct bt_vcpu *v, const struct bt_block *a, const u8 *
 }
 
 struct rebased {
-	struct bt_block b;
-	u8 code[2 * 0x10000];
+	u8 code[BT_CACHE_RESERVE];
 	struct bt_exit exits[TR_EXITS];
 	struct source s;
 };
 
+/* In its own place, where what stood there, and behind it, is put back. */
 static bool rebased_wrong(struct bt_vcpu *v, struct bt_block *copy, struct rebased *r)
 {
-	u32 nmaps = v->nmaps, nrelocs = v->nrelocs;
+	const struct bt_block b = *copy;
+	u32 used = v->cache_used, nblocks = v->nblocks, nexits = v->nexits, nmaps = v->nmaps, nrelocs = v->nrelocs;
 	struct bt_stats st = v->st;
-	r->b = *copy;
-	memcpy(r->code, v->cache_rw + r->b.start, r->b.end - r->b.start);
-	memcpy(r->exits, v->exits + r->b.first_exit, r->b.nexits * sizeof r->exits[0]);
-	r->s.page = v->env.ram(v, r->b.gpfn << PAGE_SHIFT, false);
-	r->s.copied = PAGE_OFFSET(r->b.gva);
+	memcpy(r->code, v->cache_rw + b.start, sizeof r->code);
+	memcpy(r->exits, v->exits + b.first_exit, sizeof r->exits);
+	r->s.page = v->env.ram(v, b.gpfn << PAGE_SHIFT, false);
+	r->s.copied = PAGE_OFFSET(b.gva);
 	copy_up_to(&r->s, PAGE_SIZE);
-	v->cache_used = r->b.start;
-	v->nexits = r->b.first_exit;
-	v->nblocks--;
-	bool wrong = differ(v, &r->b, r->code, r->exits, translate_once(v, r->b.gva, r->b.gpfn, 0, r->b.mode, &r->s));
-	memcpy(v->cache_rw + r->b.start, r->code, r->b.end - r->b.start);
-	memcpy(v->exits + r->b.first_exit, r->exits, r->b.nexits * sizeof r->exits[0]);
-	*copy = r->b;
-	v->nblocks = (u32)(copy - v->blocks) + 1;
-	v->cache_used = r->b.end;
-	v->nexits = r->b.first_exit + r->b.nexits;
+	v->cache_used = b.start;
+	v->nexits = b.first_exit;
+	v->nblocks = (u32)(copy - v->blocks);
+	bool wrong = differ(v, &b, r->code, r->exits, translate_once(v, b.gva, b.gpfn, 0, b.mode, &r->s));
+	bt_cpage_put(v, copy->cpage);
+	memcpy(v->cache_rw + b.start, r->code, sizeof r->code);
+	memcpy(v->exits + b.first_exit, r->exits, sizeof r->exits);
+	*copy = b;
+	v->nblocks = nblocks;
+	v->cache_used = used;
+	v->nexits = nexits;
 	v->nmaps = nmaps;
 	v->nrelocs = nrelocs;
 	v->st = st;
