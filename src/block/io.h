@@ -3,7 +3,7 @@
  * Asynchronous file I/O on the host: io_uring where the kernel grants it, a pool of threads where it does not. Both finish what they are
  * given: short transfers are continued, EINTR repeated, missing fallocate modes replaced.
  *
- * Threading: io_submit from any thread; it never waits for a device. Completions arrive in batches on any thread, perhaps the submitter's
+ * Threading: io_submit from any thread; it never waits for a device (io_inline.h does, in rare cases and with a limit). Completions arrive in batches on any thread, perhaps the submitter's
  * own before io_submit returns; so no lock that `done` takes may be held across io_submit.
  */
 #pragma once
@@ -20,6 +20,8 @@ enum io_op {
 	IO_ZERO_UNMAP, /* zeroes, preferably without storage */
 	IO_ZERO,       /* zeroes, storage stays */
 	IO_ZERO_WRITE, /* zeroes by writing them; the last resort of the two above */
+	IO_FETCH,      /* advice: the range is going to be read */
+	IO_WRITE_OUT,  /* advice: what was written there may go to the disk */
 };
 
 struct io_req {

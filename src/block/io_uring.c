@@ -9,6 +9,7 @@
 #include "block/io.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
@@ -58,6 +59,10 @@ static void prepare(struct io_uring_sqe *sqe, struct io_req *r)
 		io_uring_prep_fallocate(sqe, r->fd, mode, (off_t)r->off, (off_t)r->len);
 	else if (r->op == IO_FLUSH)
 		io_uring_prep_fsync(sqe, r->fd, IORING_FSYNC_DATASYNC);
+	else if (r->op == IO_FETCH)
+		io_uring_prep_fadvise(sqe, r->fd, r->off, (off_t)r->len, POSIX_FADV_WILLNEED);
+	else if (r->op == IO_WRITE_OUT)
+		io_uring_prep_sync_file_range(sqe, r->fd, (unsigned)r->len, r->off, SYNC_FILE_RANGE_WRITE);
 	else if (r->op == IO_READ)
 		io_uring_prep_readv(sqe, r->fd, r->iov, r->niov, r->off);
 	else
