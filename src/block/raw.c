@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Raw images: byte n of the disk is byte n of the file.
+ * Raw images: byte n of the disk is byte n of the file. What is a mere copy from or to the page cache the submitter does itself; an engine does the
+ * rest.
  *
  * A flush that failed once fails ever after: the kernel reports a lost write only to the first fsync, and a later success must not be
  * taken by the guest for safety of data that is gone.
  */
 #include "block/block.h"
 #include "block/hostfile.h"
+#include "block/io_inline.h"
+#include "block/io_stream.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +18,8 @@ struct raw_image {
 	struct block_image img;
 	struct hostfile file;
 	struct io_engine *io;
+	struct io_inline inline_io;
+	struct io_stream stream;
 	struct block_client client;
 	bool unsafe, discard;
 	bool flush_failed; /* atomic */
@@ -54,20 +59,44 @@ static void translate(struct raw_image *raw, struct block_req *r)
 		r->io.op = IO_ZERO;
 }
 
+static void finished(struct raw_image *raw, struct block_req *r)
+{
+	r->result = r->io.result;
+	if (r->result && (r->op == BLOCK_FLUSH || r->durable))
+		__atomic_store_n(&raw->flush_failed, true, __ATOMIC_RELEASE);
+	if (!r->result && r->op == BLOCK_WRITE && !raw->unsafe)
+		io_stream_written(&raw->stream, r->off, r->len);
+}
+
+/* True when it is done, because it needs no I/O or none that has to be waited for. */
+static bool done_at_once(struct raw_image *raw, struct block_req *r, u64 *budget)
+{
+	bool done;
+
+	if (settled(raw, r))
+		return true;
+	translate(raw, r);
+	done = io_inline_try(&raw->inline_io, &r->io, budget);
+	if (r->op == BLOCK_READ)
+		io_stream_read(&raw->stream, r->off, r->len, done);
+	if (done)
+		finished(raw, r);
+	return done;
+}
+
 static void raw_submit(struct block_image *img, struct block_req **reqs, u32 n)
 {
 	struct raw_image *raw = of(img);
 	struct block_req *done[IO_BATCH];
 	struct io_req *ios[IO_BATCH];
 	u32 ndone = 0, nios = 0;
+	u64 budget = IO_INLINE_BUDGET;
 
 	for (u32 i = 0; i < n; i++) {
-		if (settled(raw, reqs[i])) {
+		if (done_at_once(raw, reqs[i], &budget))
 			done[ndone++] = reqs[i];
-		} else {
-			translate(raw, reqs[i]);
+		else
 			ios[nios++] = &reqs[i]->io;
-		}
 		if ((nios == IO_BATCH || i + 1 == n) && nios) {
 			io_submit(raw->io, ios, nios);
 			nios = 0;
@@ -83,14 +112,16 @@ static void raw_done(void *opaque, struct io_req **ios, u32 n)
 {
 	struct raw_image *raw = opaque;
 	struct block_req *reqs[IO_BATCH];
+	u32 ndone = 0;
 
 	for (u32 i = 0; i < n; i++) {
-		reqs[i] = container_of(ios[i], struct block_req, io);
-		reqs[i]->result = ios[i]->result;
-		if (reqs[i]->result && (reqs[i]->op == BLOCK_FLUSH || reqs[i]->durable))
-			__atomic_store_n(&raw->flush_failed, true, __ATOMIC_RELEASE);
+		if (io_stream_owns(&raw->stream, ios[i]))
+			continue;
+		reqs[ndone] = container_of(ios[i], struct block_req, io);
+		finished(raw, reqs[ndone++]);
 	}
-	raw->client.done(raw->client.opaque, reqs, n);
+	if (ndone)
+		raw->client.done(raw->client.opaque, reqs, ndone);
 }
 
 static void raw_kicked(void *opaque)
@@ -109,6 +140,7 @@ static void raw_close(struct block_image *img)
 {
 	struct raw_image *raw = of(img);
 
+	io_stream_destroy(&raw->stream);
 	io_engine_free(raw->io);
 	hostfile_close(&raw->file);
 	free(raw);
@@ -131,12 +163,13 @@ static int raw_open(struct block_image **out, const struct block_options *o, con
 	raw->unsafe = o->unsafe;
 	raw->discard = o->discard;
 	raw->img = (struct block_image){&block_raw, raw->file.size, raw->file.physical_block, o->readonly};
-	r = io_engine_new(&raw->io, o->io, o->depth, &io_client, e);
+	r = io_engine_new(&raw->io, o->io, o->depth + IO_STREAM_REQS, &io_client, e);
 	if (r) {
 		hostfile_close(&raw->file);
 		free(raw);
 		return r;
 	}
+	io_stream_init(&raw->stream, raw->io, raw->file.fd, raw->file.size);
 	*out = &raw->img;
 	return 0;
 }

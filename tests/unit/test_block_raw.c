@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Raw images on both I/O engines: bytes, ranges, discards, and every way that opening can fail. */
 #include "block/block.h"
+#include "block/io_inline.h"
+#include "block/io_stream.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,13 +72,13 @@ static int open_as(struct world *w, struct block_options o, struct err *e)
 	return block_open(&w->img, &o, &client, e);
 }
 
-static int setup_io(void **state, const char *io)
+static int setup_at(void **state, const char *io, const char *template)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	struct err e = {0};
 	int fd;
 
-	strcpy(w->path, "/tmp/guise-test-disk-XXXXXX");
+	strcpy(w->path, template);
 	w->io = io;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
@@ -91,11 +94,16 @@ static int setup_io(void **state, const char *io)
 
 static int setup_auto(void **state)
 {
-	return setup_io(state, "auto");
+	return setup_at(state, "auto", "/tmp/guise-test-disk-XXXXXX");
 }
 static int setup_threads(void **state)
 {
-	return setup_io(state, "threads");
+	return setup_at(state, "threads", "/tmp/guise-test-disk-XXXXXX");
+}
+/* A file system in memory: no disk to be direct with, and on many kernels no RWF_NOWAIT. */
+static int setup_memory(void **state)
+{
+	return setup_at(state, "auto", "/dev/shm/guise-test-disk-XXXXXX");
 }
 
 static int teardown(void **state)
@@ -199,6 +207,85 @@ static void many_at_once(void **state)
 			assert_int_equal(buf[i][0], (u8)(i + (round & ~1u)));
 		}
 	}
+}
+
+/* Takes what is on the disk out of the page cache, so that the next read has to wait for it. */
+static void forget_pages(struct world *w)
+{
+	int fd = open(w->path, O_RDONLY);
+
+	assert_int_equal(fsync(fd), 0);
+	assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	close(fd);
+}
+
+static void reopen_with_size(struct world *w, u64 size)
+{
+	struct err e = {0};
+
+	block_close(w->img);
+	assert_int_equal(truncate(w->path, (off_t)size), 0);
+	if (open_as(w, (struct block_options){.discard = true}, &e))
+		fail_msg("%s", e.msg);
+}
+
+static void number_words(u32 *words, u64 off, u64 len)
+{
+	for (u64 i = 0; i < len / 4; i++)
+		words[i] = (u32)((off / 4 + i) * 2654435761u);
+}
+
+/* Long enough for advice, in requests of all sizes, odd places among them; and closed while advice may still be in flight. */
+static void streams_keep_their_bytes(void **state)
+{
+	static const u32 sizes[] = {1 << 20, 1016 << 10, 8 << 10, 512, 256 << 10, 3 << 20, 1536, 128 << 10};
+	u64 size = 40 * MiB;
+	struct world *w = *state;
+	u32 *out = malloc(4 * MiB), *in = malloc(4 * MiB);
+
+	reopen_with_size(w, size);
+	for (u32 round = 0; round < 3; round++) {
+		if (round)
+			forget_pages(w);
+		for (u64 off = 0, i = 0, len; off < size; off += len, i++) {
+			len = sizes[i % ARRAY_SIZE(sizes)] < size - off ? sizes[i % ARRAY_SIZE(sizes)] : size - off;
+			number_words(out, off, len);
+			if (!round)
+				assert_int_equal(transfer(w, BLOCK_WRITE, off, out, len), 0);
+			memset(in, 0, len);
+			assert_int_equal(transfer(w, BLOCK_READ, off, in, len), 0);
+			assert_memory_equal(in, out, len);
+		}
+		assert_int_equal(run(w, (struct block_req){.op = BLOCK_FLUSH}), 0);
+	}
+	free(in);
+	free(out);
+}
+
+/* The first pages of a request are there, others are not: copied at once in part, and the rest follows. */
+static void partly_cached(void **state)
+{
+	struct world *w = *state;
+	u8 *buf = malloc(DISK);
+	struct iovec iov[3] = {{buf, 1000}, {buf + 1000, 65536}, {buf + 66536, DISK - 66536 - 512}};
+
+	number_words((u32 *)buf, 0, DISK);
+	assert_int_equal(transfer(w, BLOCK_WRITE, 0, buf, DISK), 0);
+	for (u32 at = 0; at < DISK; at += DISK / 8) {
+		u32 *page = malloc(4096);
+
+		forget_pages(w);
+		assert_int_equal(transfer(w, BLOCK_READ, at, page, 4096), 0);
+		memset(buf, 0, DISK);
+		for (u32 i = 0; i < 3; i++)
+			iov[i].iov_base = buf + (i > 0) * 1000 + (i > 1) * 65536;
+		iov[0].iov_len = 1000, iov[1].iov_len = 65536, iov[2].iov_len = DISK / 2 - 66536;
+		assert_int_equal(run(w, (struct block_req){.op = BLOCK_READ, .off = 512, .len = DISK / 2, .iov = iov, .niov = 3}), 0);
+		for (u32 i = 0; i < DISK / 8; i++)
+			assert_int_equal(((u32 *)buf)[i], (i + 128) * 2654435761u);
+		free(page);
+	}
+	free(buf);
 }
 
 static bool is_zero(struct world *w, u64 off, u64 len)
@@ -398,6 +485,137 @@ static void steps(void **state)
 	assert_int_equal(r.result, -ENOSPC);
 }
 
+static bool try_write(struct io_inline *il, int fd, bool durable, u64 *budget)
+{
+	static u8 buf[4096];
+	struct iovec iov = {buf, sizeof(buf)};
+	struct io_req r = {.op = IO_WRITE, .durable = durable, .fd = fd, .len = sizeof(buf), .iov = &iov, .niov = 1};
+
+	memset(buf, 0x55, sizeof(buf));
+	return io_inline_try(il, &r, budget) && !r.result;
+}
+
+static off_t size_of(int fd)
+{
+	return lseek(fd, 0, SEEK_END);
+}
+
+/* What the submitter does itself, and what it leaves alone without having touched it. */
+static void inline_knows_its_limits(void **state)
+{
+	struct world *w = *state;
+	struct io_inline il = {.no_nowait_write = true};
+	u64 budget = 8192, little = 4095;
+	int fd;
+
+	assert_int_equal(truncate(w->path, 0), 0);
+	fd = open(w->path, O_RDWR);
+	assert_false(try_write(&il, fd, true, &budget));
+	assert_false(try_write(&il, fd, false, &little));
+	assert_false(try_write(&il, -1, false, &budget));
+	il.resume_at = host_now_ns() + 3600 * 1000000000ull;
+	assert_false(try_write(&il, fd, false, &budget));
+	assert_int_equal(size_of(fd), 0);
+	assert_int_equal(budget, 8192);
+	il.resume_at = 0;
+	assert_true(try_write(&il, fd, false, &budget));
+	assert_int_equal(size_of(fd), 4096);
+	assert_int_equal(budget, 4096);
+	close(fd);
+}
+
+/* An engine that keeps advice until it is told to finish it. */
+struct advised {
+	struct io_engine eng;
+	struct io_stream stream;
+	struct io_req *in_flight;
+	u32 n;
+	u64 off, len;
+	enum io_op op;
+};
+
+static void advised_submit(struct io_engine *eng, struct io_req **reqs, u32 n)
+{
+	struct advised *a = container_of(eng, struct advised, eng);
+
+	assert_int_equal(n, 1);
+	assert_null(a->in_flight);
+	a->in_flight = reqs[0];
+	a->n++;
+	a->off = reqs[0]->off;
+	a->len = reqs[0]->len;
+	a->op = reqs[0]->op;
+}
+
+static const struct io_engine_ops advised_ops = {.name = "test", .submit = advised_submit};
+
+static void advised_finish(struct advised *a)
+{
+	struct io_req other = {0};
+
+	assert_false(io_stream_owns(&a->stream, &other));
+	if (a->in_flight)
+		assert_true(io_stream_owns(&a->stream, a->in_flight));
+	a->in_flight = NULL;
+}
+
+static void streams_are_recognized(void **state)
+{
+	struct advised a = {.eng.ops = &advised_ops};
+
+	io_stream_init(&a.stream, &a.eng, -1, 64 * MiB);
+	for (u64 i = 0; i < 64; i++) /* here and there */
+		io_stream_read(&a.stream, i * 37 % 64 * MiB, 64 * KiB, false);
+	for (u64 i = 0; i < 8; i++) { /* here and there, in the cache: nothing to fetch */
+		io_stream_written(&a.stream, (7 - i) * MiB, MiB);
+		assert_int_equal(a.n, 0);
+	}
+	io_stream_read(&a.stream, 10 * MiB, 2 * MiB, false);
+	io_stream_read(&a.stream, 12 * MiB, 1 * MiB, false);
+	assert_int_equal(a.n, 0);
+	io_stream_read(&a.stream, 13 * MiB, 1 * MiB, false);
+	assert_int_equal(a.n, 1);
+	assert_int_equal(a.op, IO_FETCH);
+	assert_int_equal(a.off, 14 * MiB);
+	assert_int_equal(a.len, 4 * MiB);
+	io_stream_read(&a.stream, 14 * MiB, 8 * MiB, true); /* one is in flight */
+	assert_int_equal(a.n, 1);
+	advised_finish(&a);
+	io_stream_read(&a.stream, 22 * MiB, 10 * MiB, true);
+	assert_int_equal(a.off, 32 * MiB);
+	assert_int_equal(a.len, 16 * MiB);
+	advised_finish(&a);
+	io_stream_read(&a.stream, 32 * MiB, 20 * MiB, true); /* not past the end */
+	assert_int_equal(a.n, 3);
+	assert_int_equal(a.off + a.len, 64 * MiB);
+	advised_finish(&a);
+	io_stream_read(&a.stream, 52 * MiB, 12 * MiB, true);
+	assert_int_equal(a.n, 3);
+	for (u64 i = 0; i < 7; i++)
+		io_stream_written(&a.stream, 20 * MiB + i * MiB, MiB);
+	assert_int_equal(a.n, 4);
+	assert_int_equal(a.op, IO_WRITE_OUT);
+	assert_int_equal(a.off, 20 * MiB);
+	assert_int_equal(a.len, 4 * MiB);
+	advised_finish(&a);
+	io_stream_written(&a.stream, 27 * MiB, MiB);
+	assert_int_equal(a.off, 24 * MiB);
+	advised_finish(&a);
+	io_stream_destroy(&a.stream);
+}
+
+/* A second pass over what the cache holds needs no advice. */
+static void cached_streams_need_no_advice(void **state)
+{
+	struct advised a = {.eng.ops = &advised_ops};
+
+	io_stream_init(&a.stream, &a.eng, -1, 256 * MiB);
+	for (u64 i = 0; i < 256; i++)
+		io_stream_read(&a.stream, i * MiB, MiB, true);
+	assert_int_equal(a.n, 0);
+	io_stream_destroy(&a.stream);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup_auto, teardown), cmocka_unit_test_setup_teardown(f, setup_threads, teardown)
 
 int main(void)
@@ -406,6 +624,14 @@ int main(void)
 		T(bytes_go_both_ways),
 		T(many_pieces_and_durable),
 		T(large_transfers),
+		T(streams_keep_their_bytes),
+		T(partly_cached),
+		cmocka_unit_test_setup_teardown(bytes_go_both_ways, setup_memory, teardown),
+		cmocka_unit_test_setup_teardown(streams_keep_their_bytes, setup_memory, teardown),
+		cmocka_unit_test_setup_teardown(partly_cached, setup_memory, teardown),
+		T(inline_knows_its_limits),
+		cmocka_unit_test(streams_are_recognized),
+		cmocka_unit_test(cached_streams_need_no_advice),
 		T(many_at_once),
 		T(zeroes_are_exact),
 		T(discard_frees_space),
