@@ -20,7 +20,7 @@ _guise_value() {
 	--kernel | --initrd) _guise_files "$2" "$3" ;;
 	--disk)
 		if [[ $2 == *,* ]]; then
-			_guise_words "${2##*,}" "$3$keys" readonly format=raw serial= cache={writeback,writethrough,unsafe} discard={on,off} \
+			_guise_words "${2##*,}" "$3$keys" readonly format=raw serial= cache={writeback,writethrough,none,unsafe} discard={on,off} \
 				io={auto,uring,threads}
 		else
 			_guise_files "$2" "$3"

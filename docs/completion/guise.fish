@@ -11,7 +11,7 @@ end
 function __guise_disk
     set -l value (string replace -r '^--[a-z-]+=' '' -- (commandline -ct))
     if string match -q '*,*' -- $value
-        __guise_keys readonly format=raw serial= cache={writeback,writethrough,unsafe} discard={on,off} io={auto,uring,threads}
+        __guise_keys readonly format=raw serial= cache={writeback,writethrough,none,unsafe} discard={on,off} io={auto,uring,threads}
     else
         __fish_complete_path $value
     end

@@ -36,6 +36,7 @@ struct block_options {
 	const char *io;	    /* "auto", "uring", "threads" */
 	bool readonly;
 	bool unsafe;  /* flush does nothing */
+	bool direct;  /* past the host's page cache, except what is not aligned */
 	bool discard; /* pass discards on to the host */
 	u32 depth;    /* the most requests ever in flight */
 };

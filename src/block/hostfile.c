@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -92,6 +93,7 @@ int hostfile_open(struct hostfile *f, const char *path, bool readonly, struct er
 {
 	int r;
 
+	f->direct_fd = -1;
 	/* O_NONBLOCK: opening a FIFO by mistake must not hang; it means nothing for files and disks. */
 	f->fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (f->fd < 0)
@@ -106,8 +108,44 @@ int hostfile_open(struct hostfile *f, const char *path, bool readonly, struct er
 	return r;
 }
 
+/* The smallest read that the file takes tells. 0: none. */
+static u32 find_direct_align(int fd)
+{
+	static const u32 aligns[] = {512, 4096};
+	_Alignas(4096) u8 buf[4096];
+
+	for (u32 i = 0; i < ARRAY_SIZE(aligns); i++)
+		if (pread(fd, buf, aligns[i], 0) > 0)
+			return aligns[i];
+	return 0;
+}
+
+int hostfile_open_direct(struct hostfile *f, const char *path, bool readonly, struct err *e)
+{
+	char self[32];
+
+	/* By descriptor: `path` may be another file by now. */
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
+	f->direct_fd = open(self, (readonly ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC | O_NOCTTY);
+	if (f->direct_fd < 0 && errno != EINVAL)
+		return err_sys(e, errno, "disk '%s': cannot open for direct I/O", path);
+	f->direct_align = f->direct_fd < 0 ? 0 : find_direct_align(f->direct_fd);
+	if (!f->direct_align)
+		return err_set(e, ENOTSUP,
+			       "disk '%s': cache=none needs direct I/O, which its file system does not have; use cache=writeback", path);
+	/* Sectors would have to be written through the page cache, next to direct writes: the kernel calls such a collision an I/O error. */
+	if (f->direct_align > 512 && !readonly)
+		return err_set(e, ENOTSUP,
+			       "disk '%s': cache=none needs direct I/O of 512 bytes, and the file system's unit is %u; use cache=writeback",
+			       path, f->direct_align);
+	return 0;
+}
+
 void hostfile_close(struct hostfile *f)
 {
+	if (f->direct_fd >= 0)
+		close(f->direct_fd);
+	f->direct_fd = -1;
 	close(f->fd);
 	f->fd = -1;
 }

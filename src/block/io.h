@@ -28,6 +28,7 @@ struct io_req {
 	/* Filled in by the submitter, who keeps the request alive until it is done. The vector is used up. */
 	enum io_op op;
 	bool durable; /* what changes data: on stable storage when done */
+	bool direct;  /* `fd` is open for direct I/O */
 	int fd;
 	u64 off, len;
 	struct iovec *iov;
@@ -49,6 +50,7 @@ struct io_client {
 struct io_engine;
 struct io_engine_ops {
 	const char *name;
+	bool small_reads_at_once; /* those that the page cache satisfies are done when submit returns, several at less than a system call each */
 	void (*submit)(struct io_engine *eng, struct io_req **reqs, u32 n);
 	void (*kick)(struct io_engine *eng);
 	void (*free)(struct io_engine *eng);

@@ -79,7 +79,7 @@ bool io_inline_try(struct io_inline *il, struct io_req *r, u64 *budget)
 {
 	i64 n = 0;
 
-	if (r->len > *budget || r->durable)
+	if (r->len > *budget || r->durable || r->direct)
 		return false;
 	if (r->op == IO_READ)
 		n = read_now(il, r);

@@ -19,5 +19,8 @@ struct io_inline {
 /* What one call of a submitter may copy before it leaves the rest to others: about half a millisecond's worth. */
 #define IO_INLINE_BUDGET (2 * MiB)
 
+/* An engine that says so does smaller reads faster. */
+#define IO_INLINE_READ_MIN (64 * KiB)
+
 /* True: `r` is done and has its result. False: it is for an engine, perhaps with a first part done already. `budget` is what may still be copied. */
 bool io_inline_try(struct io_inline *il, struct io_req *r, u64 *budget);

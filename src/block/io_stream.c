@@ -83,6 +83,8 @@ void io_stream_read(struct io_stream *s, u64 off, u64 len, bool cached)
 	bool fetch;
 
 	pthread_mutex_lock(&s->lock);
+	if (off != s->read.end)
+		s->cold_end = 0;
 	follow(&s->read, off, len);
 	if (!cached)
 		s->cold_end = s->read.end + COLD_REACH;

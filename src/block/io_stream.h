@@ -29,7 +29,7 @@ struct io_stream {
 	u64 size;
 	pthread_mutex_t lock;
 	struct io_run read, write;
-	u64 cold_end; /* reads found pages missing not long before this place: up to here it is worth fetching */
+	u64 cold_end; /* this run of reads found pages missing not long before this place: up to here it is worth fetching */
 };
 
 void io_stream_init(struct io_stream *s, struct io_engine *io, int fd, u64 size);

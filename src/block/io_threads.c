@@ -133,7 +133,7 @@ static void threads_free(struct io_engine *eng)
 	free(t);
 }
 
-static const struct io_engine_ops threads_ops = {"threads", threads_submit, threads_kick, threads_free};
+static const struct io_engine_ops threads_ops = {"threads", false, threads_submit, threads_kick, threads_free};
 
 /* Workers take no signals: those of the process are for the main thread and the vCPUs. */
 static int start_workers(struct threads_engine *t)

@@ -67,7 +67,7 @@ static void prepare(struct io_uring_sqe *sqe, struct io_req *r)
 		io_uring_prep_readv(sqe, r->fd, r->iov, r->niov, r->off);
 	else
 		io_uring_prep_writev2(sqe, r->fd, r->iov, r->niov, r->off, r->durable ? RWF_DSYNC : 0);
-	if (r->len >= INLINE_MAX && !mode)
+	if (r->len >= INLINE_MAX && !mode && !r->direct)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, r);
 }
@@ -249,7 +249,7 @@ static void uring_free(struct io_engine *eng)
 	free(u);
 }
 
-static const struct io_engine_ops uring_ops = {"io_uring", uring_submit, uring_kick, uring_free};
+static const struct io_engine_ops uring_ops = {"io_uring", true, uring_submit, uring_kick, uring_free};
 
 static int open_ring(struct uring_engine *u, u32 depth)
 {

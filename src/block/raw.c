@@ -46,6 +46,18 @@ static bool settled(struct raw_image *raw, struct block_req *r)
 	return (r->op == BLOCK_FLUSH && raw->unsafe) || (r->op == BLOCK_DISCARD && !raw->discard) || (r->op != BLOCK_FLUSH && !r->len);
 }
 
+/* May this go past the page cache? */
+static bool goes_direct(const struct raw_image *raw, const struct block_req *r)
+{
+	u64 all = r->off | r->len;
+
+	if (raw->file.direct_fd < 0 || (r->op != BLOCK_READ && r->op != BLOCK_WRITE))
+		return false;
+	for (u32 i = 0; i < r->niov; i++)
+		all |= (u64)(uintptr_t)r->iov[i].iov_base | r->iov[i].iov_len;
+	return !(all % raw->file.direct_align);
+}
+
 static void translate(struct raw_image *raw, struct block_req *r)
 {
 	r->io = (struct io_req){.op = io_op_of[r->op],
@@ -57,6 +69,10 @@ static void translate(struct raw_image *raw, struct block_req *r)
 				.niov = r->niov};
 	if (r->op == BLOCK_ZERO && !raw->discard)
 		r->io.op = IO_ZERO;
+	if (goes_direct(raw, r)) {
+		r->io.direct = true;
+		r->io.fd = raw->file.direct_fd;
+	}
 }
 
 static void finished(struct raw_image *raw, struct block_req *r)
@@ -64,21 +80,27 @@ static void finished(struct raw_image *raw, struct block_req *r)
 	r->result = r->io.result;
 	if (r->result && (r->op == BLOCK_FLUSH || r->durable))
 		__atomic_store_n(&raw->flush_failed, true, __ATOMIC_RELEASE);
-	if (!r->result && r->op == BLOCK_WRITE && !raw->unsafe)
+	if (!r->result && r->op == BLOCK_WRITE && !raw->unsafe && !r->io.direct)
 		io_stream_written(&raw->stream, r->off, r->len);
+}
+
+static bool better_left_to_engine(const struct raw_image *raw, const struct block_req *r)
+{
+	return r->op == BLOCK_READ && r->len < IO_INLINE_READ_MIN && raw->io->ops->small_reads_at_once;
 }
 
 /* True when it is done, because it needs no I/O or none that has to be waited for. */
 static bool done_at_once(struct raw_image *raw, struct block_req *r, u64 *budget)
 {
-	bool done;
+	bool done, left;
 
 	if (settled(raw, r))
 		return true;
 	translate(raw, r);
-	done = io_inline_try(&raw->inline_io, &r->io, budget);
-	if (r->op == BLOCK_READ)
-		io_stream_read(&raw->stream, r->off, r->len, done);
+	left = better_left_to_engine(raw, r);
+	done = !left && io_inline_try(&raw->inline_io, &r->io, budget);
+	if (r->op == BLOCK_READ && !r->io.direct)
+		io_stream_read(&raw->stream, r->off, r->len, done || left);
 	if (done)
 		finished(raw, r);
 	return done;
@@ -146,6 +168,18 @@ static void raw_close(struct block_image *img)
 	free(raw);
 }
 
+static int open_file(struct raw_image *raw, const struct block_options *o, struct err *e)
+{
+	int r = hostfile_open(&raw->file, o->path, o->readonly, e);
+
+	if (r || !o->direct)
+		return r;
+	r = hostfile_open_direct(&raw->file, o->path, o->readonly, e);
+	if (r)
+		hostfile_close(&raw->file);
+	return r;
+}
+
 static int raw_open(struct block_image **out, const struct block_options *o, const struct block_client *client, struct err *e)
 {
 	struct raw_image *raw = calloc(1, sizeof(*raw));
@@ -154,7 +188,7 @@ static int raw_open(struct block_image **out, const struct block_options *o, con
 
 	if (!raw)
 		return err_set(e, ENOMEM, "disk '%s': out of memory", o->path);
-	r = hostfile_open(&raw->file, o->path, o->readonly, e);
+	r = open_file(raw, o, e);
 	if (r) {
 		free(raw);
 		return r;

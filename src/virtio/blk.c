@@ -203,7 +203,7 @@ static const struct virtio_ops blk_ops = {
 
 /* ---- creation ---- */
 
-static const char *const cache_modes[] = {"writeback", "writethrough", "unsafe", NULL};
+static const char *const cache_modes[] = {"writeback", "writethrough", "none", "unsafe", NULL};
 static const char *const discard_modes[] = {"on", "off", NULL};
 static const char *const io_modes[] = {"auto", "uring", "threads", NULL};
 
@@ -214,7 +214,7 @@ static const struct opt_key blk_keys[] = {
 	{.name = "serial", .type = OPT_STRING, .help = "serial number shown to the guest, up to 20 characters"},
 	{.name = "cache",
 	 .type = OPT_CHOICE,
-	 .help = "when writes are safe: after a flush, at once, or never",
+	 .help = "when writes are safe: after a flush, at once, after a flush (and the host caches nothing), or never",
 	 .def = "writeback",
 	 .choices = cache_modes},
 	{.name = "discard",
@@ -281,6 +281,7 @@ static int open_image(struct virtio_blk *blk, const struct opts *opts, u32 nqueu
 		.io = opts_str(opts, "io"),
 		.readonly = opts_num(opts, "readonly"),
 		.unsafe = !strcmp(cache, "unsafe"),
+		.direct = !strcmp(cache, "none"),
 		.discard = !strcmp(opts_str(opts, "discard"), "on"),
 		.depth = nqueues * BLK_QUEUE_SIZE,
 	};

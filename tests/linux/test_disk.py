@@ -46,6 +46,22 @@ def disk_sectors(t):
     t.check(os.stat(disk).st_blocks * 512 < 1 << 20, "the sparse file was filled")
 
 
+@test("disk-uncached", timeout=90)
+def disk_uncached(t):
+    """cache=none: what is written by large and by single sectors arrives, and is read back, on the host and in the guest."""
+    disk = t.file("disk", os.urandom(16 << 20))
+    before = _digest(disk)
+    output = t.run(
+        "dd if=/dev/vda bs=1M iflag=direct 2>/dev/null | sha256sum; dd if=/dev/urandom bs=1M count=8 2>/dev/null | tee /tmp/x | dd of=/dev/vda bs=1M iflag=fullblock oflag=direct conv=notrunc 2>/dev/null\n"
+        "dd if=/tmp/x of=/dev/vda bs=512 count=3 seek=16387 oflag=direct conv=notrunc 2>/dev/null; sync; dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | sha256sum",
+        extra=["--disk", disk + ",cache=none"],
+    )
+    lines = output.splitlines()
+    t.equal(lines[0], before + "  -", "digest before")
+    t.equal(lines[1], _digest(disk) + "  -", "digest after")
+    t.check(lines[1] != lines[0], "nothing was written")
+
+
 @test("disk-parallel", timeout=120)
 def disk_parallel(t):
     """Many requests in flight; every block holds its own number."""

@@ -398,7 +398,7 @@ def life_option_help(t):
         ("engine", ("auto", "bt", "kvm")),
         ("console", ("stdio", "file=PATH", "null")),
         ("net", ("user", "tap=", "hostfwd=", "none")),
-        ("disk", ("readonly", "format=", "cache=writeback|writethrough|unsafe")),
+        ("disk", ("readonly", "format=", "cache=writeback|writethrough|none|unsafe")),
         ("exit-port", ("0xf4",)),
     ):
         m = t.guise("run", "--kernel", "/absent", f"--{option}", "help")

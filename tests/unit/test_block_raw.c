@@ -288,6 +288,92 @@ static void partly_cached(void **state)
 	free(buf);
 }
 
+static u8 *pages(u64 len)
+{
+	void *p = NULL;
+
+	assert_int_equal(posix_memalign(&p, 4096, len), 0);
+	return p;
+}
+
+/* False where the file system has no direct I/O, which is then said. */
+static bool reopen_direct(struct world *w)
+{
+	struct err e = {0};
+	int r;
+
+	block_close(w->img);
+	r = open_as(w, (struct block_options){.direct = true, .discard = true}, &e);
+	if (!r)
+		return true;
+	assert_int_equal(r, -ENOTSUP);
+	assert_non_null(strstr(e.msg, "cache=none"));
+	assert_non_null(strstr(e.msg, w->path));
+	assert_int_equal(open_as(w, (struct block_options){0}, &e), 0);
+	return false;
+}
+
+/* Writes and reads past the page cache and, because memory, place or length are odd, through it, on the same bytes in all combinations. */
+static void direct_and_cached_agree(void **state)
+{
+	static const u32 lens[] = {4096, 512, 1536, 1 << 20, 300 << 10, 8192};
+	static const u32 places[] = {0, 512, 4096, 65536 + 1024, 1 << 20};
+	struct world *w = *state;
+	u8 *out = pages(2 * MiB), *in = pages(2 * MiB);
+	u32 n = 0;
+
+	reopen_direct(w);
+	for (u32 i = 0; i < ARRAY_SIZE(lens) * ARRAY_SIZE(places) * 4; i++, n++) {
+		u64 off = places[i % ARRAY_SIZE(places)], len = lens[i / 4 % ARRAY_SIZE(lens)];
+		u8 *from = out + (i & 1), *to = in + (i >> 1 & 1) * 4; /* odd ones must go through the cache */
+
+		for (u64 k = 0; k < len; k++)
+			from[k] = (u8)(k * 31 + n);
+		assert_int_equal(transfer(w, BLOCK_WRITE, off, from, len), 0);
+		for (u32 again = 0; again < 2; again++) {
+			memset(to, 0, len);
+			assert_int_equal(transfer(w, BLOCK_READ, off, to, len), 0);
+			assert_memory_equal(to, from, len);
+			to = in + 4 - (to - in);
+		}
+		assert_int_equal(run(w, (struct block_req){.op = BLOCK_FLUSH}), 0);
+	}
+	free(in);
+	free(out);
+}
+
+/* What is read back on the host, where a hole was, after a discard, at the end, in many pieces. */
+static void direct_everywhere(void **state)
+{
+	struct world *w = *state;
+	u8 *out = pages(MiB), *in = pages(MiB);
+	struct iovec iov[256];
+	int fd = open(w->path, O_RDONLY);
+
+	reopen_direct(w);
+	memset(in, 1, MiB);
+	assert_int_equal(transfer(w, BLOCK_READ, MiB, in, MiB), 0);
+	for (u32 i = 0; i < MiB; i++)
+		assert_int_equal(in[i], 0);
+	number_words((u32 *)out, 0, MiB);
+	for (u32 i = 0; i < 256; i++)
+		iov[i] = (struct iovec){out + (255 - i) * 4096, 4096};
+	assert_int_equal(
+		run(w, (struct block_req){.op = BLOCK_WRITE, .durable = true, .off = DISK - MiB, .len = MiB, .iov = iov, .niov = 256}), 0);
+	assert_int_equal(pread(fd, in, MiB, DISK - MiB), MiB);
+	for (u32 i = 0; i < 256; i++)
+		assert_memory_equal(in + i * 4096, out + (255 - i) * 4096, 4096);
+	assert_int_equal(run(w, (struct block_req){.op = BLOCK_ZERO, .off = DISK - MiB, .len = 4096}), 0);
+	assert_int_equal(transfer(w, BLOCK_READ, DISK - MiB, in, 8192), 0);
+	assert_int_equal(in[4095], 0);
+	assert_memory_equal(in + 4096, out + 254 * 4096, 4096);
+	assert_int_equal(truncate(w->path, DISK / 2), 0);
+	assert_int_equal(transfer(w, BLOCK_READ, DISK - MiB, in, 4096), -EIO);
+	close(fd);
+	free(in);
+	free(out);
+}
+
 static bool is_zero(struct world *w, u64 off, u64 len)
 {
 	u8 *in = malloc(len);
@@ -626,6 +712,9 @@ int main(void)
 		T(large_transfers),
 		T(streams_keep_their_bytes),
 		T(partly_cached),
+		T(direct_and_cached_agree),
+		T(direct_everywhere),
+		cmocka_unit_test_setup_teardown(direct_and_cached_agree, setup_memory, teardown),
 		cmocka_unit_test_setup_teardown(bytes_go_both_ways, setup_memory, teardown),
 		cmocka_unit_test_setup_teardown(streams_keep_their_bytes, setup_memory, teardown),
 		cmocka_unit_test_setup_teardown(partly_cached, setup_memory, teardown),
