@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from harness import Skip, test
+from harness import GUISE, Skip, test
 
 
 def _digest(path):
@@ -46,7 +46,7 @@ def disk_sectors(t):
     t.check(os.stat(disk).st_blocks * 512 < 1 << 20, "the sparse file was filled")
 
 
-@test("disk-uncached", timeout=90)
+@test("disk-uncached", timeout=90, on=GUISE)
 def disk_uncached(t):
     """cache=none: what is written by large and by single sectors arrives, and is read back, on the host and in the guest."""
     disk = t.file("disk", os.urandom(16 << 20))
