@@ -62,6 +62,9 @@ struct engine_stats_item {
 	u64 value;
 };
 
+/* A piece of the process's memory, and whose it is: a literal that starts with "memory_". */
+typedef void (*engine_memory_fn)(void *opaque, const char *owner, const void *at, u64 bytes);
+
 struct engine_ops {
 	const char *name; /* "bt", "kvm" */
 	const char *summary;
@@ -95,6 +98,9 @@ struct engine_ops {
 
 	/* Counters for --stats: fills up to max items, returns the number. */
 	u32 (*stats)(struct engine_vm *vm, struct engine_stats_item *items, u32 max);
+
+	/* Where the engine's memory lies: whole mappings, or pieces that are in use whole. NULL: it has little. */
+	void (*memory)(struct engine_vm *vm, engine_memory_fn tell, void *opaque);
 };
 
 extern const struct engine_ops engine_bt;

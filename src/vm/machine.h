@@ -45,8 +45,9 @@ struct vcpu {
 	u64 hinted_at;	/* host time since when an interrupt is on its way, 0: none is; atomic */
 	bool stood_still;
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
+	/* For --stats. */
 	u64 exits[EXIT_ERROR + 1];
-	u64 sleeps;
+	u64 sleeps, ports, mmio, msrs, hypercalls;
 };
 
 /* Every vCPU is either behind the gate (parked) or in its loop. */
@@ -171,6 +172,10 @@ u64 tsc_guest(const struct vm *vm, const struct x86_cpu *c);
 void tsc_start_paused(struct vm *vm);
 void tsc_pause(struct vm *vm);
 void tsc_resume(struct vm *vm);
+
+/* memory.c */
+/* What the process's memory is used for, as --stats tells it; at most `max` items. */
+u32 memory_stats(const struct vm *vm, struct engine_stats_item *items, u32 max);
 
 /* debug.c */
 int debug_create(struct vm *vm, const char *where, bool paused, struct err *e) must_check; /* where NULL: nothing is made */

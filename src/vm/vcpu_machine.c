@@ -41,6 +41,7 @@ static u64 mmio_read(void *opaque, gpa_t gpa, u32 size)
 	u32 off;
 	u64 value;
 
+	v->mmio++;
 	if (in_apic_page(v, gpa, &off))
 		value = lapic_mmio_read(v->vm->lapic, v->id, off, size);
 	else
@@ -54,6 +55,7 @@ static void mmio_write(void *opaque, gpa_t gpa, u32 size, u64 value)
 	struct vcpu *v = opaque;
 	u32 off;
 
+	v->mmio++;
 	trace(v, TRACE_MMIO_WRITE, gpa, size, value);
 	if (in_apic_page(v, gpa, &off))
 		lapic_mmio_write(v->vm->lapic, v->id, off, size, value);
@@ -66,6 +68,7 @@ static u32 pio_read(void *opaque, u16 port, u32 size)
 	struct vcpu *v = opaque;
 	u32 value = (u32)bus_read(v->vm->pio, port, size);
 
+	v->ports++;
 	trace(v, TRACE_PIO_READ, port, size, value);
 	return value;
 }
@@ -74,6 +77,7 @@ static void pio_write(void *opaque, u16 port, u32 size, u32 value)
 {
 	struct vcpu *v = opaque;
 
+	v->ports++;
 	trace(v, TRACE_PIO_WRITE, port, size, value);
 	bus_write(v->vm->pio, port, size, value);
 }
@@ -82,6 +86,7 @@ static bool msr_read(void *opaque, u32 msr, u64 *value)
 {
 	struct vcpu *v = opaque;
 
+	v->msrs++;
 	if (is_lapic_msr(msr))
 		return lapic_msr_read(v->vm->lapic, v->id, msr, value);
 	return pvclock_msr_read(v->vm->pvclock, v->id, msr, value);
@@ -91,6 +96,7 @@ static bool msr_write(void *opaque, u32 msr, u64 value)
 {
 	struct vcpu *v = opaque;
 
+	v->msrs++;
 	if (is_lapic_msr(msr))
 		return lapic_msr_write(v->vm->lapic, v->id, msr, value);
 	pvclock_update(v->vm->pvclock, v->id, v->state->tsc_offset);
@@ -120,7 +126,10 @@ static u64 tsc(void *opaque)
 
 static u64 on_hypercall(void *opaque, struct x86_cpu *c)
 {
-	return hypercall(opaque, c);
+	struct vcpu *v = opaque;
+
+	v->hypercalls++;
+	return hypercall(v, c);
 }
 
 static void on_trace(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c)

@@ -217,7 +217,16 @@ def life_console_null(t):
 def life_stats(t):
     m = t.start_exec("true", extra=["--stats"])
     t.equal(m.wait(), 0, "exit status")
-    t.check(len(re.findall(r"\b\d+\b", m.errors)) >= 5, "no counters on standard error")
+    found = re.findall(r"^(\w+) +(\d+)$", m.errors, re.M)
+    got = {name: int(value) for name, value in found}
+    t.equal(len(found), len(got), "counters, of which each has a name of its own")
+    for name in ("blocks", "guest_bytes", "host_bytes", "misses", "light_syscall", "exits_halted", "tlb_flushes", "port_accesses"):
+        t.check(got.get(name), f"{name}: {got.get(name)}")
+    t.check("flushes" in got, "flushes are not counted")
+    apart = ("memory_guest_ram", "memory_page_tables", "memory_overhead")
+    parts = {name: value for name, value in got.items() if name.startswith("memory_") and name not in apart}
+    t.equal(sum(parts.values()), got["memory_overhead"], f"the sum of {parts}")
+    t.check(parts["memory_code_cache"] >= got["host_bytes"] // 4 and got["memory_guest_ram"] > 32 << 20, f"memory: {got}")
 
 
 @test("boot-no-block-refused", on=GUISE)

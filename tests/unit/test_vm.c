@@ -540,7 +540,7 @@ static void tsc_is_the_hosts_until_a_pause(void **state)
 static void the_balloon_has_a_target(void **state)
 {
 	static const u64 bad[] = {16 * MiB, 16 * MiB + 4096, 4097, 100};
-	struct engine_stats_item items[32];
+	struct engine_stats_item items[64];
 	struct vm_config c = config(1);
 	struct vm *vm = create(&c, spin);
 	struct err e = {0};

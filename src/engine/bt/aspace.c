@@ -86,7 +86,7 @@ static void unmap_table(void *table, u64 bytes)
 
 #define REGION_LIST 65536u
 
-static u64 table_bytes(const struct bt_vm *vm)
+u64 bt_table_bytes(const struct bt_vm *vm)
 {
 	return (bt_entry_index(vm, ~0ull) + 1) * sizeof(u64);
 }
@@ -94,7 +94,7 @@ static u64 table_bytes(const struct bt_vm *vm)
 static bool aspace_alloc(const struct bt_vm *vm, struct bt_aspace *as, struct err *e)
 {
 	for (u32 t = 0; t < 6; t++)
-		if (!(as->table[t >> 1][t & 1] = map_table(table_bytes(vm), e)))
+		if (!(as->table[t >> 1][t & 1] = map_table(bt_table_bytes(vm), e)))
 			return false;
 	as->meta = bt_sparse(BT_REGIONS, tables, e);
 	as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e);
@@ -106,7 +106,7 @@ static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 {
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
-			unmap_table(as->table[t >> 1][t & 1], table_bytes(vm));
+			unmap_table(as->table[t >> 1][t & 1], bt_table_bytes(vm));
 	bt_sparse_free(as->meta, BT_REGIONS);
 	bt_sparse_free(as->regions, REGION_LIST * sizeof(u32));
 	free(as);

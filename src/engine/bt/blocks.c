@@ -161,6 +161,7 @@ void bt_block_kill(struct bt_vcpu *v, u32 bi)
 	if (b->dead)
 		return;
 	b->dead = true; /* its memory returns with the next flush */
+	v->st.blocks_dropped++;
 	bt_rebase_drop(v, bi);
 	bt_block_retire(v, bi);
 }

@@ -46,8 +46,9 @@
 #define BT_SHARE_LINES 8      /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
 #define BT_RAS_SIZE (64u * 1024)
-#define BT_STORES 16  /* so many stores to a frame that holds code are looked at one by one, then all of its code is dropped */
-#define BT_PAUSES 128 /* some 5 us of waiting for another vCPU, then the host may run it */
+#define BT_LIGHT_OPS 24 /* enum bt_light_op */
+#define BT_STORES 16	/* so many stores to a frame that holds code are looked at one by one, then all of its code is dropped */
+#define BT_PAUSES 128	/* some 5 us of waiting for another vCPU, then the host may run it */
 #define BT_VPN_BITS 36
 #define BT_PAGE_MASK ((1ull << (BT_VPN_BITS + 12)) - PAGE_SIZE)
 #define BT_REGION_SHIFT 21 /* one page of a table maps 2 MiB */
@@ -223,11 +224,16 @@ enum {
 	FRAME_SENSITIVE /* never */
 };
 
+/* What --stats tells of a vCPU (stats.c); nothing but u64. */
 struct bt_stats {
 	u64 blocks, rebased, moved, guest_bytes, host_bytes, flushes, smc, misses, misses_failed, interp, indirect_misses, itlb_misses,
 		dispatches, light, irqs, aspace_evictions, straddles, signals;
 	u64 direct_runs;
 	u64 too_large; /* blocks that could not be laid out: interpreted */
+	u64 links, gotos, polls;
+	u64 light_ops[BT_LIGHT_OPS];
+	u64 blocks_dropped;
+	u64 tlb_flushes, tlb_page_flushes;
 };
 
 struct bt_vm {
@@ -239,10 +245,10 @@ struct bt_vm {
 	bool translate;									    /* false: interpret everything */
 	enum bt_directly { DIRECTLY_NEVER, DIRECTLY_IF_IT_PAYS, DIRECTLY_ALWAYS } directly; /* when user code runs as it is (direct.c) */
 	struct bt_vcpu *vcpus[64];
-	u64 ended_stats[32];
-	u32 aspaces;	/* of each vCPU */
-	u64 page_mask;	/* the bits of an address that choose the entry of a shadow table: 36, or 35 (shadow.c) */
-	i64 tsc_offset; /* guest's from host's, before the guest writes its own; under the lock */
+	struct bt_stats ended_stats; /* of vCPUs that are no more */
+	u32 aspaces;		     /* of each vCPU */
+	u64 page_mask;		     /* the bits of an address that choose the entry of a shadow table: 36, or 35 (shadow.c) */
+	i64 tsc_offset;		     /* guest's from host's, before the guest writes its own; under the lock */
 
 	/* Stopping the world (world.c) */
 	pthread_mutex_t lock; /* vcpus[] too */
@@ -503,8 +509,13 @@ static inline void bt_check_ram(const struct bt_vcpu *v, const u8 *host, u64 siz
 		bt_outside_c(v, host, size, write);
 }
 
-/* ---- engine.c, aspace.c */
+/* ---- stats.c */
 void bt_stats_keep(const struct bt_vcpu *v); /* its counters outlive it */
+u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items, u32 max);
+void bt_memory(struct engine_vm *engine_vm, engine_memory_fn tell, void *opaque);
+
+/* ---- aspace.c */
+u64 bt_table_bytes(const struct bt_vm *vm); /* of one shadow table */
 /* Reserved, zeroed, committed when touched, between two inaccessible pages. NULL: e tells that `what` has no room. */
 void *bt_sparse(u64 bytes, const char *what, struct err *e);
 void bt_sparse_free(void *p, u64 bytes); /* NULL is fine */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The software engine as the rest of the program sees it: whether it can run here, the VM that its vCPUs share, counters, and the
- * tables of engine.h: one for each way of running user code, and the interpreter alone.
+ * The software engine as the rest of the program sees it: whether it can run here, the VM that its vCPUs share, and the tables of engine.h: one
+ * for each way of running user code, and the interpreter alone.
  *
- * Threading: see engine.h. Counters are read while vCPUs count: a value may be an event old.
+ * Threading: see engine.h.
  */
 #include "engine/bt/bt.h"
 #include "engine/bt/cell.h"
@@ -135,69 +135,14 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	free(vm);
 }
 
-/* ---- counters */
-
-#define AT(counter) offsetof(struct bt_stats, counter)
-
-static const struct {
-	const char *name;
-	u32 offset;
-} counters[] = {
-	{"blocks", AT(blocks)},
-	{"rebased", AT(rebased)},
-	{"moved", AT(moved)},
-	{"guest_bytes", AT(guest_bytes)},
-	{"host_bytes", AT(host_bytes)},
-	{"flushes", AT(flushes)},
-	{"smc", AT(smc)},
-	{"misses", AT(misses)},
-	{"misses_failed", AT(misses_failed)},
-	{"interp", AT(interp)},
-	{"indirect_misses", AT(indirect_misses)},
-	{"itlb_misses", AT(itlb_misses)},
-	{"dispatches", AT(dispatches)},
-	{"light", AT(light)},
-	{"irqs", AT(irqs)},
-	{"aspace_evictions", AT(aspace_evictions)},
-	{"straddles", AT(straddles)},
-	{"signals", AT(signals)},
-	{"direct_runs", AT(direct_runs)},
-	{"too_large", AT(too_large)},
-};
-
-static u64 counted(const struct bt_vcpu *v, u32 i)
-{
-	return *(const u64 *)((const char *)&v->st + counters[i].offset);
-}
-
-void bt_stats_keep(const struct bt_vcpu *v)
-{
-	for (u32 i = 0; i < ARRAY_SIZE(counters); i++)
-		v->vm->ended_stats[i] += counted(v, i);
-}
-
-static u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items, u32 max)
-{
-	struct bt_vm *vm = (struct bt_vm *)engine_vm;
-	u32 n = 0;
-	pthread_mutex_lock(&vm->lock);
-	for (; n < ARRAY_SIZE(counters) && n < max; n++) {
-		items[n] = (struct engine_stats_item){counters[n].name, vm->ended_stats[n]};
-		for (u32 i = 0; i < vm->max_vcpus; i++)
-			if (vm->vcpus[i])
-				items[n].value += counted(vm->vcpus[i], n);
-	}
-	pthread_mutex_unlock(&vm->lock);
-	return n;
-}
-
 /* ---- the engines */
 
 /* What they have in common; they differ in how a VM is created. */
 #define BT_OPS                                                                                                                             \
 	.vm_destroy = bt_vm_destroy, .vcpu_create = bt_vcpu_create, .vcpu_destroy = bt_vcpu_destroy, .vcpu_run = bt_vcpu_run,              \
 	.vcpu_kick = bt_vcpu_kick, .vcpu_irq = bt_vcpu_irq, .vcpu_nmi = bt_vcpu_nmi, .vcpu_state = bt_vcpu_state,                          \
-	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_debug = bt_vcpu_debug, .ram_written = bt_ram_written, .stats = bt_stats
+	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_debug = bt_vcpu_debug, .ram_written = bt_ram_written, .stats = bt_stats,                   \
+	.memory = bt_memory
 
 const struct engine_ops engine_bt = {
 	.name = "bt",

@@ -115,6 +115,7 @@ void *bt_event_miss_write(struct bt_vcpu *v, u32 site)
 
 void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 {
+	v->st.links++;
 	const struct bt_exit *x = &v->exits[exit];
 	u64 flushes = v->st.flushes;
 	u32 mode = v->mode;
@@ -181,6 +182,7 @@ void *bt_event_ret(struct bt_vcpu *v, u32 site)
 
 void *bt_event_goto(struct bt_vcpu *v, u32 unused)
 {
+	v->st.gotos++;
 	v->cpu.rip = v->target;
 	return bt_dispatch(v);
 }
@@ -196,6 +198,7 @@ void *bt_event_itlb(struct bt_vcpu *v, u32 block)
 
 void *bt_event_poll(struct bt_vcpu *v, u32 site)
 {
+	v->st.polls++;
 	bt_place_of(v, site);
 	/* Not back to the site: STI, CLI leaves an interrupt waiting that may not come, and the poll would find it again. */
 	return bt_dispatch(v);
@@ -208,6 +211,7 @@ void *bt_event_light(struct bt_vcpu *v, u32 site)
 	u32 op = v->t1 & 0xff, arg = (u32)(v->t1 >> 8) & 0xffffff;
 	struct bt_place p = bt_place_of(v, site);
 	v->st.light++;
+	v->st.light_ops[op]++;
 	if (op == LIGHT_STRING)
 		return bt_light_string(v, &p, arg);
 	gva_t next = bt_next_rip(&p);

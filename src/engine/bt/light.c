@@ -129,6 +129,7 @@ bool bt_light_op(struct bt_vcpu *v, u32 op, u32 arg, gva_t next, bool *jumped)
 		bt_pause(v);
 		return true;
 	case LIGHT_STRING:
+	case LIGHT_COUNT:
 		break;
 	}
 	return true;

@@ -293,6 +293,7 @@ static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 {
 	v->epoch++;
+	v->st.tlb_page_flushes++;
 	bt_direct_flush_page(v, gva, pcid);
 	/* A global entry may have been filled in under any PCID, so INVLPG looks everywhere; more is dropped than need be, which is allowed. */
 	for (u32 i = 0; i < v->vm->aspaces; i++) {
@@ -305,6 +306,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid)
 void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 {
 	v->epoch++;
+	v->st.tlb_flushes++;
 	bt_direct_flush(v, pcid);
 	for (u32 i = 0; i < v->vm->aspaces; i++) {
 		struct bt_aspace *as = v->aspaces[i];

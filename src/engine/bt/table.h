@@ -61,6 +61,7 @@ enum bt_light_op {
 	LIGHT_MOV_TO_CR,
 	LIGHT_STRING,
 	LIGHT_PAUSE, /* of a VM with several vCPUs */
+	LIGHT_COUNT
 };
 
 struct bt_row {
