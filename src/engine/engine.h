@@ -83,6 +83,9 @@ struct engine_ops {
 	void (*vcpu_irq)(struct engine_vcpu *v);  /* irq_pending may have become true: look, without leaving run; async-safe, any thread */
 	void (*vcpu_nmi)(struct engine_vcpu *v);  /* queue an NMI; any thread */
 
+	/* The CPU has had next to nothing to do for long, or again as long: give memory back. vCPU's thread, outside run. NULL: nothing would come of it. */
+	void (*vcpu_idle)(struct engine_vcpu *v);
+
 	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it, but for
 	 * `halted`, which a run may find cleared. */
 	struct x86_cpu *(*vcpu_state)(struct engine_vcpu *v);

@@ -15,6 +15,7 @@
 #include "vm/machine.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -42,7 +43,10 @@ int lifecycle_load_kernel(struct vm *vm, struct err *e)
 		.nreserved = ARRAY_SIZE(reserved),
 	};
 
-	return boot_load(&cfg, &vm->mem, vm->vcpus[0].state, e);
+	int r = boot_load(&cfg, &vm->mem, vm->vcpus[0].state, e);
+
+	malloc_trim(0); /* a packed kernel was there, in parts */
+	return r;
 }
 
 static void reset_vcpus(struct vm *vm)

@@ -29,6 +29,13 @@ enum vcpu_event {
 	EV_SYNC = 1 << 4,   /* the state was changed from outside */
 };
 
+/* A CPU that has little to do: host times. */
+struct rest {
+	u64 since, woken;
+	u64 busy; /* meanwhile */
+	u64 due;  /* the engine is told */
+};
+
 struct vcpu {
 	struct vm *vm;
 	u32 id;
@@ -44,6 +51,7 @@ struct vcpu {
 	bool hopeless;	/* went to sleep in a way that only another CPU can end; the main thread reads it while parked */
 	u64 hinted_at;	/* host time since when an interrupt is on its way, 0: none is; atomic */
 	bool stood_still;
+	struct rest rest;
 	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
 	/* For --stats. */
 	u64 exits[EXIT_ERROR + 1];

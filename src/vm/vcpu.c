@@ -16,6 +16,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define NEVER UINT64_MAX
+#define REST_NS (2 * NS_PER_SEC)
+#define BUSY_NS (NS_PER_SEC / 50)
+
 /* ---- waking and sleeping ---- */
 
 static void futex_wake(u32 *word)
@@ -23,9 +27,12 @@ static void futex_wake(u32 *word)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-static void futex_wait(u32 *word, u32 expected)
+/* False: it took longer than `ns`; NEVER is as long as it takes. */
+static bool futex_wait(u32 *word, u32 expected, u64 ns)
 {
-	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+	const struct timespec limit = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
+
+	return syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, ns == NEVER ? NULL : &limit, NULL, 0) == 0 || errno != ETIMEDOUT;
 }
 
 /* End a sleep; false when the thread was not asleep. Pairs with sleep_until_event: the reason to wake is visible before `sleeping` is read.
@@ -96,6 +103,53 @@ static bool has_reason_to_wake(const struct vcpu *v)
 	return interrupts_on(v) && lapic_irq_pending(v->vm->lapic, v->id);
 }
 
+/* ---- idling
+ *
+ * A CPU idles when it has run for less than 20 ms in the two seconds since it last had more to do, or in whatever time since then. Its engine is told
+ * then, and again each time that it has idled twice as long. */
+
+static void begin_rest(struct vcpu *v)
+{
+	u64 now = host_now_ns();
+
+	v->rest.busy += now - v->rest.woken;
+	if (v->rest.busy > BUSY_NS)
+		v->rest = (struct rest){.since = now, .due = now + REST_NS};
+}
+
+static void end_rest(struct vcpu *v)
+{
+	v->rest.woken = host_now_ns();
+}
+
+/* How long it may sleep before the engine is told. */
+static u64 rest_left(const struct vcpu *v)
+{
+	u64 now = host_now_ns();
+
+	if (!v->vm->ops->vcpu_idle)
+		return NEVER;
+	return now < v->rest.due ? v->rest.due - now : 0;
+}
+
+static void tell_of_rest(struct vcpu *v)
+{
+	u64 now = host_now_ns();
+
+	v->rest.due = now + (now - v->rest.since);
+	v->vm->ops->vcpu_idle(v->engine);
+}
+
+static void sleep_while_asleep(struct vcpu *v)
+{
+	while (__atomic_load_n(&v->sleeping, __ATOMIC_SEQ_CST)) {
+		u64 left = rest_left(v);
+
+		if (left == 0 || !futex_wait(&v->sleeping, 1, left))
+			tell_of_rest(v);
+	}
+}
+
 static void sleep_until_event(struct vcpu *v)
 {
 	bool hopeless = !interrupts_on(v) && !ioapic_may_send_nmi(v->vm->ioapic);
@@ -107,8 +161,9 @@ static void sleep_until_event(struct vcpu *v)
 		lifecycle_request(v->vm, PEND_HALTED, 0);
 	if (has_reason_to_wake(v))
 		__atomic_store_n(&v->sleeping, 0, __ATOMIC_SEQ_CST);
-	while (__atomic_load_n(&v->sleeping, __ATOMIC_SEQ_CST))
-		futex_wait(&v->sleeping, 1);
+	begin_rest(v);
+	sleep_while_asleep(v);
+	end_rest(v);
 	if (hopeless)
 		__atomic_sub_fetch(&v->vm->hopeless, 1, __ATOMIC_SEQ_CST);
 }
@@ -120,7 +175,7 @@ static void sleep_held(struct vcpu *v)
 	if (__atomic_load_n(&v->events, __ATOMIC_SEQ_CST) || gate_is_closed(v->vm))
 		__atomic_store_n(&v->sleeping, 0, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(&v->sleeping, __ATOMIC_SEQ_CST))
-		futex_wait(&v->sleeping, 1);
+		futex_wait(&v->sleeping, 1, NEVER);
 }
 
 /* ---- events ---- */

@@ -89,3 +89,42 @@ def memory_no_balloon(t):
     """There is none unless it is asked for."""
     output = t.run("cat /sys/bus/virtio/devices/*/device; ls /sys/bus/virtio/drivers")
     t.check("0x0005" not in output, f"there is a balloon: {output}")
+
+
+OVERHEAD_MAX = 24 * MIB
+
+
+def _idles(t, cpus):
+    """An idle machine gives back what it has made to start, and goes on with the same results. Twice, as what is used again shall stay."""
+    script = "for i in 1 2; do sleep 5; ls -lR /bin /etc | md5sum; awk 'BEGIN { for (i = 0; i < 100000; i++) s += i % 7; print \"sum\", s }'; done; echo rests"
+    m = t.start_exec(script + "; sleep 60", memory="128M", cpus=cpus, extra=["--stats", "--timeout", str(int(25 * t.slow))])
+    m.expect(r"rests\n")
+    t.equal(m.wait(), 124, "exit status")
+    sums = re.findall(r"^([0-9a-f]{32}) ", m.text, re.M)
+    t.check(len(sums) == 2 and sums[0] == sums[1], f"contents: {sums}")
+    t.equal(re.findall(r"^sum (\d+)$", m.text, re.M), ["299995"] * 2, "sums")
+    got = counters(m)
+    t.check(got["trims"] >= 1, f"{got}")
+    t.note(f"{got['memory_overhead'] / MIB:.1f} MiB beside the guest's {got['memory_guest_ram'] / MIB:.0f}, {got['trims']} times trimmed")
+    return got
+
+
+@test("memory-idle", timeout=120, on=GUISE)
+def memory_idle(t):
+    got = _idles(t, 1)
+    t.check(got["memory_overhead"] <= OVERHEAD_MAX, f"{got}")
+
+
+@test("memory-idle-smp", timeout=120, on=GUISE)
+def memory_idle_smp(t):
+    _idles(t, 2)
+
+
+@test("memory-many-processes", timeout=180, on=GUISE)
+def memory_many_processes(t):
+    """Each program lies elsewhere in its addresses; the tables of those that are gone do not stay."""
+    m = t.start_exec("i=0; while [ $i -lt 2000 ]; do /bin/busybox true; i=$((i + 1)); done; echo ran $i", memory="128M", extra=["--stats"])
+    t.equal(m.wait(), 0, "exit status")
+    t.check("ran 2000" in m.text, m.text)
+    got = counters(m)
+    t.check(got["memory_shadow_tables"] <= 16 * MIB, f"{got}")

@@ -70,7 +70,8 @@ static void assert_held(const struct held *h)
 /* Instruction after instruction; `rounds` times, so that most have been seen. */
 static void decode_all(const u8 *bytes, u64 size, u32 rounds)
 {
-	struct bt_decoder *d = bt_decoder_new();
+	struct err e;
+	struct bt_decoder *d = bt_decoder_new(&e);
 	struct held *held = calloc(HELD, sizeof *held);
 	u64 n = 0;
 
@@ -136,7 +137,8 @@ static void distances(void **state)
 		{2, 0x80, 0x3d}, {3, 0x48, 0x83, 0x3d},
 		{2, 0x66, 0xe8}, {2, 0xff, 0x15},
 	};
-	struct bt_decoder *d = bt_decoder_new();
+	struct err e;
+	struct bt_decoder *d = bt_decoder_new(&e);
 
 	assert_non_null(d);
 	for (u32 i = 0; i < 2000; i++) {
@@ -155,7 +157,8 @@ static void facts(void **state)
 {
 	static const u8 push_rbx[16] = {0x53}, mov_cr3[16] = {0x0f, 0x22, 0xd8}, xchg_r8[16] = {0xf3, 0x41, 0x90},
 			mul[16] = {0x48, 0xf7, 0xe1};
-	struct bt_decoder *d = bt_decoder_new();
+	struct err e;
+	struct bt_decoder *d = bt_decoder_new(&e);
 
 	assert_non_null(d);
 	assert_int_equal(bt_decode(d, push_rbx, 15)->written, 1u << 4);

@@ -2,13 +2,12 @@
 /*
  * Memory of the shadow page tables. Each table spans all guest addresses, so it is reserved whole; the host commits what is touched.
  *
- * Threading: the vCPU's thread, at its creation and end.
+ * Giving back is light code: system calls only. Threading: the vCPU's thread.
  */
 #include "engine/bt/bt.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,7 +42,7 @@ void bt_sparse_free(void *p, u64 bytes)
 		munmap((u8 *)p - GUARD, with_guards(bytes));
 }
 
-static const char tables[] = "shadow page tables";
+static const char tables[] = "shadow page tables", tables_owner[] = "memory_shadow_tables";
 
 /* ThreadSanitizer leaves programs 1.5 TiB of addresses, and its mmap refuses others. Between its own tables it keeps 33 TiB from everybody,
  * which nobody uses. The functions that touch tables are not instrumented (BT_UNCHECKED). */
@@ -86,30 +85,61 @@ static void unmap_table(void *table, u64 bytes)
 
 #define REGION_LIST 65536u
 
-u64 bt_table_bytes(const struct bt_vm *vm)
+static u64 table_bytes(const struct bt_vm *vm)
 {
 	return (bt_entry_index(vm, ~0ull) + 1) * sizeof(u64);
 }
 
-static bool aspace_alloc(const struct bt_vm *vm, struct bt_aspace *as, struct err *e)
+static struct bt_aspace *aspace_new(const struct bt_vm *vm, struct err *e)
 {
-	for (u32 t = 0; t < 6; t++)
-		if (!(as->table[t >> 1][t & 1] = map_table(bt_table_bytes(vm), e)))
-			return false;
-	as->meta = bt_sparse(BT_REGIONS, tables, e);
-	as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e);
-	as->cap_regions = REGION_LIST;
-	return as->meta && as->regions;
+	struct bt_aspace *as = bt_sparse(sizeof *as, tables, e);
+	for (u32 t = 0; as && t < 6; t++)
+		if (!(as->table[t >> 1][t & 1] = map_table(table_bytes(vm), e)))
+			return as;
+	if (as && (as->meta = bt_sparse(BT_REGIONS, tables, e)) && (as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e)))
+		as->cap_regions = REGION_LIST;
+	return as;
 }
 
 static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 {
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
-			unmap_table(as->table[t >> 1][t & 1], bt_table_bytes(vm));
+			unmap_table(as->table[t >> 1][t & 1], table_bytes(vm));
 	bt_sparse_free(as->meta, BT_REGIONS);
 	bt_sparse_free(as->regions, REGION_LIST * sizeof(u32));
-	free(as);
+	bt_sparse_free(as, sizeof *as);
+}
+
+/* Mapped anew, so that the host's page tables go too: there may be one for each page of a table. Cells forked in between inherit nothing but zeroes. */
+static void renew_table(u64 *table, u64 bytes)
+{
+	const long flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+	if (syscall(SYS_mmap, table, bytes, PROT_READ | PROT_WRITE, flags, -1, 0l) == (long)table)
+		syscall(SYS_madvise, table, bytes, MADV_DONTFORK);
+	else
+		syscall(SYS_madvise, table, bytes, MADV_DONTNEED);
+}
+
+void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as)
+{
+	for (u32 t = 0; t < 6; t++)
+		renew_table(as->table[t >> 1][t & 1], table_bytes(vm));
+	syscall(SYS_madvise, as->meta, BT_REGIONS, MADV_DONTNEED);
+	syscall(SYS_madvise, as->regions, REGION_LIST * sizeof(u32), MADV_DONTNEED);
+}
+
+void bt_aspace_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque)
+{
+	tell(opaque, "memory_frames", v->frames, v->vm->nframes * sizeof *v->frames);
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
+		const struct bt_aspace *as = v->aspaces[i];
+		for (u32 t = 0; t < 6; t++)
+			tell(opaque, tables_owner, as->table[t >> 1][t & 1], table_bytes(v->vm));
+		tell(opaque, tables_owner, as->meta, BT_REGIONS);
+		tell(opaque, tables_owner, as->regions, REGION_LIST * sizeof(u32));
+		tell(opaque, tables_owner, as, sizeof *as);
+	}
 }
 
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
@@ -118,12 +148,8 @@ bool bt_aspace_init(struct bt_vcpu *v, struct err *e)
 	if (!v->frames)
 		return false;
 	for (u32 i = 0; i < v->vm->aspaces; i++) {
-		v->aspaces[i] = calloc(1, sizeof *v->aspaces[i]);
-		if (!v->aspaces[i]) {
-			err_sys(e, ENOMEM, tables);
-			return false;
-		}
-		if (!aspace_alloc(v->vm, v->aspaces[i], e))
+		v->aspaces[i] = aspace_new(v->vm, e);
+		if (!v->aspaces[i] || !v->aspaces[i]->cap_regions)
 			return false;
 	}
 	return true;

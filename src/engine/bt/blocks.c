@@ -111,9 +111,25 @@ static void jc_drop(struct bt_vcpu *v, const struct bt_block *b)
 void bt_block_enter(struct bt_vcpu *v, u32 bi)
 {
 	struct bt_block *b = &v->blocks[bi];
-	u32 h = bt_hash(b->gva, b->gpfn, b->mode);
-	b->hash_next = v->hash[h];
-	v->hash[h] = bi;
+	u32 *chain = bt_chain(v, b->gva, b->gpfn, b->mode);
+	b->hash_next = *chain;
+	*chain = bi;
+}
+
+static void clear(u32 *p, u64 n)
+{
+	__asm__ volatile("rep stosl" : "+D"(p), "+c"(n) : "a"(0) : "memory");
+}
+
+void bt_blocks_make_room(struct bt_vcpu *v)
+{
+	if (v->nblocks <= v->hash_mask || v->hash_mask + 1 == BT_HASH_SIZE)
+		return;
+	clear(v->hash, v->hash_mask + 1);
+	v->hash_mask = v->hash_mask * 4 + 3;
+	for (u32 i = 1; i < v->nblocks; i++)
+		if (!v->blocks[i].dead)
+			bt_block_enter(v, i);
 }
 
 void bt_block_publish(struct bt_vcpu *v, u32 bi)
@@ -135,7 +151,7 @@ void bt_block_publish(struct bt_vcpu *v, u32 bi)
 static void unhash(struct bt_vcpu *v, u32 bi)
 {
 	const struct bt_block *b = &v->blocks[bi];
-	u32 *link = &v->hash[bt_hash(b->gva, b->gpfn, b->mode)];
+	u32 *link = bt_chain(v, b->gva, b->gpfn, b->mode);
 	while (*link && *link != bi)
 		link = &v->blocks[*link].hash_next;
 	if (*link)

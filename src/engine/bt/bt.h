@@ -31,6 +31,7 @@
 #define BT_CACHE_RESERVE (64u * 1024) /* room that must be left before a block is started */
 #define BT_MAX_BLOCKS (1u << 19)
 #define BT_HASH_SIZE (1u << 18)
+#define BT_HASH_FIRST (1u << 12) /* so large it is at first */
 #define BT_MAX_INSNS 96
 #define BT_JC_SIZE 8192u     /* entries of one jump cache */
 #define BT_JC_MASK 0x7ffcull /* bits of the target that choose one: functions are aligned, returns are not */
@@ -110,6 +111,7 @@ struct bt_aspace {
 	bool used;
 	u16 pcid;
 	u64 stamp;	     /* for eviction */
+	u32 emptied;	     /* pages of the tables that were cleared and keep their memory; one may count many times */
 	struct bt_itlb itlb; /* of user code */
 };
 
@@ -234,6 +236,7 @@ struct bt_stats {
 	u64 light_ops[BT_LIGHT_OPS];
 	u64 blocks_dropped;
 	u64 tlb_flushes, tlb_page_flushes;
+	u64 tables_given_back, trims;
 };
 
 struct bt_vm {
@@ -329,6 +332,7 @@ struct bt_vcpu {
 	bool halted;
 	bool fpu_saved;	     /* guest vector state is in cpu.fpu, not in the registers */
 	bool running;	     /* inside the engine; atomic. False: others may stop the world without asking */
+	u32 trim_above;	     /* bytes of code (trim.c) */
 	bool patched;	     /* others have changed this vCPU's code meanwhile */
 	bool interpret_next; /* bt_dispatch found nothing to run: the instruction at rip is the interpreter's */
 	u64 paging_rules;
@@ -369,7 +373,7 @@ struct bt_vcpu {
 	struct bt_cpage *cpages;
 	u32 ncpages, free_cpage;
 	u32 cpage_hash[BT_CPAGE_HASH];
-	u32 *hash;
+	u32 *hash, hash_mask;
 	struct bt_exit *exits;
 	u32 nexits;
 	struct bt_insn_map *maps;
@@ -412,13 +416,17 @@ enum bt_event {
 
 /* ---- vcpu.c */
 extern __thread struct bt_vcpu bt_self;
-i32 bt_fs_offset(void); /* of bt_self from the thread pointer */
+i32 bt_fs_offset(void);	   /* of bt_self from the thread pointer */
+void bt_self_unused(void); /* this thread runs no vCPU: what the C library has written into its bt_self goes back */
 int bt_vcpu_create(struct engine_vcpu **out, struct engine_vm *engine_vm, u32 id, const struct engine_machine *m, struct err *e);
 void bt_vcpu_destroy(struct engine_vcpu *ev);
 enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e);
 struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev);
 void bt_vcpu_sync_in(struct engine_vcpu *ev);
 void bt_interpret_one(struct bt_vcpu *v); /* vector state saved */
+
+/* ---- trim.c */
+void bt_vcpu_idle(struct engine_vcpu *ev);
 
 /* ---- requests.c */
 void bt_vcpu_kick(struct engine_vcpu *ev);
@@ -466,10 +474,11 @@ void bt_pause(struct bt_vcpu *v); /* PAUSE: now and then another thread's turn *
 /* ---- direct.c: user code that runs as it is */
 void bt_direct_init(struct bt_vcpu *v); /* without memory for it there is no direct execution */
 void bt_direct_fini(struct bt_vcpu *v);
-void bt_direct_switch(struct bt_vcpu *v); /* CR3 was loaded */
-void bt_direct_sample(struct bt_vcpu *v); /* an interrupt finds user code running */
-void bt_direct_compat(struct bt_vcpu *v); /* 32-bit user code is about to be interpreted */
-void bt_direct_run(struct bt_vcpu *v);	  /* bt_direct_fits: until something has to be done outside */
+void bt_direct_give_back(struct bt_vcpu *v); /* all cells; who computes gets one again */
+void bt_direct_switch(struct bt_vcpu *v);    /* CR3 was loaded */
+void bt_direct_sample(struct bt_vcpu *v);    /* an interrupt finds user code running */
+void bt_direct_compat(struct bt_vcpu *v);    /* 32-bit user code is about to be interpreted */
+void bt_direct_run(struct bt_vcpu *v);	     /* bt_direct_fits: until something has to be done outside */
 bool bt_direct_may(const struct bt_vcpu *v);
 void bt_direct_flush(struct bt_vcpu *v, int pcid /* -1: all */);
 void bt_direct_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: all */);
@@ -515,10 +524,12 @@ u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items, u32 m
 void bt_memory(struct engine_vm *engine_vm, engine_memory_fn tell, void *opaque);
 
 /* ---- aspace.c */
-u64 bt_table_bytes(const struct bt_vm *vm); /* of one shadow table */
 /* Reserved, zeroed, committed when touched, between two inaccessible pages. NULL: e tells that `what` has no room. */
 void *bt_sparse(u64 bytes, const char *what, struct err *e);
 void bt_sparse_free(void *p, u64 bytes); /* NULL is fine */
+/* All zeroes again: the host has the memory back. */
+void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as);
+void bt_aspace_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque);
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
 void bt_aspace_fini(struct bt_vcpu *v);
 
@@ -591,6 +602,7 @@ void bt_shadow_views(struct bt_vcpu *v);		/* AC, CR4.SMAP changed */
 void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current and global */);
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
+void bt_shadow_give_back(struct bt_vcpu *v); /* all entries, and their memory */
 
 bool bt_itlb_can_hold(gva_t gva, u64 gpfn); /* no tag could tell page 0 in frame 0 from an empty entry */
 bool bt_itlb_find(struct bt_vcpu *v, gva_t gva, u64 *gpfn);
@@ -615,10 +627,11 @@ static inline u32 bt_jc_index(gva_t gva)
 	return (u32)((gva & BT_JC_MASK) >> 2);
 }
 
-static inline u32 bt_hash(gva_t gva, u64 gpfn, u32 mode)
+/* Where the chain of such blocks begins. */
+static inline u32 *bt_chain(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
 	u64 h = (gva ^ gpfn * 0x9e3779b97f4a7c15ull ^ mode) * 0x9e3779b97f4a7c15ull;
-	return (u32)(h >> 40) & (BT_HASH_SIZE - 1);
+	return &v->hash[(u32)(h >> 40) & v->hash_mask];
 }
 
 static inline u32 bt_start_hash(gva_t gva)
@@ -634,6 +647,7 @@ void bt_block_enter(struct bt_vcpu *v, u32 bi);	 /* can be found from now on */
 void bt_block_retire(struct bt_vcpu *v, u32 bi); /* the opposite: nothing leads to it any more */
 void bt_exit_unlink(struct bt_vcpu *v, u32 exit);
 void bt_block_publish(struct bt_vcpu *v, u32 bi); /* the same of a new one, which is dropped with its frame's code */
+void bt_blocks_make_room(struct bt_vcpu *v);	  /* for finding one more */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */
@@ -663,6 +677,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 void bt_flush_code(struct bt_vcpu *v);
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);
+void bt_cache_give_back(struct bt_vcpu *v); /* after bt_flush_code */
+void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque);
 void bt_signals_install(void);
 bool bt_ras_init(struct bt_vcpu *v, struct err *e);
 void bt_ras_fini(struct bt_vcpu *v);

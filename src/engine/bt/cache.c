@@ -225,27 +225,39 @@ static bool map_views(struct bt_vcpu *v, struct err *e)
 	return true;
 }
 
+/* What is known of blocks. */
+static const struct {
+	u32 at;
+	u64 bytes;
+} arrays[] = {
+	{offsetof(struct bt_vcpu, blocks), sizeof(struct bt_block) * BT_MAX_BLOCKS},
+	{offsetof(struct bt_vcpu, hash), sizeof(u32) * BT_HASH_SIZE},
+	{offsetof(struct bt_vcpu, exits), sizeof(struct bt_exit) * BT_MAX_BLOCKS * 4},
+	{offsetof(struct bt_vcpu, maps), sizeof(struct bt_insn_map) * BT_MAX_BLOCKS * 16},
+	{offsetof(struct bt_vcpu, cpages), sizeof(struct bt_cpage) * BT_CPAGES},
+	{offsetof(struct bt_vcpu, relocs), sizeof(struct bt_reloc) * BT_MAX_BLOCKS * 16},
+	{offsetof(struct bt_vcpu, origin), sizeof(u32) * BT_ORIGINS},
+};
+
+static void **array(const struct bt_vcpu *v, u32 i)
+{
+	return (void **)((char *)v + arrays[i].at);
+}
+
 static const char tables[] = "the code cache's tables";
 
 bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 {
 	if (!map_views(v, e))
 		return false;
-	v->blocks = bt_sparse(sizeof *v->blocks * BT_MAX_BLOCKS, tables, e);
-	v->hash = bt_sparse(sizeof *v->hash * BT_HASH_SIZE, tables, e);
-	v->exits = bt_sparse(sizeof *v->exits * BT_MAX_BLOCKS * 4, tables, e);
-	v->maps = bt_sparse(sizeof *v->maps * BT_MAX_BLOCKS * 16, tables, e);
-	v->cpages = bt_sparse(sizeof *v->cpages * BT_CPAGES, tables, e);
-	v->relocs = bt_sparse(sizeof *v->relocs * BT_MAX_BLOCKS * 16, tables, e);
-	v->origin = bt_sparse(sizeof *v->origin * BT_ORIGINS, tables, e);
-	if (!v->relocs || !v->origin || !v->blocks || !v->hash || !v->exits || !v->maps || !v->cpages)
+	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
+		if (!(*array(v, i) = bt_sparse(arrays[i].bytes, tables, e)))
+			return false;
+	v->decoder = bt_decoder_new(e);
+	if (!v->decoder)
 		return false;
-	v->decoder = bt_decoder_new();
-	if (!v->decoder) {
-		err_sys(e, ENOMEM, tables);
-		return false;
-	}
 	v->nblocks = v->ncpages = 1;
+	v->hash_mask = BT_HASH_FIRST - 1;
 	emit_trampolines(v);
 	bt_jc_clear(v);
 	return bt_ras_init(v, e);
@@ -257,13 +269,27 @@ void bt_cache_fini(struct bt_vcpu *v)
 	bt_decoder_free(v->decoder);
 	bt_sparse_free(v->cache_rw, BT_CACHE_SIZE);
 	bt_sparse_free(v->cache_rx, BT_CACHE_SIZE);
-	bt_sparse_free(v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);
-	bt_sparse_free(v->hash, sizeof *v->hash * BT_HASH_SIZE);
-	bt_sparse_free(v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
-	bt_sparse_free(v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
-	bt_sparse_free(v->cpages, sizeof *v->cpages * BT_CPAGES);
-	bt_sparse_free(v->relocs, sizeof *v->relocs * BT_MAX_BLOCKS * 16);
-	bt_sparse_free(v->origin, sizeof *v->origin * BT_ORIGINS);
+	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
+		bt_sparse_free(*array(v, i), arrays[i].bytes);
+}
+
+void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque)
+{
+	tell(opaque, "memory_code_cache", v->cache_rw, BT_CACHE_SIZE);
+	tell(opaque, "memory_code_cache", v->cache_rx, BT_CACHE_SIZE);
+	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
+		tell(opaque, "memory_blocks", *array(v, i), arrays[i].bytes);
+	tell(opaque, "memory_jump_caches", v->jc, sizeof v->jc);
+	bt_decoder_memory(v->decoder, tell, opaque);
+}
+
+/* The memory behind code that is gone. */
+void bt_cache_give_back(struct bt_vcpu *v)
+{
+	u32 kept = (v->cache_used + (u32)PAGE_SIZE - 1) & ~(u32)(PAGE_SIZE - 1);
+	madvise(v->cache_rw + kept, BT_CACHE_SIZE - kept, MADV_REMOVE);
+	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
+		madvise(*array(v, i), arrays[i].bytes, MADV_DONTNEED);
 }
 
 static void forget_frame(struct bt_vcpu *v, u64 gpfn)
@@ -287,7 +313,8 @@ void bt_flush_code(struct bt_vcpu *v)
 		forget_frame(v, v->blocks[i].gpfn);
 		forget_frame(v, v->blocks[i].gpfn2);
 	}
-	memset(v->hash, 0, sizeof *v->hash * BT_HASH_SIZE);
+	memset(v->hash, 0, sizeof *v->hash * (v->hash_mask + 1));
+	v->hash_mask = BT_HASH_FIRST - 1;
 	v->nblocks = 1;
 	v->nexits = 0;
 	v->nmaps = 0;

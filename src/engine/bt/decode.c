@@ -8,8 +8,8 @@
 
 #include "engine/bt/tr.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define REMEMBERED 2048u /* 1.2 KiB each */
 #define HASH_BITS 13
@@ -34,18 +34,34 @@ struct bt_decoder {
 	struct bt_decoded passed[BT_DECODED_AT_ONCE + 1];
 };
 
-struct bt_decoder *bt_decoder_new(void)
+static void init(struct bt_decoder *d)
 {
-	struct bt_decoder *d = calloc(1, sizeof *d);
+	ZydisDecoderInit(&d->zydis, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+}
+
+struct bt_decoder *bt_decoder_new(struct err *e)
+{
+	struct bt_decoder *d = bt_sparse(sizeof *d, "decoded instructions", e);
 
 	if (d)
-		ZydisDecoderInit(&d->zydis, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+		init(d);
 	return d;
 }
 
 void bt_decoder_free(struct bt_decoder *d)
 {
-	free(d);
+	bt_sparse_free(d, sizeof *d);
+}
+
+void bt_decoder_forget(struct bt_decoder *d)
+{
+	madvise(d, sizeof *d, MADV_DONTNEED); /* zeroes, as at first */
+	init(d);
+}
+
+void bt_decoder_memory(const struct bt_decoder *d, engine_memory_fn tell, void *opaque)
+{
+	tell(opaque, "memory_decoder", d, sizeof *d);
 }
 
 static u32 hash(u64 bytes, u32 bits)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "engine/bt/table.h"
+#include "engine/engine.h"
 
 struct bt_decoded {
 	bool valid;   /* false: no instruction, or it does not end within the bytes; nothing else counts then */
@@ -24,8 +25,10 @@ struct bt_decoded {
 
 struct bt_decoder;
 
-struct bt_decoder *bt_decoder_new(void); /* NULL: out of memory */
-void bt_decoder_free(struct bt_decoder *d);
+struct bt_decoder *bt_decoder_new(struct err *e); /* NULL: out of memory */
+void bt_decoder_free(struct bt_decoder *d);	  /* NULL is fine */
+void bt_decoder_forget(struct bt_decoder *d);	  /* the host has the memory back; answers hold no longer */
+void bt_decoder_memory(const struct bt_decoder *d, engine_memory_fn tell, void *opaque);
 
 /* The 64-bit instruction that begins at `bytes`, of which `avail` count and 15 can be read. The answer holds for the next BT_DECODED_AT_ONCE calls. */
 #define BT_DECODED_AT_ONCE 128

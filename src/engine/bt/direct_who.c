@@ -59,12 +59,18 @@ static struct direct_process *add_process(struct bt_direct *d, u64 cr3)
 	return oldest;
 }
 
+void bt_direct_give_back(struct bt_vcpu *v)
+{
+	for (u32 i = 0; v->direct && i < DIRECT_PROCESSES; i++) {
+		direct_give_up_map(v->direct, &v->direct->process[i]);
+		v->direct->process[i].on[0] = v->direct->process[i].on[1] = false;
+	}
+	v->direct_on[0] = v->direct_on[1] = v->direct && v->vm->directly == DIRECTLY_ALWAYS;
+}
+
 void bt_direct_fini(struct bt_vcpu *v)
 {
-	if (!v->direct)
-		return;
-	for (u32 i = 0; i < DIRECT_PROCESSES; i++)
-		direct_give_up_map(v->direct, &v->direct->process[i]);
+	bt_direct_give_back(v);
 	free(v->direct);
 	v->direct = NULL;
 	v->direct_on[0] = v->direct_on[1] = false;

@@ -47,7 +47,7 @@ void interp_free(struct interp *in)
 	if (!in)
 		return;
 	interp_thunk_free(in);
-	free(in->dcache);
+	interp_decode_fini(in);
 	free(in);
 }
 

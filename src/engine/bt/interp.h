@@ -14,8 +14,7 @@
  */
 #pragma once
 
-#include "base/err.h"
-#include "x86/rules.h"
+#include "engine/engine.h"
 
 struct interp;
 
@@ -27,6 +26,8 @@ enum interp_result {
 
 int interp_new(struct interp **out, struct err *e) must_check;
 void interp_free(struct interp *in);
+void interp_forget(struct interp *in); /* decoded instructions; the host has their memory back. Between steps */
+void interp_memory(const struct interp *in, engine_memory_fn tell, void *opaque);
 
 /* Traps (single step, data breakpoints, INT n, INT3) are delivered inside, so that rip is then the handler's. irq_shadow and debug_shadow
  * are maintained. Does not look at interrupts. */

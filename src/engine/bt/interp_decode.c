@@ -9,7 +9,7 @@
 #include "engine/bt/interp_private.h"
 #include "x86/internal.h"
 
-#include <stdlib.h>
+#include <sys/mman.h>
 
 #define MAX_LEN 15u
 
@@ -22,6 +22,8 @@ struct window {
 	u32 limit; /* bytes that the CS limit allows, at most 15 */
 	gva_t lin;
 };
+
+#define DCACHE_BYTES (DCACHE_SIZE * sizeof(struct interp_insn))
 
 static const ZydisMachineMode machine_mode[IMODE_COUNT] = {
 	[IMODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,
@@ -50,17 +52,11 @@ static bool policy_is_amd(const struct x86_cpuid *p)
 	return ecx == 0x444d4163;
 }
 
-static void forget_all(struct interp *in)
-{
-	for (u32 k = 0; k < DCACHE_SIZE; k++)
-		in->dcache[k].mode = 0xff;
-}
-
 static void use_policy(struct interp *in, const struct x86_cpuid *p)
 {
 	in->cpuid = p;
 	in->amd = policy_is_amd(p);
-	for (u32 m = 0; m < IMODE_COUNT; m++) {
+	for (u32 m = IMODE_16; m < IMODE_COUNT; m++) {
 		ZydisDecoder *d = &in->decoder[m];
 
 		ZydisDecoderInit(d, machine_mode[m], stack_width[m]);
@@ -72,16 +68,35 @@ static void use_policy(struct interp *in, const struct x86_cpuid *p)
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, !p || x86_cpuid_has(p, 0x80000001, 0, 2, 5));
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, !p || x86_cpuid_has(p, 7, 0, 1, 3));
 	}
-	forget_all(in);
+	interp_forget(in);
 }
 
 bool interp_decode_init(struct interp *in)
 {
-	in->dcache = calloc(DCACHE_SIZE, sizeof(*in->dcache));
-	if (!in->dcache)
+	void *p = mmap(NULL, DCACHE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
 		return false;
+	in->dcache = p;
 	use_policy(in, NULL);
 	return true;
+}
+
+void interp_decode_fini(struct interp *in)
+{
+	if (in->dcache)
+		munmap(in->dcache, DCACHE_BYTES);
+}
+
+/* Zeroes: every entry is empty. */
+void interp_forget(struct interp *in)
+{
+	madvise(in->dcache, DCACHE_BYTES, MADV_DONTNEED);
+}
+
+void interp_memory(const struct interp *in, engine_memory_fn tell, void *opaque)
+{
+	tell(opaque, "memory_decoder", in->dcache, DCACHE_BYTES);
 }
 
 static enum interp_mode current_mode(const struct x86_cpu *c)

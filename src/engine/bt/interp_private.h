@@ -102,7 +102,7 @@ struct interp_insn {
 	u64 lo, hi, mask_lo, mask_hi; /* the bytes, and which of them count */
 	u64 tag;		      /* linear address; with mode */
 	const struct interp_row *row;
-	u8 mode; /* enum interp_mode */
+	u8 mode; /* enum interp_mode; IMODE_NONE: an empty entry */
 	u8 len;
 	u8 osize, asize; /* effective operand and address size in bytes */
 	u8 nops;
@@ -128,7 +128,7 @@ struct interp_insn {
 	u32 slot_gen, slot; /* where the code cache holds it */
 };
 
-enum interp_mode { IMODE_16, IMODE_32, IMODE_64, IMODE_COMPAT16, IMODE_COMPAT32, IMODE_COUNT };
+enum interp_mode { IMODE_NONE, IMODE_16, IMODE_32, IMODE_64, IMODE_COMPAT16, IMODE_COMPAT32, IMODE_COUNT };
 
 #define DCACHE_SIZE 8192u
 #define TLB_SIZE 256u
@@ -161,6 +161,7 @@ struct interp {
 
 /* decode */
 bool interp_decode_init(struct interp *in);
+void interp_decode_fini(struct interp *in);
 const struct interp_insn *interp_fetch(struct interp *in, struct x86_cpu *c);
 /* Once more what Zydis refused, for AMD's CPUs: bits that these do not look at are taken out of `bytes`. */
 ZyanStatus interp_decode_ignoring(const ZydisDecoder *decoder, u8 bytes[16], u32 n, bool code64, ZydisDecodedInstruction *z,

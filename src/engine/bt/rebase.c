@@ -270,6 +270,7 @@ struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 	struct bt_block *origin = find_origin(v, gva, gpfn, mode);
 	if (!origin)
 		return NULL;
+	bt_blocks_make_room(v);
 	struct bt_block *idle = find_idle(v, origin), *b = idle ? move_block(v, origin, idle, gva) : copy_block(v, origin, gva);
 	if (GM_BOUNDS_CHECKS || unlikely(v->cpu.traced))
 		look_at_it(v, b);

@@ -14,6 +14,8 @@
  */
 #include "engine/bt/bt.h"
 
+#define EMPTIED_MAX 256 /* pages of an address space's tables that hold nothing and keep their memory, 1 MiB */
+
 static u64 region_of(const struct bt_vm *vm, gva_t gva)
 {
 	return (gva & vm->page_mask) >> BT_REGION_SHIFT;
@@ -31,6 +33,7 @@ static void clear_region(struct bt_aspace *as, u64 region)
 		if (meta & (1u << t))
 			clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
 	as->meta[region] = 0;
+	as->emptied += (u32)__builtin_popcount(meta & 0x3f);
 }
 
 static void clear_kitlb(struct bt_vcpu *v)
@@ -46,10 +49,19 @@ static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 		clear_kitlb(v);
 }
 
-/* Drop every region, or those that hold an entry which is not global. */
+static void give_back(struct bt_vcpu *v, struct bt_aspace *as)
+{
+	as->nregions = as->nhuge = as->emptied = 0;
+	bt_aspace_give_back(v->vm, as);
+	clear_itlb(v, as, true);
+	v->st.tables_given_back++;
+}
+
+/* Drop every region, or those that hold an entry which is not global. Each program that starts lies elsewhere, so what is empty would grow without end.
+ * It goes back when that costs little beside the clearing. */
 static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
-	u32 kept = 0;
+	u32 kept = 0, emptied = as->emptied;
 	v->epoch++;
 	for (u32 i = 0; i < as->nregions; i++) {
 		u32 region = as->regions[i];
@@ -61,7 +73,10 @@ static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 	as->nregions = kept;
 	if (kept == 0)
 		as->nhuge = 0;
-	clear_itlb(v, as, global);
+	if (as->emptied > EMPTIED_MAX + 4 * (as->emptied - emptied))
+		give_back(v, as);
+	else
+		clear_itlb(v, as, global);
 }
 
 static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 bits)
@@ -313,4 +328,12 @@ void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 		if (as->used && (pcid < 0 || as->pcid == pcid))
 			clear_aspace(v, as, global);
 	}
+}
+
+void bt_shadow_give_back(struct bt_vcpu *v)
+{
+	v->epoch++;
+	for (u32 i = 0; i < v->vm->aspaces; i++)
+		if (v->aspaces[i]->used)
+			give_back(v, v->aspaces[i]);
 }

@@ -27,6 +27,8 @@ static const struct {
 	{"tlb_flushes", AT(tlb_flushes)},
 	{"tlb_page_flushes", AT(tlb_page_flushes)},
 	{"aspace_evictions", AT(aspace_evictions)},
+	{"tables_given_back", AT(tables_given_back)},
+	{"trims", AT(trims)},
 	/* Calls of C by translated code */
 	{"misses", AT(misses)},
 	{"misses_failed", AT(misses_failed)},
@@ -99,41 +101,16 @@ u32 bt_stats(struct engine_vm *engine_vm, struct engine_stats_item *items, u32 m
 
 /* ---- memory */
 
-static const char code_cache[] = "memory_code_cache", blocks[] = "memory_blocks", shadow_tables[] = "memory_shadow_tables",
-		  jump_caches[] = "memory_jump_caches", frames[] = "memory_frames";
-
-static void tell_aspace(const struct bt_vm *vm, const struct bt_aspace *as, engine_memory_fn tell, void *opaque)
-{
-	for (u32 t = 0; t < 6; t++)
-		tell(opaque, shadow_tables, as->table[t >> 1][t & 1], bt_table_bytes(vm));
-	tell(opaque, shadow_tables, as->meta, BT_REGIONS);
-	tell(opaque, shadow_tables, as->regions, as->cap_regions * sizeof *as->regions);
-}
-
-static void tell_vcpu(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque)
-{
-	tell(opaque, code_cache, v->cache_rw, BT_CACHE_SIZE);
-	tell(opaque, code_cache, v->cache_rx, BT_CACHE_SIZE);
-	tell(opaque, blocks, v->blocks, sizeof *v->blocks * BT_MAX_BLOCKS);
-	tell(opaque, blocks, v->hash, sizeof *v->hash * BT_HASH_SIZE);
-	tell(opaque, blocks, v->exits, sizeof *v->exits * BT_MAX_BLOCKS * 4);
-	tell(opaque, blocks, v->maps, sizeof *v->maps * BT_MAX_BLOCKS * 16);
-	tell(opaque, blocks, v->cpages, sizeof *v->cpages * BT_CPAGES);
-	tell(opaque, blocks, v->relocs, sizeof *v->relocs * BT_MAX_BLOCKS * 16);
-	tell(opaque, blocks, v->origin, sizeof *v->origin * BT_ORIGINS);
-	tell(opaque, jump_caches, v->jc, sizeof v->jc);
-	tell(opaque, frames, v->frames, v->vm->nframes * sizeof *v->frames);
-	for (u32 i = 0; i < v->vm->aspaces; i++)
-		tell_aspace(v->vm, v->aspaces[i], tell, opaque);
-}
-
 void bt_memory(struct engine_vm *engine_vm, engine_memory_fn tell, void *opaque)
 {
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	pthread_mutex_lock(&vm->lock);
-	tell(opaque, frames, vm->frames, vm->nframes * sizeof *vm->frames);
+	tell(opaque, "memory_frames", vm->frames, vm->nframes * sizeof *vm->frames);
 	for (u32 i = 0; i < vm->max_vcpus; i++)
-		if (vm->vcpus[i])
-			tell_vcpu(vm->vcpus[i], tell, opaque);
+		if (vm->vcpus[i]) {
+			bt_cache_memory(vm->vcpus[i], tell, opaque);
+			bt_aspace_memory(vm->vcpus[i], tell, opaque);
+			interp_memory(vm->vcpus[i]->interp, tell, opaque);
+		}
 	pthread_mutex_unlock(&vm->lock);
 }

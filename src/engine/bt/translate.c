@@ -299,7 +299,7 @@ static void emit_exits(struct tr *t)
 
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
-	for (u32 i = v->hash[bt_hash(gva, gpfn, mode)]; i; i = v->blocks[i].hash_next) {
+	for (u32 i = *bt_chain(v, gva, gpfn, mode); i; i = v->blocks[i].hash_next) {
 		struct bt_block *b = &v->blocks[i];
 		if (b->gva == gva && b->gpfn == gpfn && b->mode == mode && !b->dead)
 			return b;
@@ -431,6 +431,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 {
 	if (!bt_cache_has_room(v))
 		bt_flush_code(v);
+	bt_blocks_make_room(v);
 	struct source s;
 	s.page = v->env.ram(v, gpfn << 12, false);
 	s.page2 = NULL;

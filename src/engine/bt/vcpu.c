@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define TSC_SLACK 100000 /* smaller differences are the error of the measurement */
 
@@ -24,6 +25,13 @@ static struct bt_vcpu *vcpu(struct engine_vcpu *v)
 i32 bt_fs_offset(void)
 {
 	return (i32)((char *)&bt_self - (char *)__builtin_thread_pointer());
+}
+
+void bt_self_unused(void)
+{
+	u64 start = PAGE_BASE((u64)&bt_self + PAGE_SIZE - 1), end = PAGE_BASE((u64)(&bt_self + 1));
+	if (!bt_self.vm)
+		madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 /* ---- creation and end */
