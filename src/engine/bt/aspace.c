@@ -96,7 +96,8 @@ static struct bt_aspace *aspace_new(const struct bt_vm *vm, struct err *e)
 	for (u32 t = 0; as && t < 6; t++)
 		if (!(as->table[t >> 1][t & 1] = map_table(table_bytes(vm), e)))
 			return as;
-	if (as && (as->meta = bt_sparse(BT_REGIONS, tables, e)) && (as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e)))
+	if (as && (as->meta = bt_sparse(BT_REGIONS * sizeof *as->meta, tables, e)) &&
+	    (as->regions = bt_sparse(REGION_LIST * sizeof(u32), tables, e)))
 		as->cap_regions = REGION_LIST;
 	return as;
 }
@@ -106,7 +107,7 @@ static void aspace_free(const struct bt_vm *vm, struct bt_aspace *as)
 	for (u32 t = 0; t < 6; t++)
 		if (as->table[t >> 1][t & 1])
 			unmap_table(as->table[t >> 1][t & 1], table_bytes(vm));
-	bt_sparse_free(as->meta, BT_REGIONS);
+	bt_sparse_free(as->meta, BT_REGIONS * sizeof *as->meta);
 	bt_sparse_free(as->regions, REGION_LIST * sizeof(u32));
 	bt_sparse_free(as, sizeof *as);
 }
@@ -125,7 +126,7 @@ void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as)
 {
 	for (u32 t = 0; t < 6; t++)
 		renew_table(as->table[t >> 1][t & 1], table_bytes(vm));
-	syscall(SYS_madvise, as->meta, BT_REGIONS, MADV_DONTNEED);
+	syscall(SYS_madvise, as->meta, BT_REGIONS * sizeof *as->meta, MADV_DONTNEED);
 	syscall(SYS_madvise, as->regions, REGION_LIST * sizeof(u32), MADV_DONTNEED);
 }
 
@@ -136,7 +137,7 @@ void bt_aspace_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaq
 		const struct bt_aspace *as = v->aspaces[i];
 		for (u32 t = 0; t < 6; t++)
 			tell(opaque, tables_owner, as->table[t >> 1][t & 1], table_bytes(v->vm));
-		tell(opaque, tables_owner, as->meta, BT_REGIONS);
+		tell(opaque, tables_owner, as->meta, BT_REGIONS * sizeof *as->meta);
 		tell(opaque, tables_owner, as->regions, REGION_LIST * sizeof(u32));
 		tell(opaque, tables_owner, as, sizeof *as);
 	}

@@ -84,7 +84,8 @@ enum bt_mode {
 /* Views of one address space: what user code, supervisor code, and supervisor code with EFLAGS.AC set may touch. */
 enum bt_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_COUNT };
 
-enum { META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7 }; /* bits 0-5: table page (view * 2 + write) is in use */
+/* Bits 0-5: table page (view * 2 + write) is in use; from 8 on: it was, and keeps its memory. */
+enum { META_TABLES = 0x3f, META_LARGE = 1u << 6, META_NONGLOBAL = 1u << 7, META_USED = 0xff, META_KEPT_SHIFT = 8 };
 
 /* Code pages as they are mapped (itlb.c). */
 struct bt_cpage {
@@ -103,15 +104,15 @@ struct bt_itlb {
 
 struct bt_aspace {
 	u64 *table[VIEW_COUNT][2]; /* [view][write]: host address minus gva for each page, 0 = absent */
-	u8 *meta;		   /* one byte for each 2 MiB region */
-	u32 *regions;		   /* those with meta != 0 */
+	u16 *meta;		   /* of each 2 MiB region */
+	u32 *regions;		   /* those that are in use */
 	u32 nregions, cap_regions;
 	u32 huge[8]; /* gva >> 30 of those from which a 1 GiB page was entered */
 	u32 nhuge;   /* 9: too many to remember */
 	bool used;
 	u16 pcid;
 	u64 stamp;	     /* for eviction */
-	u32 emptied;	     /* pages of the tables that were cleared and keep their memory; one may count many times */
+	u32 kept;	     /* pages of the tables that have memory, but for those that were never cleared */
 	struct bt_itlb itlb; /* of user code */
 };
 

@@ -14,7 +14,8 @@
  */
 #include "engine/bt/bt.h"
 
-#define EMPTIED_MAX 256 /* pages of an address space's tables that hold nothing and keep their memory, 1 MiB */
+#define KEPT_MAX 256 /* pages of an address space's tables that keep their memory when they hold nothing, 1 MiB */
+#define PAYS 16	     /* times as many pages go back as regions were in use: these will need theirs again */
 
 static u64 region_of(const struct bt_vm *vm, gva_t gva)
 {
@@ -28,12 +29,12 @@ static void clear_words(u64 *p, u64 n)
 
 static void clear_region(struct bt_aspace *as, u64 region)
 {
-	u8 meta = as->meta[region];
+	u32 meta = as->meta[region], tables = meta & META_TABLES, kept = meta >> META_KEPT_SHIFT;
 	for (u32 t = 0; t < 6; t++)
-		if (meta & (1u << t))
+		if (tables & (1u << t))
 			clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
-	as->meta[region] = 0;
-	as->emptied += (u32)__builtin_popcount(meta & 0x3f);
+	as->kept += (u32)__builtin_popcount(tables & ~kept);
+	as->meta[region] = (u16)((tables | kept) << META_KEPT_SHIFT);
 }
 
 static void clear_kitlb(struct bt_vcpu *v)
@@ -51,7 +52,7 @@ static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 
 static void give_back(struct bt_vcpu *v, struct bt_aspace *as)
 {
-	as->nregions = as->nhuge = as->emptied = 0;
+	as->nregions = as->nhuge = as->kept = 0;
 	bt_aspace_give_back(v->vm, as);
 	clear_itlb(v, as, true);
 	v->st.tables_given_back++;
@@ -61,7 +62,7 @@ static void give_back(struct bt_vcpu *v, struct bt_aspace *as)
  * It goes back when that costs little beside the clearing. */
 static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
-	u32 kept = 0, emptied = as->emptied;
+	u32 kept = 0, dropped = as->nregions;
 	v->epoch++;
 	for (u32 i = 0; i < as->nregions; i++) {
 		u32 region = as->regions[i];
@@ -73,7 +74,7 @@ static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 	as->nregions = kept;
 	if (kept == 0)
 		as->nhuge = 0;
-	if (as->emptied > EMPTIED_MAX + 4 * (as->emptied - emptied))
+	if (as->kept > KEPT_MAX + PAYS * (dropped - kept))
 		give_back(v, as);
 	else
 		clear_itlb(v, as, global);
@@ -82,12 +83,12 @@ static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 bits)
 {
 	u64 region = region_of(v->vm, gva);
-	if (as->meta[region] == 0) {
+	if (!(as->meta[region] & META_USED)) {
 		if (as->nregions == as->cap_regions)
 			clear_aspace(v, as, true); /* the list is full: start over, as any TLB may */
 		as->regions[as->nregions++] = (u32)region;
 	}
-	as->meta[region] |= bits;
+	as->meta[region] = (u16)(as->meta[region] | bits);
 }
 
 static void set_entry(struct bt_vcpu *v, struct bt_aspace *as, enum bt_view view, bool write, gva_t gva, u64 delta, u8 bits)
@@ -286,7 +287,7 @@ void bt_shadow_switch(struct bt_vcpu *v)
 static void flush_page_in(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva)
 {
 	u64 region = region_of(v->vm, gva);
-	u8 meta = as->meta[region];
+	u32 meta = as->meta[region];
 	if (is_huge(as, gva)) {
 		clear_aspace(v, as, true);
 		return;
