@@ -122,12 +122,12 @@ static void renew_table(u64 *table, u64 bytes)
 		syscall(SYS_madvise, table, bytes, MADV_DONTNEED);
 }
 
-void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as)
+void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as, u64 regions)
 {
+	u64 bytes = regions * PAGE_SIZE; /* one page of a table maps one region */
 	for (u32 t = 0; t < 6; t++)
-		renew_table(as->table[t >> 1][t & 1], table_bytes(vm));
-	syscall(SYS_madvise, as->meta, BT_REGIONS * sizeof *as->meta, MADV_DONTNEED);
-	syscall(SYS_madvise, as->regions, REGION_LIST * sizeof(u32), MADV_DONTNEED);
+		renew_table(as->table[t >> 1][t & 1], bytes < table_bytes(vm) ? bytes : table_bytes(vm));
+	syscall(SYS_madvise, as->meta, regions * sizeof *as->meta, MADV_DONTNEED);
 }
 
 void bt_aspace_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque)

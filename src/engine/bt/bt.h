@@ -112,7 +112,7 @@ struct bt_aspace {
 	bool used;
 	u16 pcid;
 	u64 stamp;	     /* for eviction */
-	u32 kept;	     /* pages of the tables that have memory, but for those that were never cleared */
+	u32 kept;	     /* pages of the tables, in the lower half, that were cleared and keep their memory */
 	struct bt_itlb itlb; /* of user code */
 };
 
@@ -528,8 +528,8 @@ void bt_memory(struct engine_vm *engine_vm, engine_memory_fn tell, void *opaque)
 /* Reserved, zeroed, committed when touched, between two inaccessible pages. NULL: e tells that `what` has no room. */
 void *bt_sparse(u64 bytes, const char *what, struct err *e);
 void bt_sparse_free(void *p, u64 bytes); /* NULL is fine */
-/* All zeroes again: the host has the memory back. */
-void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as);
+/* The first `regions` of the addresses, whose entries have been cleared: the host has the memory back. */
+void bt_aspace_give_back(const struct bt_vm *vm, struct bt_aspace *as, u64 regions);
 void bt_aspace_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque);
 bool bt_aspace_init(struct bt_vcpu *v, struct err *e);
 void bt_aspace_fini(struct bt_vcpu *v);
@@ -604,6 +604,7 @@ void bt_shadow_flush_page(struct bt_vcpu *v, gva_t gva, int pcid /* -1: current 
 void bt_shadow_flush(struct bt_vcpu *v, int pcid /* -1: all */, bool global);
 void bt_shadow_unwrite(struct bt_vcpu *v, u64 gpfn);
 void bt_shadow_give_back(struct bt_vcpu *v); /* all entries, and their memory */
+u32 bt_shadow_kept(const struct bt_vcpu *v); /* pages that hold nothing and keep their memory */
 
 bool bt_itlb_can_hold(gva_t gva, u64 gpfn); /* no tag could tell page 0 in frame 0 from an empty entry */
 bool bt_itlb_find(struct bt_vcpu *v, gva_t gva, u64 *gpfn);

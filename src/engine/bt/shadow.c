@@ -14,8 +14,8 @@
  */
 #include "engine/bt/bt.h"
 
-#define KEPT_MAX 256 /* pages of an address space's tables that keep their memory when they hold nothing, 1 MiB */
-#define PAYS 16	     /* times as many pages go back as regions were in use: these will need theirs again */
+#define KEPT_MAX 1024 /* pages of an address space's tables that keep their memory when they hold nothing, 4 MiB */
+#define PAYS 16	      /* times as many pages go back as regions were in use: these will need theirs again */
 
 static u64 region_of(const struct bt_vm *vm, gva_t gva)
 {
@@ -27,13 +27,20 @@ static void clear_words(u64 *p, u64 n)
 	__asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(0ull) : "memory");
 }
 
+/* Of a guest's programs, each of which lies elsewhere; the upper half of the addresses is its kernel's, which stays where it is. */
+static bool is_low(u64 region)
+{
+	return region < BT_REGIONS / 2;
+}
+
 static void clear_region(struct bt_aspace *as, u64 region)
 {
 	u32 meta = as->meta[region], tables = meta & META_TABLES, kept = meta >> META_KEPT_SHIFT;
 	for (u32 t = 0; t < 6; t++)
 		if (tables & (1u << t))
 			clear_words(as->table[t >> 1][t & 1] + (region << 9), 512);
-	as->kept += (u32)__builtin_popcount(tables & ~kept);
+	if (is_low(region))
+		as->kept += (u32)__builtin_popcount(tables & ~kept);
 	as->meta[region] = (u16)((tables | kept) << META_KEPT_SHIFT);
 }
 
@@ -50,34 +57,42 @@ static void clear_itlb(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 		clear_kitlb(v);
 }
 
-static void give_back(struct bt_vcpu *v, struct bt_aspace *as)
+/* The first `regions`, which hold nothing. */
+static void give_back(struct bt_vcpu *v, struct bt_aspace *as, u64 regions)
 {
-	as->nregions = as->nhuge = as->kept = 0;
-	bt_aspace_give_back(v->vm, as);
-	clear_itlb(v, as, true);
+	bt_aspace_give_back(v->vm, as, regions);
+	as->kept = 0;
 	v->st.tables_given_back++;
 }
 
-/* Drop every region, or those that hold an entry which is not global. Each program that starts lies elsewhere, so what is empty would grow without end.
- * It goes back when that costs little beside the clearing. */
+static bool pays_to_give_back(const struct bt_aspace *as)
+{
+	return as->kept > KEPT_MAX + PAYS * as->nregions;
+}
+
+/* Drop every region, or those that hold an entry which is not global. What is empty would grow without end, so it goes back when that costs little
+ * beside what was cleared since. */
 static void clear_aspace(struct bt_vcpu *v, struct bt_aspace *as, bool global)
 {
-	u32 kept = 0, dropped = as->nregions;
+	u32 kept = 0;
+	bool give = pays_to_give_back(as), lost = global;
 	v->epoch++;
 	for (u32 i = 0; i < as->nregions; i++) {
 		u32 region = as->regions[i];
-		if (!global && !(as->meta[region] & META_NONGLOBAL))
+		bool keep = !global && !(as->meta[region] & META_NONGLOBAL);
+		if (keep && !(give && is_low(region))) {
 			as->regions[kept++] = region;
-		else
-			clear_region(as, region);
+			continue;
+		}
+		lost |= keep;
+		clear_region(as, region);
 	}
 	as->nregions = kept;
 	if (kept == 0)
 		as->nhuge = 0;
-	if (as->kept > KEPT_MAX + PAYS * (dropped - kept))
-		give_back(v, as);
-	else
-		clear_itlb(v, as, global);
+	if (give)
+		give_back(v, as, BT_REGIONS / 2);
+	clear_itlb(v, as, lost);
 }
 
 static void note_region(struct bt_vcpu *v, struct bt_aspace *as, gva_t gva, u8 bits)
@@ -333,8 +348,16 @@ void bt_shadow_flush(struct bt_vcpu *v, int pcid, bool global)
 
 void bt_shadow_give_back(struct bt_vcpu *v)
 {
-	v->epoch++;
+	for (u32 i = 0; i < v->vm->aspaces; i++) {
+		clear_aspace(v, v->aspaces[i], true);
+		give_back(v, v->aspaces[i], BT_REGIONS);
+	}
+}
+
+u32 bt_shadow_kept(const struct bt_vcpu *v)
+{
+	u32 kept = 0;
 	for (u32 i = 0; i < v->vm->aspaces; i++)
-		if (v->aspaces[i]->used)
-			give_back(v, v->aspaces[i]);
+		kept += v->aspaces[i]->kept;
+	return kept;
 }

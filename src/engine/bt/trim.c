@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #define TRIM_LEAST (1u << 20) /* bytes of code */
+#define KEPT_MAX 256	      /* empty pages of shadow tables */
 
 static u32 code(const struct bt_vcpu *v)
 {
@@ -107,11 +108,20 @@ static void trim(struct bt_vcpu *v)
 	bt_leave(v);
 }
 
+static void forget_tables(struct bt_vcpu *v)
+{
+	bt_enter(v);
+	bt_shadow_give_back(v);
+	bt_leave(v);
+}
+
 void bt_vcpu_idle(struct engine_vcpu *ev)
 {
 	struct bt_vcpu *v = (struct bt_vcpu *)ev;
 	if (pays(v))
 		trim(v);
+	else if (bt_shadow_kept(v) > KEPT_MAX)
+		forget_tables(v);
 	/* Soon made again, and nobody else's concern. */
 	bt_decoder_forget(v->decoder);
 	interp_forget(v->interp);
