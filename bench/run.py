@@ -3,7 +3,8 @@
 """Native, Guise and QEMU TCG in one run: the same programs, kernel and initramfs, medians of interleaved rounds.
 
 Parts: boot; programs (bench/programs, natively as they are, in a machine with this host's C library, from an initramfs appended to the default
-guest's); disk and net (bench/programs/disk.c and net.c on a file and a server of this host); rootdisk (whole programs of a Debian disk, natively in
+guest's); growth and timer (in bench/programs, too: where speed falls off when code, data or processes become many; how late a program wakes up);
+disk and net (bench/programs/disk.c and net.c on a file and a server of this host); rootdisk (whole programs of a Debian disk, natively in
 a chroot of a copy: `make bench` makes the disk, as root).
 The guest's own clock times each part, and every machine's clock is checked against this host's; results are compared between all three.
 Tables go to standard output; figures, charts and the history of all runs to bench/results.
@@ -26,7 +27,8 @@ import figures  # noqa: E402
 import runners  # noqa: E402
 import vmm  # noqa: E402
 
-PARTS = ("boot", "programs", "disk", "net", "rootdisk")
+PARTS = ("boot", "programs", "growth", "timer", "disk", "net", "rootdisk")
+LONG_PARTS = ("growth", "rootdisk")
 QUICK_BOOTS = 3
 
 
@@ -85,16 +87,16 @@ def arguments():
     p.add_argument("--qemu", default=shutil.which("qemu-system-x86_64") or "qemu-system-x86_64")
     p.add_argument("--engine", help="engine of guise run")
     p.add_argument("--runners", type=names_of(("native", "guise", "qemu")), default="native,guise,qemu", help="which to run (all: %(default)s)")
-    p.add_argument("--parts", type=names_of(PARTS), help=f"what to measure (all: {','.join(PARTS)}; all but rootdisk with --quick)")
+    p.add_argument("--parts", type=names_of(PARTS), help=f"what to measure (all: {','.join(PARTS)}; all but {' and '.join(LONG_PARTS)} with --quick)")
     p.add_argument("--rounds", type=int, help="rounds, of which medians are taken (5; 1 with --quick)")
     p.add_argument("--percent", type=int, help="amount of work (100; 20 with --quick)")
-    p.add_argument("--quick", action="store_true", help="one round, a fifth of the work, no root disk")
+    p.add_argument("--quick", action="store_true", help="one round, a fifth of the work, neither growth nor root disk")
     p.add_argument("--rootdisk", help="Debian image (guest/out/debian-bench.img or debian.img); left out when it is not there")
     p.add_argument("--results", default=os.path.join(HERE, "results"), help="directory of figures, charts and history")
     options = p.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.percent = options.percent or (20 if options.quick else 100)
-    options.parts = options.parts or [part for part in PARTS if part != "rootdisk" or not options.quick]
+    options.parts = options.parts or [part for part in PARTS if part not in LONG_PARTS or not options.quick]
     return options
 
 
@@ -140,6 +142,15 @@ class Bench:
 
     def programs(self):
         self._each(lambda: runners.native_programs(self.binaries, self.percent), lambda m: m.programs(self.binaries, self.percent))
+
+    def growth(self):
+        self._program("growth")
+
+    def timer(self):
+        self._program("timer")
+
+    def _program(self, name):
+        self._each(lambda: runners.native_program(self.binaries, name, self.percent), lambda m: m.own_part(self.binaries, name, self.percent))
 
     def disk(self):
         with runners.DiskFile(self.binaries, self.percent) as d:

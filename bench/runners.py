@@ -17,8 +17,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "out")
 PROGRAMS = ("integer", "float", "memory", "calls", "system")
 DEVICE_PROGRAMS = ("disk", "net")
+OWN_PARTS = ("growth", "timer")  # each is a part of its own
 CFLAGS = ("-O2", "-ftree-vectorize", "-std=gnu17")
-STATIC = ("system", "disk", "net")  # system: what it forks and starts is itself
+STATIC = ("system", "disk", "net", "growth", "timer")  # system: what it forks and starts is itself
 # The host's own loopback address, as a machine's NAT shows it.
 HOST_ADDRESS = "10.0.2.2"
 # A guest's clock and ours may differ by console latency, and no more.
@@ -35,7 +36,7 @@ ONE_CPU = ["taskset", "-c", "0"]
 def compile_programs():
     os.makedirs(OUT, exist_ok=True)
     binaries = {}
-    for name in PROGRAMS + DEVICE_PROGRAMS:
+    for name in PROGRAMS + DEVICE_PROGRAMS + OWN_PARTS:
         source = os.path.join(HERE, "programs", name + ".c")
         binary = os.path.join(OUT, name)
         link = ["-static"] if name in STATIC else []
@@ -80,8 +81,12 @@ def run_native(argv, who, env=None):
 def native_programs(binaries, percent):
     parts = {}
     for name in PROGRAMS:
-        parts.update(run_native([*ONE_CPU, binaries[name], str(percent)], f"native {name}"))
+        parts.update(native_program(binaries, name, percent))
     return parts
+
+
+def native_program(binaries, name, percent):
+    return run_native([*ONE_CPU, binaries[name], str(percent)], f"native {name}")
 
 
 def check_clock(machine, who):
@@ -157,6 +162,9 @@ class Runner:
     def programs(self, binaries, percent):
         script = "\n".join(f"/bench/{name} {percent} || exit 1" for name in PROGRAMS)
         return self._run_in_default_guest(self._config(), PROGRAMS, binaries, script, "programs")
+
+    def own_part(self, binaries, name, percent):
+        return self._run_in_default_guest(self._config(), (name,), binaries, f"/bench/{name} {percent} || exit 1", name)
 
     def disk(self, binaries, disk, percent, seed):
         """What goes through the host's page cache on one side does so on the other."""
