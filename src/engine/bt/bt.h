@@ -412,6 +412,8 @@ enum bt_event {
 	EV_LIGHT,    /* t2 = site: run a system instruction without saving vector state */
 	EV_RET, /* a return did not go where its call came from: t1 = target, t2 = site and, above bit 32, what RET n added; it is carried out but for the jump */
 	EV_SIGNAL,
+	EV_SYSCALL, /* t1 = the next instruction: without C in most cases (crossing.c) */
+	EV_SYSRET,  /* of 64 bits; t1 as for EV_LIGHT */
 	EV_COUNT
 };
 

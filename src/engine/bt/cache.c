@@ -7,19 +7,11 @@
  */
 #include "engine/bt/bt.h"
 #include "engine/bt/decode.h"
-#include "engine/bt/emit.h"
+#include "engine/bt/tramp.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-
-struct tramp {
-	struct emit e;
-	i32 fs;
-	u32 restore;
-};
-
-#define TFS(member) (k->fs + (i32)offsetof(struct bt_vcpu, member))
 
 /* guest, host: those that live in host registers */
 static const u8 homes[][2] = {
@@ -33,8 +25,7 @@ static void emit_bytes(struct emit *e, const u8 *p, size_t n)
 		e8(e, *p++);
 }
 
-/* Guest registers and flags from memory into the host's, then jump to v->jump_to. */
-static void emit_restore(struct tramp *k)
+void bt_tramp_load_flags(struct tramp *k)
 {
 	static const u8 flags[] = {
 		0x89, 0xc1,	  /* mov ecx, eax */
@@ -45,9 +36,15 @@ static void emit_restore(struct tramp *k)
 		0x04, 0x7f,	  /* add al, 0x7f: overflow when al was 1 */
 		0x9e,		  /* sahf */
 	};
+	emit_bytes(&k->e, flags, sizeof flags);
+}
+
+/* Guest registers and flags from memory into the host's, then jump to v->jump_to. */
+static void emit_restore(struct tramp *k)
+{
 	k->restore = k->e.pos;
 	e_load32_fs(&k->e, H_RAX, TFS(cpu.rflags));
-	emit_bytes(&k->e, flags, sizeof flags);
+	bt_tramp_load_flags(k);
 	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
 		e_load_fs(&k->e, homes[i][1], TFS(cpu.gpr) + 8 * homes[i][0]);
 	e_load_fs(&k->e, H_RAX, TFS(cpu.gpr));
@@ -92,8 +89,7 @@ static u32 emit_leave(struct tramp *k)
 	return at;
 }
 
-/* Guest registers and flags to memory. */
-static void emit_save(struct tramp *k)
+void bt_tramp_save_flags(struct tramp *k)
 {
 	static const u8 flags[] = {
 		0x0f, 0x90, 0xc0, /* seto al */
@@ -113,6 +109,11 @@ static void emit_save(struct tramp *k)
 	e8(&k->e, 0x09); /* or eax, ecx */
 	e8(&k->e, 0xc8);
 	e_store32_fs(&k->e, TFS(cpu.rflags), H_RAX);
+}
+
+/* The other guest registers. */
+static void emit_save(struct tramp *k)
+{
 	for (u32 i = 0; i < ARRAY_SIZE(homes); i++)
 		e_store_fs(&k->e, TFS(cpu.gpr) + 8 * homes[i][0], homes[i][1]);
 	e_store_fs(&k->e, TFS(ras), H_RSP);
@@ -142,8 +143,11 @@ static BT_UNCHECKED void *run_heavy(struct bt_vcpu *v, u32 site, u32 ev)
 static u32 emit_event(struct tramp *k, enum bt_event ev, u32 leave)
 {
 	u32 at = k->e.pos;
-	if (ev != EV_SIGNAL) /* the signal handler has saved them */
+	if (ev != EV_SIGNAL) { /* the signal handler has saved them */
+		bt_tramp_save_flags(k);
+		k->flags_saved[ev] = k->e.pos;
 		emit_save(k);
+	}
 	e_load_fs(&k->e, H_RSP, TFS(host_rsp));
 	e_load_fs(&k->e, H_RDI, 0);
 	e_lea(&k->e, true, H_RDI, H_RDI, H_RSP, 0, k->fs);
@@ -191,6 +195,7 @@ static void emit_trampolines(struct bt_vcpu *v)
 	for (u32 ev = 0; ev < EV_COUNT; ev++)
 		if (handlers[ev])
 			v->ev_off[ev] = emit_event(k, ev, v->leave_off);
+	bt_emit_crossings(v, k);
 	v->jc_miss_off = k->e.pos;
 	e_mov_imm(&k->e, H_R10, BT_JC_NOWHERE);
 	e_store_fs(&k->e, TFS(target), H_R10);

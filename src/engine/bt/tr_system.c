@@ -75,6 +75,21 @@ static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
 	t->rsp_ok = false; /* rsp may be the destination */
 }
 
+/* From a block that the jump caches serve, these look for their target there. */
+static void crossing(struct tr *t, enum bt_light_op op, u32 arg)
+{
+	if (!tr_uses_ras(t)) {
+		light(t, op, arg, true);
+		return;
+	}
+	if (op == LIGHT_SYSCALL)
+		tr_mov_gva(t, H_R10, t->next);
+	else
+		e_mov_imm(&t->e, H_R10, (u32)op | arg << 8);
+	tr_to_event(t, op == LIGHT_SYSCALL ? EV_SYSCALL : EV_SYSRET, t->site);
+	t->end = true;
+}
+
 static bool light_for_users(enum bt_light_op op)
 {
 	return op == LIGHT_PAUSE || op == LIGHT_SYSCALL || op == LIGHT_CPUID || op == LIGHT_RDTSC || op == LIGHT_RDTSCP ||
@@ -89,9 +104,14 @@ void tr_insn_light(struct tr *t, u32 op)
 	}
 	switch (op) {
 	case LIGHT_SYSCALL:
-		light(t, op, 0, true);
+		crossing(t, op, 0);
 		break;
 	case LIGHT_SYSRET:
+		if (t->in->operand_width == 64)
+			crossing(t, op, 8);
+		else
+			light(t, op, t->in->operand_width / 8, true);
+		break;
 	case LIGHT_IRET:
 		light(t, op, t->in->operand_width / 8, true);
 		break;
