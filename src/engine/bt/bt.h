@@ -297,6 +297,7 @@ struct bt_vcpu {
 	u64 k_not_if;	/* pext/pdep masks that clear a bit of rflags */
 	u64 k_not_ac;
 	u64 k_sysflags;
+	u64 k_tsd;
 	u64 k_fff, k_1000, k_63, k_31;
 	/* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
 	u64 k_line[BT_SHARE_LINES];

@@ -65,6 +65,39 @@ void tr_insn_stac(struct tr *t, u32 arg)
 	change_ac(t, true);
 }
 
+/* ---- time */
+
+static void add_to_rax(struct emit *e, i32 disp)
+{
+	e_load_fs(e, H_R10, disp);
+	e_lea(e, true, H_RAX, H_RAX, H_R10, 0, 0);
+}
+
+/* RDTSC, and RDTSCP, which waits for the loads before it (light.c). The interpreter knows what to do about a user who may not. */
+static void read_tsc(struct tr *t, bool aux)
+{
+	struct emit *e = &t->e;
+	tr_guard(t, 110);
+	if (t->user) {
+		e_load_fs(e, H_R10, FS(cpu.cr4));
+		e_pext_fs(e, false, H_RCX, H_R10, FS(k_tsd));
+		e_lea(e, false, H_RCX, H_RCX, H_RSP, 0, -1);
+		tr_jrcxz(t, EV_INTERP);
+	}
+	if (aux) {
+		e_bytes(e, 0xe8ae0f, 3); /* lfence */
+		e_load32_fs(e, G_RCX, FS(cpu.msr.tsc_aux));
+	}
+	e_bytes(e, 0x310f, 2); /* rdtsc */
+	e_rorx(e, true, H_RDX, H_RDX, 32);
+	e_lea(e, true, H_RAX, H_RAX, H_RDX, 0, 0);
+	add_to_rax(e, FS(tsc_offset));
+	add_to_rax(e, FS(cpu.tsc_offset));
+	e_rorx(e, true, H_RDX, H_RAX, 32);
+	e_mov32(e, H_RDX, H_RDX);
+	e_mov32(e, H_RAX, H_RAX);
+}
+
 /* ---- C without saving vector state */
 
 static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
@@ -126,6 +159,10 @@ void tr_insn_light(struct tr *t, u32 op)
 	case LIGHT_WRGSBASE:
 	case LIGHT_RDPID:
 		light(t, op, (u32)tr_gpr(t->op[0].reg.value) | (t->in->operand_width == 64) << 4, false);
+		break;
+	case LIGHT_RDTSC:
+	case LIGHT_RDTSCP:
+		read_tsc(t, op == LIGHT_RDTSCP);
 		break;
 	case LIGHT_SWAPGS:
 		e_load_fs(&t->e, H_R10, FS(cpu.seg[SEG_GS].base));

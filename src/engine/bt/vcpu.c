@@ -45,6 +45,7 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_not_if = (u32)~FL_IF;
 	v->k_not_ac = (u32)~FL_AC;
 	v->k_sysflags = (u32) ~(FL_ARITH | FL_ONE | FL_RF | FL_VM);
+	v->k_tsd = CR4_TSD;
 	v->k_fff = 0xfff;
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
