@@ -258,6 +258,41 @@ static void memory_to_a_fresh_stack(void)
 	CHECK_EQ(bits(other_va), A | D);
 }
 
+BLOCK(push_row, "mov %rsp, %r8\n\t"
+		"mov %rdi, %rsp\n\t"
+		".irp n, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12\n\t"
+		"push $\\n\n\t"
+		".endr\n\t"
+		"mov %r8, %rsp");
+BLOCK(pop_row, "mov %rsp, %r8\n\t"
+	       "mov %rdi, %rsp\n\t"
+	       "xor %eax, %eax\n\t"
+	       ".rept 12\n\t"
+	       "pop %rcx\n\t"
+	       "lea (%rcx, %rax, 4), %rax\n\t"
+	       ".endr\n\t"
+	       "mov %r8, %rsp");
+
+/* Up to the end of a page, over it, and from its first word on. */
+static void stack_at_the_edge(void)
+{
+	u64 top = va + PAGE + 8 * (loop_count % 32) - 8 * 8, want = 0;
+
+	fill(frame, 0);
+	fill(frame2, 0);
+	paging_map(va, (u64)frame2, P | W);
+	paging_map(va + PAGE, (u64)frame, P | W);
+	push_row(top, 0, 0);
+	for (u64 n = 1; n <= 12; n++) {
+		u64 at = top - 8 * n;
+
+		CHECK_EQ((at < va + PAGE ? frame2 : frame)[at % PAGE / 8], n);
+	}
+	for (u64 n = 12; n; n--)
+		want = 4 * want + n;
+	CHECK_EQ(pop_row(top - 8 * 12, 0, 0), want);
+}
+
 /* ---- devices */
 
 BLOCK(lapic_registers, "mov 0x20(%rdi), %eax\n\t"
@@ -433,6 +468,7 @@ void guest_main(void)
 	LOOP(across_two_pages);
 	LOOP(field_across_the_edge);
 	LOOP(memory_to_a_fresh_stack);
+	LOOP(stack_at_the_edge);
 	LOOP(device_and_ram);
 	LOOP(device_where_ram_was);
 	LOOP(device_and_ram_in_turns);

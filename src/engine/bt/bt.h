@@ -301,6 +301,7 @@ struct bt_vcpu {
 	u64 k_fff, k_1000, k_63, k_31;
 	/* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
 	u64 k_line[BT_SHARE_LINES];
+	u64 k_above[4]; /* [log]: masks of an address's bits that are zero when it lies in the first 2^log lines of its page */
 	u64 jc_mask[2]; /* [user]; 0 makes every look-up miss */
 	u64 go;		/* 0: leave at the next poll */
 	u64 irq_idle;	/* 0: the interrupt controller has something */

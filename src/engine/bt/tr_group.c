@@ -27,9 +27,26 @@ bool tr_shares_behind(const struct tr *t, u32 insn)
 	return false;
 }
 
+static u32 lines_of(const struct tr_group *g)
+{
+	return (u32)(g->high - g->low + TR_LINE - 1) / TR_LINE;
+}
+
+/* By its last byte, which must not lie in the page's first lines. */
+static void check_range_from_above(struct tr *t, const struct tr_group *g, u32 low)
+{
+	u32 log = 0;
+	while (1u << log < lines_of(g))
+		log++;
+	e_lea(&t->e, false, H_RCX, low, H_RSP, 0, (i32)(g->high - g->low - 1));
+	e_pext_fs(&t->e, false, H_RCX, H_RCX, FS(k_above) + (i32)(8 * log));
+	tr_jump_careful(t);
+}
+
+/* By its first byte, which must not lie in the page's last lines. */
 static void check_range(struct tr *t, const struct tr_group *g, u32 low)
 {
-	u32 lines = (u32)(g->high - g->low + TR_LINE - 1) / TR_LINE;
+	u32 lines = lines_of(g);
 	e_rorx(&t->e, false, H_RCX, low, 6);
 	e_shrx_fs(&t->e, H_RCX, FS(k_line) + (i32)(8 * (lines - 1)), H_RCX);
 	tr_jump_careful(t);
@@ -70,14 +87,18 @@ static void begin_first(struct tr *t, struct tr_group *g)
 	g->looked = true;
 }
 
-/* The range around an address, which is host register h plus disp: checked and looked up. */
+/* The range around an address, which is host register h plus disp: checked and looked up. Stacks end with a page, and a kernel's is used up to that end
+ * in each system call; other things rather begin with one. */
 static void look_around(struct tr *t, const struct tr_group *g, u32 h, i64 disp, i64 at, bool write)
 {
 	i64 from_low = at - g->low;
 	u32 low = disp == from_low ? h : (u32)T_ADDR;
 	if (disp != from_low)
 		e_lea(&t->e, true, low, h, H_RSP, 0, (i32)(disp - from_low));
-	check_range(t, g, low);
+	if (h == G_RSP)
+		check_range_from_above(t, g, low);
+	else
+		check_range(t, g, low);
 	look(t, g, low, from_low, write);
 }
 

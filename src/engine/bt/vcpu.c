@@ -52,6 +52,8 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_31 = 31;
 	for (u32 n = 0; n < BT_SHARE_LINES; n++)
 		v->k_line[n] = (1ull << (63 - n)) - 1;
+	for (u32 log = 0; log < ARRAY_SIZE(v->k_above); log++)
+		v->k_above[log] = PAGE_SIZE - (64u << log);
 	v->jc_mask[0] = v->jc_mask[1] = BT_JC_MASK;
 	v->go = 1;
 	v->irq_idle = 1;
