@@ -158,9 +158,9 @@ static void area_length(const struct interp_layout *l, struct xs *x, u64 have)
 {
 	x->len = XS_HEADER + XS_HEADER_SIZE;
 	for (u32 n = 2; n < XF_COUNT; n++) {
-		u32 end = comp_offset(l, x, n) + l->size[n];
+		u32 end = have >> n & 1 ? comp_offset(l, x, n) + l->size[n] : 0;
 
-		if ((have >> n & 1) && end > x->len)
+		if (end > x->len)
 			x->len = end;
 	}
 }

@@ -52,10 +52,15 @@ void interp_fpu_reset(const struct interp_layout *l, struct x86_cpu *c, u32 n)
 
 bool interp_all_zero(const u8 *p, u32 n)
 {
-	for (u32 k = 0; k < n; k++)
-		if (p[k])
-			return false;
-	return true;
+	u64 any = 0, word;
+
+	for (; n >= sizeof(word) && !any; n -= (u32)sizeof(word), p += sizeof(word)) {
+		memcpy(&word, p, sizeof(word));
+		any = word;
+	}
+	while (n-- && !any)
+		any = *p++;
+	return !any;
 }
 
 bool interp_fpu_in_use(const struct interp_layout *l, const struct x86_cpu *c, u32 n)
