@@ -120,7 +120,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	u64 flushes = v->st.flushes;
 	u32 mode = v->mode;
 	gva_t to = x->gva;
-	struct bt_block *from = bt_block_at(v, x->stub);
+	const struct bt_block *from = &v->blocks[v->t3];
 	gva_t from_gva = from->gva;
 	v->cpu.rip = to;
 	struct bt_block *b;
