@@ -334,7 +334,7 @@ row("disk-empty", FAILED, ("--disk: disk '[^']*/disk'", "is empty", "give it a s
 row("disk-part-of-a-sector", FAILED, ("--disk: disk '[^']*/disk'", "100 bytes, is not a multiple of 512", "extend it with"), with_disk(b"x" * 100))
 row("disk-key", USAGE, ("--disk", 'does not take "readnoly"', 'did you mean "readonly"'), with_disk(bytes(4096), ",readnoly"))
 row("disk-key-far", USAGE, ("--disk", 'does not take "xyzzy"', "see: --disk help"), with_disk(bytes(4096), ",xyzzy=1"))
-row("disk-cache", USAGE, ("--disk,cache: ", '"none" is not possible', "choose one of: writeback"), with_disk(bytes(4096), ",cache=none"))
+row("disk-cache", USAGE, ("--disk,cache: ", '"directsync" is not possible', "choose one of: writeback"), with_disk(bytes(4096), ",cache=directsync"))
 row("disk-format", USAGE, ("--disk: disk '[^']*/disk'", "image format 'floppy' is not supported", "qemu-img convert -O raw"), with_disk(bytes(4096), ",format=floppy"))
 row("disk-serial-long", USAGE, ("--disk: ", "serial 'x+' is longer than 20", HELP_RUN), with_disk(bytes(4096), ",serial=" + "x" * 21))
 row("disk-character-device", FAILED, ("--disk: disk '/dev/zero'", "is neither a file nor a block device", "name one of these"), run("--disk", "/dev/zero"))

@@ -122,9 +122,10 @@ def memory_idle_smp(t):
 
 @test("memory-many-processes", timeout=180, on=GUISE)
 def memory_many_processes(t):
-    """Each program lies elsewhere in its addresses; the tables of those that are gone do not stay."""
+    """Each program lies elsewhere in its addresses; the tables of those that are gone do not stay: each of eight address spaces keeps 4 MiB of empty
+    ones at most."""
     m = t.start_exec("i=0; while [ $i -lt 2000 ]; do /bin/busybox true; i=$((i + 1)); done; echo ran $i", memory="128M", extra=["--stats"])
     t.equal(m.wait(), 0, "exit status")
     t.check("ran 2000" in m.text, m.text)
     got = counters(m)
-    t.check(got["memory_shadow_tables"] <= 16 * MIB, f"{got}")
+    t.check(got["memory_shadow_tables"] <= 40 * MIB, f"{got}")

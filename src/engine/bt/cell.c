@@ -170,7 +170,8 @@ __attribute__((noreturn)) static void become_cell(struct plan *p)
 
 /* ---- making one */
 
-/* Once nothing but the window is left, the filter. It lies on the signal stack, which is not in use yet. */
+/* Once nothing but the window is left, the locks. The filter lies on the signal stack, which is not in use yet. It is not asked about the calls that
+ * newer kernels have for their probes, uretprobe and uprobe: user dispatch is, which comes first. */
 static void plan_first_calls(struct plan *p, u8 *stack, u64 secret)
 {
 	struct sock_fprog prog = {.len = (u16)bt_cell_filter(p->filter, p->window, secret)};
@@ -180,8 +181,9 @@ static void plan_first_calls(struct plan *p, u8 *stack, u64 secret)
 	memcpy(stack + sizeof prog, p->filter, sizeof p->filter);
 	p->shared->call[0] = (struct cell_call){SYS_munmap, {0, p->window}};
 	p->shared->call[1] = (struct cell_call){SYS_munmap, {end, USER_END - end}};
-	p->shared->call[2] = (struct cell_call){SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, filter_at - sizeof prog}};
-	p->shared->ncalls = 3;
+	p->shared->call[2] = (struct cell_call){SYS_prctl, {PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, p->window, PAGE_SIZE}};
+	p->shared->call[3] = (struct cell_call){SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, filter_at - sizeof prog}};
+	p->shared->ncalls = 4;
 }
 
 static bool map_here(struct bt_cell *c, int file)
@@ -287,7 +289,8 @@ static int refuse(const struct bt_cell *c, bool ended, struct err *e)
 			       strerror((int)-s->error));
 	if (s->error)
 		return err_set(e, ENOTSUP,
-			       "a process that is to execute guest code directly cannot lock up its system calls (seccomp): %s; " WITHOUT,
+			       "a process that is to execute guest code directly cannot lock up its system calls (user dispatch, seccomp): "
+			       "%s; " WITHOUT,
 			       strerror((int)-s->error));
 	return err_set(e, ENOTSUP, "a process that is to execute guest code directly gets signals in a form unknown here; " WITHOUT);
 }

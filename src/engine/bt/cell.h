@@ -5,7 +5,7 @@
  * (cell_code.c), the words shared with the translator's process, and the signal stack. Whatever user code does that it cannot do alone raises a
  * signal there, and the vCPU's thread, which waits meanwhile, looks at the registers in the signal frame.
  *
- * Isolation. A system call from anywhere but the window's code is trapped by seccomp. From there, memory can be mapped only with a secret that is in
+ * Isolation. A system call from anywhere but the window's code is trapped by user dispatch, and by seccomp. From there, memory can be mapped only with a secret that is in
  * the cell while its own code runs and never while the guest's does; there is one thread, so never both. All that is read from the window is the
  * guest's word: registers, which may hold anything, and nothing else is believed.
  *
