@@ -70,7 +70,8 @@ struct direct_process {
 	u64 stamp;
 	bool on[2]; /* [1]: its 32-bit code */
 	u32 good;   /* samples in a row that speak for direct execution */
-	u64 sampled_at, crossings;
+	u32 steady; /* and those of them that found no new code */
+	u64 sampled_at, crossings, blocks;
 	u64 not_before; /* ns */
 	u64 holdoff;	/* ns */
 	u64 exits, wall_ns,

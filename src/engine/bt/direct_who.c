@@ -14,7 +14,9 @@
 #include <string.h>
 #include <time.h>
 
-#define SAMPLES 6	 /* in a row, that find a process computing */
+#define SAMPLES 6	 /* in a row that find a process computing, 4 ms each under Linux */
+#define STEADY_SAMPLES 2 /* the same, when what it runs is not new */
+#define NEW_BLOCKS 100	 /* between two samples: it still finds its way */
 #define LONG_NS 40000	 /* between two ways into the kernel, in translated code */
 #define EXITS 64	 /* after so many, look whether the cell pays */
 #define SHORT_NS 13000	 /* of CPU time on average between two exits: it does not */
@@ -96,10 +98,21 @@ void bt_direct_unexecute(struct bt_vcpu *v, u64 gpfn)
 
 /* ---- who */
 
+static u64 blocks_made(const struct bt_vcpu *v)
+{
+	return v->st.blocks + v->st.rebased + v->st.moved;
+}
+
 static bool computes(const struct bt_vcpu *v, const struct direct_process *p, u64 now)
 {
 	u64 crossings = v->crossings - p->crossings + 1;
 	return p->sampled_at && (now - p->sampled_at) / crossings > LONG_NS;
+}
+
+/* A program that starts finds new code all the time, and may be over before a cell pays. One that has run all of it before is in a loop. */
+static bool turns_in_place(const struct bt_vcpu *v, const struct direct_process *p)
+{
+	return blocks_made(v) - p->blocks <= NEW_BLOCKS;
 }
 
 static bool give_map(struct bt_vcpu *v, struct direct_process *p)
@@ -201,9 +214,11 @@ void bt_direct_sample(struct bt_vcpu *v)
 	u64 now = direct_now();
 	p->stamp = ++d->stamp;
 	p->good = computes(v, p, now) ? p->good + 1 : 0;
+	p->steady = p->good && turns_in_place(v, p) ? p->steady + 1 : 0;
 	p->sampled_at = now;
 	p->crossings = v->crossings;
-	if (p->good >= SAMPLES && now >= p->not_before)
+	p->blocks = blocks_made(v);
+	if ((p->good >= SAMPLES || p->steady >= STEADY_SAMPLES) && now >= p->not_before)
 		direct_turn_on(v, p, false);
 }
 
