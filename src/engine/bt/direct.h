@@ -72,8 +72,9 @@ struct direct_process {
 	u32 good;   /* samples in a row that speak for direct execution */
 	u32 steady; /* and those of them that found no new code */
 	u64 sampled_at, crossings, blocks;
-	u64 not_before; /* ns */
-	u64 holdoff;	/* ns */
+	u64 stack_entry; /* of its page table */
+	u64 not_before;	 /* ns */
+	u64 holdoff;	 /* ns */
 	u64 exits, wall_ns,
 		cpu_at; /* of this trial of the cell: ways out, ns that it ran or waited for a CPU, its CPU time (ns) at the start */
 	struct direct_map *map;
@@ -110,6 +111,14 @@ struct bt_direct {
 static inline bool direct_tsc(const struct bt_vcpu *v)
 {
 	return v->tsc_offset + v->cpu.tsc_offset == 0;
+}
+
+/* What the page table's last entry for programs leads to, where their stacks are. The table of a process that has ended is another one's soon, and then
+ * this differs. */
+static inline u64 direct_stack_entry(const struct bt_vcpu *v)
+{
+	const u8 *table = v->env.ram((void *)v, v->cpu.cr3 & 0x000ffffffffff000ull, false);
+	return table ? ((const u64 *)table)[255] & 0x000ffffffffff000ull : 0;
 }
 
 static inline u64 direct_table(const struct bt_vcpu *v)

@@ -18,12 +18,29 @@ static struct direct_process *find_process(struct bt_direct *d, u64 cr3)
 	return NULL;
 }
 
+/* Of whoever had this page table before nothing holds for its new owner but the cell, which is emptied. */
+static void meet_anew(struct direct_process *p, u64 stack_entry)
+{
+	if (p->map)
+		p->map->stale = true;
+	*p = (struct direct_process){.cr3 = p->cr3, .pcid = p->pcid, .map = p->map, .stamp = p->stamp, .stack_entry = stack_entry};
+}
+
+static void look_who_it_is(struct bt_vcpu *v, struct direct_process *p)
+{
+	u64 stack_entry = direct_stack_entry(v);
+	if (p->stack_entry != stack_entry)
+		meet_anew(p, stack_entry);
+}
+
 void bt_direct_switch(struct bt_vcpu *v)
 {
 	struct bt_direct *d = v->direct;
 	if (!d)
 		return;
 	d->now = find_process(d, direct_table(v));
+	if (d->now)
+		look_who_it_is(v, d->now);
 	for (u32 compat = 0; compat < 2; compat++)
 		v->direct_on[compat] = !d->refused && (v->vm->directly == DIRECTLY_ALWAYS || (d->now && d->now->on[compat]));
 }

@@ -48,14 +48,14 @@ void direct_give_up_map(struct bt_direct *d, struct direct_process *p)
 	d->ncells--;
 }
 
-static struct direct_process *add_process(struct bt_direct *d, u64 cr3)
+static struct direct_process *add_process(struct bt_direct *d, u64 cr3, u64 stack_entry)
 {
 	struct direct_process *oldest = &d->process[0];
 	for (u32 i = 1; i < DIRECT_PROCESSES; i++)
 		if (d->process[i].stamp < oldest->stamp)
 			oldest = &d->process[i];
 	struct direct_map *map = oldest->map;
-	*oldest = (struct direct_process){.cr3 = cr3, .map = map, .stamp = ++d->stamp};
+	*oldest = (struct direct_process){.cr3 = cr3, .stack_entry = stack_entry, .map = map, .stamp = ++d->stamp};
 	if (map)
 		map->stale = true;
 	return oldest;
@@ -199,7 +199,7 @@ void bt_direct_init(struct bt_vcpu *v)
 struct direct_process *direct_this_process(struct bt_vcpu *v)
 {
 	if (!v->direct->now)
-		v->direct->now = add_process(v->direct, direct_table(v));
+		v->direct->now = add_process(v->direct, direct_table(v), direct_stack_entry(v));
 	return v->direct->now;
 }
 
