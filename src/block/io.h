@@ -3,7 +3,8 @@
  * Asynchronous file I/O on the host: io_uring where the kernel grants it, a pool of threads where it does not. Both finish what they are
  * given: short transfers are continued, EINTR repeated, missing fallocate modes replaced.
  *
- * Threading: io_submit from any thread; it never waits for a device (io_inline.h does, in rare cases and with a limit). Completions arrive in batches on any thread, perhaps the submitter's
+ * Threading: io_submit from any thread; it never waits for a device (io_inline.h does, in rare cases and with a limit).
+ * Completions arrive in batches on any thread, perhaps the submitter's
  * own before io_submit returns; so no lock that `done` takes may be held across io_submit.
  */
 #pragma once

@@ -54,7 +54,7 @@ void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checke
 	put32(v, x->patch, (checked ? to->checked : to->entry) - (x->patch + 4));
 }
 
-static void let_go(struct bt_vcpu *v, struct bt_exit *x)
+void bt_exit_reset(struct bt_vcpu *v, struct bt_exit *x)
 {
 	put32(v, x->patch, x->stub - (x->patch + 4));
 	x->target = x->next = x->prev = 0;
@@ -71,7 +71,7 @@ void bt_exit_unlink(struct bt_vcpu *v, u32 exit)
 		v->exits[x->prev - 1].next = x->next;
 	else
 		v->blocks[x->target].incoming = x->next;
-	let_go(v, x);
+	bt_exit_reset(v, x);
 }
 
 static void unlink_incoming(struct bt_vcpu *v, struct bt_block *b)
@@ -79,7 +79,7 @@ static void unlink_incoming(struct bt_vcpu *v, struct bt_block *b)
 	for (u32 i = b->incoming; i;) {
 		struct bt_exit *x = &v->exits[i - 1];
 		i = x->next;
-		let_go(v, x);
+		bt_exit_reset(v, x);
 	}
 	b->incoming = 0;
 }
@@ -116,16 +116,11 @@ void bt_block_enter(struct bt_vcpu *v, u32 bi)
 	*chain = bi;
 }
 
-static void clear(u32 *p, u64 n)
-{
-	__asm__ volatile("rep stosl" : "+D"(p), "+c"(n) : "a"(0) : "memory");
-}
-
 void bt_blocks_make_room(struct bt_vcpu *v)
 {
 	if (v->nblocks <= v->hash_mask || v->hash_mask + 1 == BT_HASH_SIZE)
 		return;
-	clear(v->hash, v->hash_mask + 1);
+	bt_zero(v->hash, sizeof *v->hash * (v->hash_mask + 1));
 	v->hash_mask = v->hash_mask * 4 + 3;
 	for (u32 i = 1; i < v->nblocks; i++)
 		if (!v->blocks[i].dead)

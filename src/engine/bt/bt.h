@@ -552,6 +552,12 @@ static inline u64 bt_host_xcr0(void)
 	return (u64)hi << 32 | lo;
 }
 
+/* For light code, which has no memset. */
+static inline void bt_zero(void *p, u64 bytes)
+{
+	__asm__ volatile("rep stosb" : "+D"(p), "+c"(bytes) : "a"(0) : "memory");
+}
+
 /* The 64-byte lines of a page that [start, end) touches, one bit each. */
 static inline u64 bt_lines(u32 start, u32 end)
 {
@@ -652,8 +658,9 @@ void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checke
 void bt_block_enter(struct bt_vcpu *v, u32 bi);	 /* can be found from now on */
 void bt_block_retire(struct bt_vcpu *v, u32 bi); /* the opposite: nothing leads to it any more */
 void bt_exit_unlink(struct bt_vcpu *v, u32 exit);
-void bt_block_publish(struct bt_vcpu *v, u32 bi); /* the same of a new one, which is dropped with its frame's code */
-void bt_blocks_make_room(struct bt_vcpu *v);	  /* for finding one more */
+void bt_exit_reset(struct bt_vcpu *v, struct bt_exit *x); /* to its stub; in no list */
+void bt_block_publish(struct bt_vcpu *v, u32 bi);	  /* the same of a new one, which is dropped with its frame's code */
+void bt_blocks_make_room(struct bt_vcpu *v);		  /* for finding one more */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */

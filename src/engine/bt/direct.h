@@ -113,17 +113,17 @@ static inline bool direct_tsc(const struct bt_vcpu *v)
 	return v->tsc_offset + v->cpu.tsc_offset == 0;
 }
 
-/* What the page table's last entry for programs leads to, where their stacks are. The table of a process that has ended is another one's soon, and then
- * this differs. */
-static inline u64 direct_stack_entry(const struct bt_vcpu *v)
-{
-	const u8 *table = v->env.ram((void *)v, v->cpu.cr3 & 0x000ffffffffff000ull, false);
-	return table ? ((const u64 *)table)[255] & 0x000ffffffffff000ull : 0;
-}
-
 static inline u64 direct_table(const struct bt_vcpu *v)
 {
 	return v->cpu.cr3 & 0x000ffffffffff000ull;
+}
+
+/* What the page table's last entry for programs leads to, where their stacks are. The table of a process that has ended is another one's soon, and then
+ * this differs. */
+static inline u64 direct_stack_entry(struct bt_vcpu *v)
+{
+	const u8 *table = v->env.ram(v, direct_table(v), false);
+	return table ? ((const u64 *)table)[255] & 0x000ffffffffff000ull : 0;
 }
 
 /* ---- direct_who.c */

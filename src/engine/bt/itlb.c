@@ -68,15 +68,10 @@ void bt_itlb_drop(struct bt_vcpu *v, struct bt_itlb *t, gva_t gva)
 	forget_vpn(v, t, vpn);
 }
 
-static void clear(void *p, u64 bytes)
-{
-	__asm__ volatile("rep stosb" : "+D"(p), "+c"(bytes) : "a"(0) : "memory");
-}
-
 static void clear_known(struct bt_vcpu *v, struct bt_itlb *t)
 {
 	if (t->nlist > ARRAY_SIZE(t->list))
-		clear(t->known, v->ncpages);
+		bt_zero(t->known, v->ncpages);
 	for (u32 i = 0; i < t->nlist && i < ARRAY_SIZE(t->list); i++)
 		t->known[t->list[i]] = 0;
 	t->nlist = 0;
@@ -84,7 +79,7 @@ static void clear_known(struct bt_vcpu *v, struct bt_itlb *t)
 
 void bt_itlb_clear(struct bt_vcpu *v, struct bt_itlb *t)
 {
-	clear(t->tag, sizeof t->tag);
+	bt_zero(t->tag, sizeof t->tag);
 	clear_known(v, t);
 }
 
@@ -168,7 +163,7 @@ void bt_cpages_reset(struct bt_vcpu *v)
 		if (v->aspaces[i])
 			clear_known(v, &v->aspaces[i]->itlb);
 	clear_known(v, &v->kitlb);
-	clear(v->cpage_hash, sizeof v->cpage_hash);
+	bt_zero(v->cpage_hash, sizeof v->cpage_hash);
 	v->ncpages = 1;
 	v->free_cpage = 0;
 }

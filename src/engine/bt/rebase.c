@@ -56,11 +56,6 @@ void bt_rebase_drop(struct bt_vcpu *v, u32 bi)
 		*link = b->origin_next;
 }
 
-static void fill(void *p, u64 bytes)
-{
-	__asm__ volatile("rep stosb" : "+D"(p), "+c"(bytes) : "a"(0) : "memory");
-}
-
 static void copy(void *to, const void *from, u64 bytes)
 {
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
@@ -68,7 +63,7 @@ static void copy(void *to, const void *from, u64 bytes)
 
 void bt_rebase_forget(struct bt_vcpu *v)
 {
-	fill(v->origin, sizeof *v->origin * BT_ORIGINS);
+	bt_zero(v->origin, sizeof *v->origin * BT_ORIGINS);
 }
 
 static struct bt_block *find_origin(const struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
@@ -153,7 +148,6 @@ static void relocate(struct bt_vcpu *v, const struct bt_block *b, const struct s
 	}
 }
 
-/* None is linked yet. */
 static void copy_exits(struct bt_vcpu *v, const struct bt_block *from, const struct bt_block *b, const struct shift *s)
 {
 	for (u32 i = 0; i < b->nexits; i++) {
@@ -162,8 +156,7 @@ static void copy_exits(struct bt_vcpu *v, const struct bt_block *from, const str
 		x->patch += s->host;
 		x->stub += s->host;
 		x->gva += s->gva;
-		x->next = x->target = 0;
-		put32(v->cache_rw + x->patch, x->stub - (x->patch + 4));
+		bt_exit_reset(v, x);
 	}
 }
 
