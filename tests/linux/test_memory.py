@@ -129,3 +129,16 @@ def memory_many_processes(t):
     t.check("ran 2000" in m.text, m.text)
     got = counters(m)
     t.check(got["memory_shadow_tables"] <= 40 * MIB, f"{got}")
+
+
+@test("memory-fresh-pages-direct", timeout=120, on=GUISE)
+def memory_fresh_pages_direct(t):
+    """A page fault takes a process out of its cell once, not again when the page is there."""
+    script = ("faults() { sed -n 's/^pgfault //p' /proc/vmstat; }; a=$(faults); awk 'BEGIN { s = \"x\"; for (i = 0; i < 25; i++) s = s s; print length(s) }';"
+              " echo faults $(($(faults) - a))")
+    m = t.start_exec(script, memory="512M", engine="direct", extra=["--stats"])
+    t.equal(m.wait(), 0, "exit status")
+    t.check("33554432" in m.text, m.text)
+    faults, runs = int(re.search(r"faults (\d+)", m.text)[1]), counters(m)["direct_runs"]
+    t.check(faults > 10000, f"{faults} page faults are too few to tell")
+    t.check(runs < faults * 3 // 2, f"{runs} ways into cells for {faults} page faults")

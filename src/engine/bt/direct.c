@@ -191,9 +191,12 @@ static bool page_fault(struct bt_vcpu *v, struct direct_process *p)
 	bt_stores_done(v);
 	if (r > 0 && map_page(v, p, gva, acc))
 		return p->on[m->compat];
-	if (r == 0)
+	if (r == 0) {
 		x86_deliver_fault(&v->cpu);
-	else if (!(acc & ACC_FETCH))
+		m->awaited.gva = gva;
+		m->awaited.acc = acc;
+		m->awaited.some = true;
+	} else if (!(acc & ACC_FETCH))
 		bt_interpret_one(v);
 	else if (m->compat)
 		interpret_around(v, m);
@@ -371,6 +374,16 @@ static struct direct_process *prepare(struct bt_vcpu *v)
 	return prepare_segments(v, p) ? p : NULL;
 }
 
+/* The guest's kernel has most likely brought the page of the last fault: it is mapped before the cell comes upon it again. False: no cell any more. */
+static bool map_awaited(struct bt_vcpu *v, struct direct_process *p)
+{
+	struct direct_map *m = p->map;
+	if (m->awaited.some)
+		map_page(v, p, m->awaited.gva, m->awaited.acc);
+	m->awaited.some = false;
+	return p->on[m->compat];
+}
+
 void bt_direct_run(struct bt_vcpu *v)
 {
 	struct direct_process *p = prepare(v);
@@ -382,6 +395,8 @@ void bt_direct_run(struct bt_vcpu *v)
 		interpret_around(v, p->map);
 		return;
 	}
+	if (!map_awaited(v, p))
+		return;
 	struct direct_map *m = p->map;
 	v->cpu.rflags &= ~(u64)FL_RF;
 	v->cpu.debug_shadow = false;

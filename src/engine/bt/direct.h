@@ -62,6 +62,11 @@ struct direct_map {
 		u64 gva, len, offset;
 		u8 how;
 	} run; /* pages to be mapped with one call */
+	struct {
+		bool some;
+		gva_t gva;
+		u32 acc;
+	} awaited; /* the access for which the guest's kernel has got a page fault */
 };
 
 /* A guest process, known by its page table. */
