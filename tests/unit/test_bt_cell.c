@@ -131,6 +131,26 @@ static void every_register_travels(void **state)
 	assert_int_equal(f->cell->shared->gs_base, 0xffff888000001000);
 }
 
+/* Neither what is mapped before nor the hand-over counts as the guest's time. */
+static void tells_when_code_ran(void **state)
+{
+	static const u8 code[] = {0xff, 0xc9, /* dec ecx */ 0x75, 0xfc, 0x0f, 0x0b};
+	struct fixture *f = *state;
+
+	put_code(f, code, sizeof code);
+	f->g[REG_RCX] = 1;
+	run_to(f, SIGILL, CODE + 4);
+	f->g[REG_RIP] = CODE;
+	f->g[REG_RCX] = 20000000;
+	for (u32 i = 0; i < CELL_CALLS; i++)
+		bt_cell_map(f->cell, DATA + 2 * i * PAGE_SIZE, PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ);
+	u64 before = bt_host_tsc();
+	run_to(f, SIGILL, CODE + 4);
+	u64 after = bt_host_tsc(), went = f->cell->shared->went, came = f->cell->shared->came;
+	assert_true(before < went && went < came && came < after);
+	assert_true(came - went > 5000000);
+}
+
 /* A stack pointer into the cell's own signal stack must not move the frame. */
 static void stack_pointer_anywhere(void **state)
 {
@@ -503,6 +523,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(faults_and_memory, begin, end),
 		cmocka_unit_test_setup_teardown(system_calls_come_back, begin, end),
 		cmocka_unit_test_setup_teardown(every_register_travels, begin, end),
+		cmocka_unit_test_setup_teardown(tells_when_code_ran, begin, end),
 		cmocka_unit_test_setup_teardown(stack_pointer_anywhere, begin, end),
 		cmocka_unit_test_setup_teardown(an_endless_loop_can_be_interrupted, begin, end),
 		cmocka_unit_test_setup_teardown(signals_of_others_do_nothing, begin, end),

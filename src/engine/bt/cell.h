@@ -47,7 +47,8 @@ struct cell_shared {
 	i64 error;	  /* of the call that failed */
 	u64 call_address; /* SIGSYS: behind the instruction, or that of a vsyscall */
 	u32 call_number;
-	u32 code; /* the signal's si_code */
+	u32 code;	/* the signal's si_code */
+	u64 went, came; /* host TSC when the guest's code got the CPU and when a signal took it away */
 	struct cell_call call[CELL_CALLS];
 };
 _Static_assert(sizeof(struct cell_shared) <= CELL_STATE_PAGES * PAGE_SIZE, "the shared words fit");

@@ -29,7 +29,9 @@
 #define OFF_ADDRESS 56
 #define OFF_NUMBER 64
 #define OFF_CODE 68
-#define OFF_CALL 72
+#define OFF_WENT 72
+#define OFF_CAME 80
+#define OFF_CALL 88
 #define FRAME_FLAGS 176 /* in a struct ucontext */
 #define CALL_SIZE 56
 _Static_assert(offsetof(struct cell_shared, ncalls) == OFF_NCALLS && offsetof(struct cell_shared, stay) == OFF_STAY &&
@@ -37,6 +39,7 @@ _Static_assert(offsetof(struct cell_shared, ncalls) == OFF_NCALLS && offsetof(st
 		       offsetof(struct cell_shared, gs_base) == OFF_GS && offsetof(struct cell_shared, sel) == OFF_SEL &&
 		       offsetof(struct cell_shared, signal) == OFF_SIGNAL && offsetof(struct cell_shared, call_address) == OFF_ADDRESS &&
 		       offsetof(struct cell_shared, call_number) == OFF_NUMBER && offsetof(struct cell_shared, code) == OFF_CODE &&
+		       offsetof(struct cell_shared, went) == OFF_WENT && offsetof(struct cell_shared, came) == OFF_CAME &&
 		       offsetof(struct cell_shared, error) == OFF_ERROR && offsetof(struct cell_shared, call) == OFF_CALL &&
 		       sizeof(struct cell_call) == CALL_SIZE,
 	       "the assembly below knows the layout");
@@ -62,6 +65,9 @@ __asm__(".pushsection .rodata\n"
 	"	popfq\n"
 	"	leaq cell_code_begin+4096(%rip), %rbx\n"
 	"	movq %rdx, " STR(OFF_FRAME) "(%rbx)\n"
+	"	rdtsc\n"
+	"	movl %eax, " STR(OFF_CAME) "(%rbx)\n"
+	"	movl %edx, " STR(OFF_CAME) "+4(%rbx)\n"
 	"	movl %edi, " STR(OFF_SIGNAL) "(%rbx)\n"
 	"	movl 8(%rsi), %eax\n" /* siginfo's si_code */
 	"	movl %eax, " STR(OFF_CODE) "(%rbx)\n"
@@ -103,6 +109,9 @@ __asm__(".pushsection .rodata\n"
 	"	wrfsbase %rax\n"
 	"	movq " STR(OFF_GS) "(%rbx), %rax\n"
 	"	wrgsbase %rax\n"
+	"	rdtsc\n"
+	"	movl %eax, " STR(OFF_WENT) "(%rbx)\n"
+	"	movl %edx, " STR(OFF_WENT) "+4(%rbx)\n"
 	"	movq " STR(OFF_FRAME) "(%rbx), %rax\n" /* NT and ID, which sigreturn leaves as it finds them */
 	"	movl " STR(FRAME_FLAGS) "(%rax), %eax\n"
 	"	andl $0x204000, %eax\n"

@@ -86,6 +86,20 @@ static void fail(struct bt_vcpu *v, const char *why, const struct bt_cell *c)
 
 enum outcome { LEFT_ALONE, AT_SIGNAL, BROKEN };
 
+/* What the cell says is the guest's word. */
+static bool timed_run(struct direct_process *p)
+{
+	struct bt_cell *c = p->map->cell;
+	u64 since = direct_now(), begin = bt_host_tsc();
+	bool ok = bt_cell_run(c);
+	u64 ticks = bt_host_tsc() - begin, guest = c->shared->came - c->shared->went;
+	p->trial.runs++;
+	p->trial.guest_ticks += guest < ticks ? guest : ticks;
+	p->trial.wall_ticks += ticks;
+	p->trial.wall_ns += direct_now() - since;
+	return ok;
+}
+
 /* Whoever nudges this vCPU sets its words before it looks for a cell. */
 static enum outcome go(struct bt_vcpu *v, struct direct_process *p)
 {
@@ -93,10 +107,8 @@ static enum outcome go(struct bt_vcpu *v, struct direct_process *p)
 	bool ran = false, ok = true;
 	atomic_store(&v->in_cell, c->pid);
 	if (!asked_to_leave(v)) {
-		u64 since = direct_now();
 		ran = true;
-		ok = bt_cell_run(c);
-		p->wall_ns += direct_now() - since;
+		ok = timed_run(p);
 	}
 	atomic_store(&v->in_cell, 0);
 	return !ok ? BROKEN : ran ? AT_SIGNAL : LEFT_ALONE;

@@ -76,12 +76,17 @@ struct direct_process {
 	bool on[2]; /* [1]: its 32-bit code */
 	u32 good;   /* samples in a row that speak for direct execution */
 	u32 steady; /* and those of them that found no new code */
+	bool paid;  /* its cell has: one good sample will do */
 	u64 sampled_at, crossings, blocks;
 	u64 stack_entry; /* of its page table */
 	u64 not_before;	 /* ns */
 	u64 holdoff;	 /* ns */
-	u64 exits, wall_ns,
-		cpu_at; /* of this trial of the cell: ways out, ns that it ran or waited for a CPU, its CPU time (ns) at the start */
+	struct {
+		u64 exits, runs;
+		u64 wall_ns, wall_ticks; /* it ran, prepared to run, or waited for a CPU; ticks are those of the host's TSC */
+		u64 guest_ticks;	 /* of these the guest's code had, ways in and out included */
+		u64 cpu_at;		 /* its CPU time (ns) at the start */
+	} trial;			 /* of the cell */
 	struct direct_map *map;
 	u16 pcid;
 };

@@ -19,10 +19,11 @@
 #define NEW_BLOCKS 100	 /* between two samples: it still finds its way */
 #define LONG_NS 40000	 /* between two ways into the kernel, in translated code */
 #define EXITS 64	 /* after so many, look whether the cell pays */
-#define SHORT_NS 13000	 /* of CPU time on average between two exits: it does not */
+#define SHORT_NS 5000	 /* of the guest's own time on average between two exits: it does not */
+#define WAY_NS 3000	 /* what a way in and a signal take of that time */
 #define AMPLE_NS 300000	 /* it does, however long it had to wait for a CPU */
 #define MOSTLY_WAITING 3 /* times as much went by as it ran */
-#define HOLDOFF_MIN 20000000ull
+#define HOLDOFF_MIN 4000000ull
 #define HOLDOFF_MAX 200000000ull
 
 u64 direct_now(void)
@@ -146,8 +147,8 @@ static bool give_map(struct bt_vcpu *v, struct direct_process *p)
 
 static void begin_trial(struct direct_process *p)
 {
-	p->exits = p->wall_ns = 0;
-	p->cpu_at = bt_cell_cpu_ns(p->map->cell);
+	memset(&p->trial, 0, sizeof p->trial);
+	p->trial.cpu_at = bt_cell_cpu_ns(p->map->cell);
 }
 
 void direct_turn_on(struct bt_vcpu *v, struct direct_process *p, bool compat)
@@ -157,18 +158,26 @@ void direct_turn_on(struct bt_vcpu *v, struct direct_process *p, bool compat)
 		begin_trial(p);
 }
 
+static void take_sample(const struct bt_vcpu *v, struct direct_process *p, u64 now)
+{
+	p->sampled_at = now;
+	p->crossings = v->crossings;
+	p->blocks = blocks_made(v);
+}
+
 void direct_turn_off(struct bt_vcpu *v, struct direct_process *p, u64 ns)
 {
+	u64 now = direct_now();
 	p->on[0] = p->on[1] = v->direct_on[0] = v->direct_on[1] = false;
-	p->good = 0;
-	p->sampled_at = 0;
-	p->not_before = direct_now() + ns;
+	p->good = p->steady = 0;
+	take_sample(v, p, now);
+	p->not_before = now + ns;
 }
 
 /* Longer each time. */
 u64 direct_holdoff(struct direct_process *p, u64 max)
 {
-	p->holdoff = p->holdoff == 0 ? HOLDOFF_MIN : p->holdoff * 2 > max ? max : p->holdoff * 2;
+	p->holdoff = p->holdoff < HOLDOFF_MIN / 2 ? HOLDOFF_MIN : p->holdoff * 2 > max ? max : p->holdoff * 2;
 	return p->holdoff;
 }
 
@@ -203,6 +212,11 @@ struct direct_process *direct_this_process(struct bt_vcpu *v)
 	return v->direct->now;
 }
 
+static bool looks_good(const struct direct_process *p)
+{
+	return p->good >= SAMPLES || p->steady >= STEADY_SAMPLES || (p->good && p->paid);
+}
+
 void bt_direct_sample(struct bt_vcpu *v)
 {
 	struct bt_direct *d = v->direct;
@@ -215,10 +229,8 @@ void bt_direct_sample(struct bt_vcpu *v)
 	p->stamp = ++d->stamp;
 	p->good = computes(v, p, now) ? p->good + 1 : 0;
 	p->steady = p->good && turns_in_place(v, p) ? p->steady + 1 : 0;
-	p->sampled_at = now;
-	p->crossings = v->crossings;
-	p->blocks = blocks_made(v);
-	if ((p->good >= SAMPLES || p->steady >= STEADY_SAMPLES) && now >= p->not_before)
+	take_sample(v, p, now);
+	if (looks_good(p) && now >= p->not_before)
 		direct_turn_on(v, p, false);
 }
 
@@ -236,22 +248,31 @@ void bt_direct_compat(struct bt_vcpu *v)
 	direct_turn_on(v, p, true);
 }
 
+/* What the guest's code itself has had of the CPU: neither the ways in and out, nor mapping pages, nor waiting while another had the CPU. */
+static u64 guest_ns(const struct direct_process *p, u64 cpu_ns)
+{
+	double part = p->trial.wall_ticks ? (double)p->trial.guest_ticks / (double)p->trial.wall_ticks : 0;
+	u64 ns = (u64)(part * (double)p->trial.wall_ns), ran = ns < cpu_ns ? ns : cpu_ns, ways = p->trial.runs * WAY_NS;
+	return ran > ways ? ran - ways : 0;
+}
+
 /* Between ways out, user code must have run long enough on the CPU. Where vCPUs are more than CPUs, thread and cell besides wait for one each time
  * they take turns: then it must have run for a good part of the time that went by, or so long that the turns do not matter. */
 static bool pays(const struct direct_process *p)
 {
-	u64 ran = bt_cell_cpu_ns(p->map->cell) - p->cpu_at;
-	return ran / p->exits >= SHORT_NS && (p->wall_ns <= MOSTLY_WAITING * ran || ran / p->exits >= AMPLE_NS);
+	u64 cpu_ns = bt_cell_cpu_ns(p->map->cell) - p->trial.cpu_at, ran = guest_ns(p, cpu_ns) / p->trial.exits;
+	return ran >= SHORT_NS && (p->trial.wall_ns <= MOSTLY_WAITING * cpu_ns || ran >= AMPLE_NS);
 }
 
 /* Ways out that translated code would not have needed. */
 void direct_count_exits(struct bt_vcpu *v, struct direct_process *p, u64 n)
 {
-	p->exits += n;
-	if (p->exits < EXITS || p->map->compat)
+	p->trial.exits += n;
+	if (p->trial.exits < EXITS || p->map->compat)
 		return;
 	if (v->vm->directly == DIRECTLY_ALWAYS || pays(p)) {
 		p->holdoff /= 2;
+		p->paid = true;
 		begin_trial(p);
 	} else
 		direct_turn_off(v, p, direct_holdoff(p, HOLDOFF_MAX));
