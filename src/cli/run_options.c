@@ -157,6 +157,7 @@ static const struct choice engines[] = {
 	{"kvm", "hardware virtualization"},
 	{"translate", "bt, with all user code translated"},
 	{"direct", "bt, with no user code translated: for tests"},
+	{"tiny", "bt, with a tiny code cache: for tests"},
 	{"interp", "interpretation: slow, for tests"},
 	{0},
 };

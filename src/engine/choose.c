@@ -32,6 +32,7 @@ static const struct {
 } others[] = {
 	{&engine_translate, "user code is never executed directly"},
 	{&engine_direct, "user code is executed directly even where that is slow; it is meant for tests"},
+	{&engine_tiny, "its code cache is tiny; it is meant for tests"},
 	{&engine_interp, "it is slow and meant for tests"},
 };
 
@@ -73,7 +74,7 @@ static int choose_kvm(const struct engine_ops **out, char *why, size_t why_size,
 
 int engine_choose(const char *name, const struct engine_ops **out, char *why, size_t why_size, struct err *e)
 {
-	static const char *const names[] = {"auto", "bt", "kvm", "translate", "direct", "interp", NULL};
+	static const char *const names[] = {"auto", "bt", "kvm", "translate", "direct", "tiny", "interp", NULL};
 	const char *near;
 
 	if (strcmp(name, "auto") == 0)

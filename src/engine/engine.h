@@ -107,8 +107,8 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_bt;
-/* For tests and doubt: bt without and with nothing but direct execution of user code, and its interpreter alone. */
-extern const struct engine_ops engine_translate, engine_direct, engine_interp;
+/* For tests and doubt: bt without and with nothing but direct execution of user code, with a tiny code cache, and its interpreter alone. */
+extern const struct engine_ops engine_translate, engine_direct, engine_tiny, engine_interp;
 extern const struct engine_ops engine_kvm;
 
 /* `name` is "auto", "bt" or "kvm". *why receives a line saying which engine and why (static or in buf). */

@@ -176,6 +176,11 @@ static int bt_open(void **out, struct err *e)
 	return open_engine(out, &engine_translate, e);
 }
 
+static int tiny_open(void **out, struct err *e)
+{
+	return open_engine(out, &engine_tiny, e);
+}
+
 static int direct_open(void **out, struct err *e)
 {
 	return open_engine(out, &engine_direct, e);
@@ -245,6 +250,13 @@ static void bt_run(void *opaque, const struct cpu_case *c, u32 repeat, struct cp
 
 const struct subject subject_bt = {
 	.name = "bt", .summary = "the translator", .open = bt_open, .close = bt_close, .run = bt_run, .has = guest_has, .in_all = true};
+
+const struct subject subject_tiny = {.name = "tiny",
+				     .summary = "the translator with a tiny code cache",
+				     .open = tiny_open,
+				     .close = bt_close,
+				     .run = bt_run,
+				     .has = guest_has};
 
 const struct subject subject_direct = {.name = "direct",
 				       .summary = "the translator with user code executed directly, in a cell",

@@ -2,7 +2,8 @@
 /*
  * Fuzzing the decoder and the translator: the input is what code is translated for, where it lies and its bytes, in a page and in the one behind
  * it. Whatever the bytes are, the block is well-formed and holds nothing that the host should not be given to run (host_code.h), and what it becomes at
- * another address is what would be translated there. It is not run: the guest tests' chaos does that.
+ * another address is what would be translated there. It is not run: the guest tests' chaos does that. The code cache is tiny, so that zones of it are
+ * dropped all the time.
  */
 #include "host_code.h"
 
@@ -14,7 +15,6 @@
 #define RAM (1 * MiB)
 #define FRAME 0x10u
 #define FRAME_BEHIND 0x20u
-#define BLOCKS 4096u /* translated before the cache is emptied */
 
 static const gva_t places[] = {0x400000, 0x7ffff7000000, 0xffffffff81000000, 0, 0xfffffffffffff000};
 
@@ -23,7 +23,7 @@ static struct bt_vcpu *make(void)
 	static struct bt_machine m;
 	struct err e = {0};
 
-	if (bt_machine_make(&m, RAM, 2, &e) < 0) {
+	if (bt_machine_make_on(&m, &engine_tiny, RAM, 2, &e) < 0) {
 		fprintf(stderr, "fuzz_translate: %s\n", e.msg);
 		abort();
 	}
@@ -57,10 +57,10 @@ static void show(const struct bt_vcpu *v, const struct bt_block *b, const char *
 	fprintf(stderr, "\n");
 }
 
-static void judge(const struct bt_vcpu *v, const struct bt_block *b, u32 first)
+static void judge(const struct bt_vcpu *v, const struct bt_block *b)
 {
 	u32 at;
-	const char *wrong = host_code_judge(v, b, first, &at);
+	const char *wrong = host_code_judge(v, b, b->start, &at);
 
 	if (!wrong)
 		return;
@@ -72,12 +72,11 @@ static void judge(const struct bt_vcpu *v, const struct bt_block *b, u32 first)
 
 static void judge_elsewhere(struct bt_vcpu *v, gva_t gva, u32 mode)
 {
-	u32 first = (v->cache_used + 31) & ~31u;
 	struct bt_block *b = bt_rebase(v, gva, FRAME, mode);
 
 	if (!b)
 		return;
-	judge(v, b, first);
+	judge(v, b);
 	bt_rebase_check(v, b);
 }
 
@@ -85,7 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct bt_vcpu *v;
 	struct input in = input_of(data, size);
-	u32 mode, off, first;
+	u32 mode, off;
 	gva_t page;
 	bool behind;
 	struct bt_block *b;
@@ -101,12 +100,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	v->jc_mode[mode & MODE_USER] = where & 0x40 ? ~0u : mode & ~(u32)MODE_CAREFUL; /* calls with and without the return stack */
 	put_code(v, &in, off);
 	bt_enter(v);
-	if (v->nblocks > BLOCKS)
-		bt_flush_code(v);
-	first = (v->cache_used + 31) & ~31u;
 	b = bt_translate(v, page + off, FRAME, behind && off > PAGE_SIZE - 15 ? FRAME_BEHIND : 0, mode);
 	if (b)
-		judge(v, b, first);
+		judge(v, b);
 	judge_elsewhere(v, page + ELSEWHERE + off, mode);
 	bt_kill_lines(v, FRAME, ~0ull);
 	bt_kill_lines(v, FRAME_BEHIND, ~0ull);

@@ -22,7 +22,7 @@ static inline u64 bt_machine_no_tsc(void *opaque)
 }
 
 /* 0, or what could not be made is told. */
-static inline int bt_machine_make(struct bt_machine *m, u64 ram, u32 max_vcpus, struct err *e)
+static inline int bt_machine_make_on(struct bt_machine *m, const struct engine_ops *engine, u64 ram, u32 max_vcpus, struct err *e)
 {
 	const struct x86_cpuid_config config = {.ncpus = max_vcpus, .tsc_hz = 1000000000, .engine_bt = true};
 	int r;
@@ -31,6 +31,11 @@ static inline int bt_machine_make(struct bt_machine *m, u64 ram, u32 max_vcpus, 
 	x86_cpuid_build(&m->cpuid, &config);
 	r = gm_create(&m->gm, ram, e);
 	if (r == 0)
-		r = engine_translate.vm_create(&m->vm, &m->gm, &m->cpuid, max_vcpus, e);
-	return r < 0 ? r : engine_translate.vcpu_create(&m->vcpu, m->vm, 0, &m->machine, e);
+		r = engine->vm_create(&m->vm, &m->gm, &m->cpuid, max_vcpus, e);
+	return r < 0 ? r : engine->vcpu_create(&m->vcpu, m->vm, 0, &m->machine, e);
+}
+
+static inline int bt_machine_make(struct bt_machine *m, u64 ram, u32 max_vcpus, struct err *e)
+{
+	return bt_machine_make_on(m, &engine_translate, ram, max_vcpus, e);
 }

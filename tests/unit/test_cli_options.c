@@ -126,7 +126,7 @@ static void refuses_with_advice(void **state)
 		{"--memory 1025K", "multiple of 4K"},
 		{"--memory nan", "--memory"},
 		{"--engine btt", "did you mean \"bt\"?"},
-		{"--engine ''", "auto, bt, kvm, translate, direct, interp"},
+		{"--engine ''", "auto, bt, kvm, translate, direct, tiny, interp"},
 		{"--console televisoin", "stdio, file=PATH, null"},
 		{"--console file=", "file=PATH"},
 		{"--console nul", "did you mean \"null\"?"},

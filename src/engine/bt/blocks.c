@@ -15,7 +15,7 @@ static void put32(struct bt_vcpu *v, u32 at, u32 value)
 
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 off)
 {
-	u32 lo = 1, hi = v->nblocks;
+	u32 zone = off / v->vm->zone_size, lo = zone ? zone * BT_ZONE_BLOCKS : 1, hi = v->zones[zone].blocks, end = hi;
 	while (lo + 1 < hi) {
 		u32 mid = (lo + hi) / 2;
 		if (v->blocks[mid].checked <= off)
@@ -23,7 +23,7 @@ struct bt_block *bt_block_at(struct bt_vcpu *v, u32 off)
 		else
 			hi = mid;
 	}
-	return lo < v->nblocks && off >= v->blocks[lo].checked && off < v->blocks[lo].end ? &v->blocks[lo] : NULL;
+	return lo < end && off >= v->blocks[lo].checked && off < v->blocks[lo].end ? &v->blocks[lo] : NULL;
 }
 
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 off)
@@ -114,15 +114,17 @@ void bt_block_enter(struct bt_vcpu *v, u32 bi)
 	u32 *chain = bt_chain(v, b->gva, b->gpfn, b->mode);
 	b->hash_next = *chain;
 	*chain = bi;
+	v->nhashed++;
 }
 
 void bt_blocks_make_room(struct bt_vcpu *v)
 {
-	if (v->nblocks <= v->hash_mask || v->hash_mask + 1 == BT_HASH_SIZE)
+	if (v->nhashed < v->hash_mask || v->hash_mask + 1 == BT_HASH_SIZE)
 		return;
 	bt_zero(v->hash, sizeof *v->hash * (v->hash_mask + 1));
 	v->hash_mask = v->hash_mask * 4 + 3;
-	for (u32 i = 1; i < v->nblocks; i++)
+	v->nhashed = 0;
+	for (u32 i = bt_block_next(v, 0); i; i = bt_block_next(v, i))
 		if (!v->blocks[i].dead)
 			bt_block_enter(v, i);
 }
@@ -134,6 +136,7 @@ void bt_block_publish(struct bt_vcpu *v, u32 bi)
 	struct bt_vframe *f = &v->frames[b->gpfn];
 	b->page_next = f->blocks;
 	f->blocks = bi;
+	b->listed = true;
 	u32 bit = bt_start_hash(b->gva);
 	f->starts[bit / 64] |= 1ull << bit % 64;
 	if (b->gpfn2) {
@@ -149,8 +152,10 @@ static void unhash(struct bt_vcpu *v, u32 bi)
 	u32 *link = bt_chain(v, b->gva, b->gpfn, b->mode);
 	while (*link && *link != bi)
 		link = &v->blocks[*link].hash_next;
-	if (*link)
-		*link = b->hash_next;
+	if (!*link)
+		return;
+	*link = b->hash_next;
+	v->nhashed--;
 }
 
 void bt_block_retire(struct bt_vcpu *v, u32 bi)
@@ -171,7 +176,7 @@ void bt_block_kill(struct bt_vcpu *v, u32 bi)
 	struct bt_block *b = &v->blocks[bi];
 	if (b->dead)
 		return;
-	b->dead = true; /* its memory returns with the next flush */
+	b->dead = true; /* its memory returns with its zone's */
 	v->st.blocks_dropped++;
 	bt_rebase_drop(v, bi);
 	bt_block_retire(v, bi);
@@ -217,6 +222,7 @@ static u64 kill_starting(struct bt_vcpu *v, struct bt_vframe *f, u64 lines)
 		if (b->dead || (mine & lines)) {
 			bt_block_kill(v, *link);
 			*link = b->page_next;
+			b->listed = false;
 		} else {
 			left |= mine;
 			link = &b->page_next;
@@ -225,20 +231,59 @@ static u64 kill_starting(struct bt_vcpu *v, struct bt_vframe *f, u64 lines)
 	return left;
 }
 
+/* Those that are dead already leave the lists in any case. */
+static u64 kill_in_frame(struct bt_vcpu *v, struct bt_vframe *f, u64 lines)
+{
+	u64 left = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
+	if (!left)
+		f->starts[0] = f->starts[1] = 0;
+	return left;
+}
+
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines)
 {
 	struct bt_vframe *f = &v->frames[gpfn];
 	if (!(f->lines & lines))
 		return f->lines;
-	u64 left = kill_crossing(v, f, lines) | kill_starting(v, f, lines);
-	if (!left)
-		f->starts[0] = f->starts[1] = 0;
+	u64 left = kill_in_frame(v, f, lines);
 	if (f->executed[0] | f->executed[1])
 		bt_direct_unexecute(v, gpfn);
 	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
 	v->patched |= v != &bt_self;
 	v->st.smc++;
 	return left;
+}
+
+/* ---- numbers that become another's */
+
+void bt_block_erase(struct bt_vcpu *v, u32 bi)
+{
+	const struct bt_block *b = &v->blocks[bi];
+	bt_rebase_leave(v, bi);
+	bt_block_kill(v, bi);
+	for (u32 i = 0; i < b->nexits; i++) /* also of one that has long been dead */
+		bt_exit_unlink(v, b->first_exit + i);
+}
+
+/* The lines are those of blocks that are left, unless cells keep them. No world is stopped for that: marks only go where no code is. */
+static void tidy_frame(struct bt_vcpu *v, u64 gpfn)
+{
+	struct bt_vframe *f = &v->frames[gpfn];
+	u64 left = kill_in_frame(v, f, 0);
+	if (f->executed[0] | f->executed[1])
+		return;
+	__atomic_store_n(&f->lines, left, __ATOMIC_SEQ_CST);
+	if (v->vm->max_vcpus == 1)
+		__atomic_store_n(&v->vm->frames[gpfn].lines, left, __ATOMIC_SEQ_CST);
+}
+
+void bt_block_unlist(struct bt_vcpu *v, u32 bi)
+{
+	const struct bt_block *b = &v->blocks[bi];
+	if (b->listed)
+		tidy_frame(v, b->gpfn);
+	if (b->gpfn2)
+		tidy_frame(v, b->gpfn2);
 }
 
 /* ---- modes */
@@ -264,10 +309,10 @@ static void change_mode(struct bt_vcpu *v, u32 bi, u32 to)
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to)
 {
 	/* Those of the new mode were translated while the jump caches served another, and go to C at each indirect jump. */
-	for (u32 i = 1; i < v->nblocks; i++)
+	for (u32 i = bt_block_next(v, 0); i; i = bt_block_next(v, i))
 		if (is_of_mode(&v->blocks[i], to))
 			bt_block_kill(v, i);
-	for (u32 i = 1; i < v->nblocks; i++) {
+	for (u32 i = bt_block_next(v, 0); i; i = bt_block_next(v, i)) {
 		if (!is_of_mode(&v->blocks[i], from))
 			continue;
 		if (would_be_same_in(&v->blocks[i], to))

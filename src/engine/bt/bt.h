@@ -27,9 +27,15 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-#define BT_CACHE_SIZE (256u * 1024 * 1024)
-#define BT_CACHE_RESERVE (64u * 1024) /* room that must be left before a block is started */
+#define BT_ZONES 16u /* of the code cache (zones.c) */
+#define BT_ZONE_SIZE (16u * 1024 * 1024)
+#define BT_ZONE_SIZE_TINY (128u * 1024) /* for tests */
+#define BT_CACHE_RESERVE (64u * 1024)	/* room that must be left in a zone before a block is started */
 #define BT_MAX_BLOCKS (1u << 19)
+#define BT_ZONE_BLOCKS (BT_MAX_BLOCKS / BT_ZONES)
+#define BT_ZONE_EXITS (BT_ZONE_BLOCKS * 4)
+#define BT_ZONE_MAPS (BT_ZONE_BLOCKS * 16)
+#define BT_ZONE_RELOCS (BT_ZONE_BLOCKS * 16)
 #define BT_HASH_SIZE (1u << 18)
 #define BT_HASH_FIRST (1u << 12) /* so large it is at first */
 #define BT_MAX_INSNS 96
@@ -198,6 +204,12 @@ struct bt_block {
 	u8 uses, lacks; /* of MODE_VECTOR: what its instructions rely on, and what others of them would have needed */
 	bool origin;	/* in a chain of vcpu.origin: others are made from it */
 	bool dead;
+	bool listed; /* in the list of its frame */
+};
+
+/* How far a zone is in use: where the next of each goes. Numbers and offsets count through all zones. */
+struct bt_used {
+	u32 code, blocks, exits, maps, relocs;
 };
 
 /* One page frame of guest RAM, as all vCPUs of a VM share it. */
@@ -235,7 +247,7 @@ struct bt_stats {
 	u64 too_large; /* blocks that could not be laid out: interpreted */
 	u64 links, gotos, polls;
 	u64 light_ops[BT_LIGHT_OPS];
-	u64 blocks_dropped;
+	u64 blocks_dropped, zones_dropped;
 	u64 tlb_flushes, tlb_page_flushes;
 	u64 tables_given_back, trims;
 };
@@ -246,6 +258,7 @@ struct bt_vm {
 	struct bt_frame *frames;
 	u64 nframes;
 	u32 max_vcpus;
+	u32 zone_size;									    /* of the code caches */
 	bool translate;									    /* false: interpret everything */
 	enum bt_directly { DIRECTLY_NEVER, DIRECTLY_IF_IT_PAYS, DIRECTLY_ALWAYS } directly; /* when user code runs as it is (direct.c) */
 	struct bt_vcpu *vcpus[64];
@@ -362,7 +375,9 @@ struct bt_vcpu {
 	u64 stamp;
 
 	u8 *cache_rw, *cache_rx;
-	u32 cache_used, cache_start; /* start: after the trampolines */
+	u32 cache_start;		       /* after the trampolines */
+	struct bt_used zones[BT_ZONES], *used; /* used: where blocks are made */
+	u32 random;			       /* chooses zones */
 	u32 enter_off, leave_off, jc_miss_off;
 	u32 ras_miss_off[2], ras_bottom_off[2];
 	void *ras_memory;
@@ -372,17 +387,14 @@ struct bt_vcpu {
 	u32 bounds_off[2]; /* [write] */
 	struct bt_decoder *decoder;
 	struct bt_block *blocks;
-	u32 nblocks;
+	u32 nhashed;
 	struct bt_cpage *cpages;
-	u32 ncpages, free_cpage;
+	u32 ncpages, free_cpage, nfree_cpages;
 	u32 cpage_hash[BT_CPAGE_HASH];
 	u32 *hash, hash_mask;
 	struct bt_exit *exits;
-	u32 nexits;
 	struct bt_insn_map *maps;
-	u32 nmaps;
 	struct bt_reloc *relocs;
-	u32 nrelocs;
 	u32 *origin; /* chains of blocks that were translated and can be rebased, by a hash of frame and offset */
 
 	_Atomic u32 kicked, nmi_req;
@@ -664,10 +676,14 @@ void bt_blocks_make_room(struct bt_vcpu *v);		  /* for finding one more */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);
 u64 bt_kill_lines(struct bt_vcpu *v, u64 gpfn, u64 lines); /* its blocks on those lines; returns the lines that still hold some */
+/* Its number and those of its exits become another's. First all that go are erased, then they are taken from the lists of their frames. */
+void bt_block_erase(struct bt_vcpu *v, u32 bi);
+void bt_block_unlist(struct bt_vcpu *v, u32 bi);
 
 /* ---- rebase.c: the same code at another address */
 void bt_rebase_remember(struct bt_vcpu *v, u32 bi); /* this block may be needed elsewhere */
 void bt_rebase_drop(struct bt_vcpu *v, u32 bi);	    /* it is dead */
+void bt_rebase_leave(struct bt_vcpu *v, u32 bi);    /* its number becomes another's */
 void bt_rebase_forget(struct bt_vcpu *v);	    /* all blocks are gone */
 /* A block for gva, made from one of the same code somewhere else; NULL when there is none. */
 struct bt_block *bt_rebase(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode);
@@ -677,8 +693,33 @@ static inline bool bt_rebases(gva_t gva, u32 mode)
 	return (mode & MODE_USER) && gva >= 1ull << 33 && gva < 1ull << 47;
 }
 
+/* ---- zones.c */
+static inline u32 bt_cache_size(const struct bt_vm *vm)
+{
+	return BT_ZONES * vm->zone_size;
+}
+static inline u32 bt_zone_end(const struct bt_vm *vm, u32 cache_off) /* of the zone that this lies in */
+{
+	return cache_off - cache_off % vm->zone_size + vm->zone_size;
+}
+/* The block whose number comes next, dead ones too; 0: there is none. From 0 on it leads through all. */
+static inline u32 bt_block_next(const struct bt_vcpu *v, u32 bi)
+{
+	for (bi++; bi < BT_MAX_BLOCKS; bi = (bi / BT_ZONE_BLOCKS + 1) * BT_ZONE_BLOCKS)
+		if (bi < v->zones[bi / BT_ZONE_BLOCKS].blocks)
+			return bi;
+	return 0;
+}
+void bt_zones_init(struct bt_vcpu *v);
+u32 bt_cache_used(const struct bt_vcpu *v); /* bytes of code */
+bool bt_cache_has_room(const struct bt_vcpu *v);
+void bt_cache_make_room(struct bt_vcpu *v); /* for one block: others may go */
+void bt_flush_code(struct bt_vcpu *v);
+
+/* In builds with bounds_checks: nothing leads to a block that is no more (zone_check.c). */
+void bt_zones_check(struct bt_vcpu *v);
+
 /* ---- heavy code: guest vector state must be saved first */
-bool bt_cache_has_room(const struct bt_vcpu *v); /* light, in fact */
 /* In builds with bounds_checks: `copy`, not published yet, is what a translation would have become. */
 void bt_rebase_check(struct bt_vcpu *v, struct bt_block *copy);
 /* For people, and for tools/perf-map.py. */
@@ -687,7 +728,6 @@ void bt_heavy(struct bt_vcpu *v); /* save it when it is still in the registers *
 void bt_light(struct bt_vcpu *v); /* load it again before translated code runs */
 /* gpfn2: the frame of the page behind, 0 when there is none to be had; used when the instruction at gva crosses into it. */
 struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode);
-void bt_flush_code(struct bt_vcpu *v);
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);
 void bt_cache_give_back(struct bt_vcpu *v); /* after bt_flush_code */

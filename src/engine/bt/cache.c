@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The code cache: shared memory mapped twice, writable here and executable there, never both. At its start lie the trampolines between C and
- * translated code; blocks follow. When it is full everything is dropped.
+ * translated code; blocks follow (zones.c).
  *
  * Threading: the vCPU's thread.
  */
@@ -188,7 +188,7 @@ static void emit_ras_miss(struct tramp *k, struct bt_vcpu *v, u32 user)
 
 static void emit_trampolines(struct bt_vcpu *v)
 {
-	struct tramp tramp = {.e = {.base = v->cache_rw, .pos = 64, .limit = BT_CACHE_SIZE}, .fs = bt_fs_offset()}, *k = &tramp;
+	struct tramp tramp = {.e = {.base = v->cache_rw, .pos = 64, .limit = v->vm->zone_size}, .fs = bt_fs_offset()}, *k = &tramp;
 	emit_restore(k);
 	v->enter_off = emit_enter(k);
 	v->leave_off = emit_leave(k);
@@ -204,24 +204,24 @@ static void emit_trampolines(struct bt_vcpu *v)
 		emit_ras_miss(k, v, user);
 	if (GM_BOUNDS_CHECKS)
 		bt_bounds_emit(v, &k->e);
-	v->cache_start = v->cache_used = k->e.pos;
+	v->cache_start = k->e.pos;
 }
 
 /* Each view is in a reservation of its own for the sake of the pages around it. Anonymous memory, whose second view mremap makes: perf looks for
  * symbols of code in files, memfds too, nowhere but there; for other memory it asks /tmp/perf-PID.map (tools/perf-map.py). */
 static bool map_views(struct bt_vcpu *v, struct err *e)
 {
-	v->cache_rw = bt_sparse(BT_CACHE_SIZE, "code cache", e);
-	v->cache_rx = v->cache_rw ? bt_sparse(BT_CACHE_SIZE, "code cache", e) : NULL;
+	u32 size = bt_cache_size(v->vm);
+	v->cache_rw = bt_sparse(size, "code cache", e);
+	v->cache_rx = v->cache_rw ? bt_sparse(size, "code cache", e) : NULL;
 	if (!v->cache_rx)
 		return false;
-	if (mmap(v->cache_rw, BT_CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
-	    MAP_FAILED) {
-		err_sys(e, errno, "code cache: cannot create %u MiB of shared memory", BT_CACHE_SIZE >> 20);
+	if (mmap(v->cache_rw, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+		err_sys(e, errno, "code cache: cannot create %u MiB of shared memory", size >> 20);
 		return false;
 	}
-	if (mremap(v->cache_rw, 0, BT_CACHE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, v->cache_rx) == MAP_FAILED ||
-	    mprotect(v->cache_rx, BT_CACHE_SIZE, PROT_READ | PROT_EXEC) < 0) {
+	if (mremap(v->cache_rw, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, v->cache_rx) == MAP_FAILED ||
+	    mprotect(v->cache_rx, size, PROT_READ | PROT_EXEC) < 0) {
 		err_sys(e, errno,
 			"code cache: cannot map memory executable; this host forbids generated code (noexec, SELinux execmem or "
 			"MemoryDenyWriteExecute?)");
@@ -237,10 +237,10 @@ static const struct {
 } arrays[] = {
 	{offsetof(struct bt_vcpu, blocks), sizeof(struct bt_block) * BT_MAX_BLOCKS},
 	{offsetof(struct bt_vcpu, hash), sizeof(u32) * BT_HASH_SIZE},
-	{offsetof(struct bt_vcpu, exits), sizeof(struct bt_exit) * BT_MAX_BLOCKS * 4},
-	{offsetof(struct bt_vcpu, maps), sizeof(struct bt_insn_map) * BT_MAX_BLOCKS * 16},
+	{offsetof(struct bt_vcpu, exits), sizeof(struct bt_exit) * BT_ZONE_EXITS *BT_ZONES},
+	{offsetof(struct bt_vcpu, maps), sizeof(struct bt_insn_map) * BT_ZONE_MAPS *BT_ZONES},
 	{offsetof(struct bt_vcpu, cpages), sizeof(struct bt_cpage) * BT_CPAGES},
-	{offsetof(struct bt_vcpu, relocs), sizeof(struct bt_reloc) * BT_MAX_BLOCKS * 16},
+	{offsetof(struct bt_vcpu, relocs), sizeof(struct bt_reloc) * BT_ZONE_RELOCS *BT_ZONES},
 	{offsetof(struct bt_vcpu, origin), sizeof(u32) * BT_ORIGINS},
 };
 
@@ -261,9 +261,10 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->decoder = bt_decoder_new(e);
 	if (!v->decoder)
 		return false;
-	v->nblocks = v->ncpages = 1;
+	v->ncpages = 1;
 	v->hash_mask = BT_HASH_FIRST - 1;
 	emit_trampolines(v);
+	bt_zones_init(v);
 	bt_jc_clear(v);
 	return bt_ras_init(v, e);
 }
@@ -272,16 +273,16 @@ void bt_cache_fini(struct bt_vcpu *v)
 {
 	bt_ras_fini(v);
 	bt_decoder_free(v->decoder);
-	bt_sparse_free(v->cache_rw, BT_CACHE_SIZE);
-	bt_sparse_free(v->cache_rx, BT_CACHE_SIZE);
+	bt_sparse_free(v->cache_rw, bt_cache_size(v->vm));
+	bt_sparse_free(v->cache_rx, bt_cache_size(v->vm));
 	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
 		bt_sparse_free(*array(v, i), arrays[i].bytes);
 }
 
 void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque)
 {
-	tell(opaque, "memory_code_cache", v->cache_rw, BT_CACHE_SIZE);
-	tell(opaque, "memory_code_cache", v->cache_rx, BT_CACHE_SIZE);
+	tell(opaque, "memory_code_cache", v->cache_rw, bt_cache_size(v->vm));
+	tell(opaque, "memory_code_cache", v->cache_rx, bt_cache_size(v->vm));
 	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
 		tell(opaque, "memory_blocks", *array(v, i), arrays[i].bytes);
 	tell(opaque, "memory_jump_caches", v->jc, sizeof v->jc);
@@ -291,44 +292,8 @@ void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaqu
 /* The memory behind code that is gone. */
 void bt_cache_give_back(struct bt_vcpu *v)
 {
-	u32 kept = (v->cache_used + (u32)PAGE_SIZE - 1) & ~(u32)(PAGE_SIZE - 1);
-	madvise(v->cache_rw + kept, BT_CACHE_SIZE - kept, MADV_REMOVE);
+	u32 kept = (v->used->code + (u32)PAGE_SIZE - 1) & ~(u32)(PAGE_SIZE - 1);
+	madvise(v->cache_rw + kept, bt_cache_size(v->vm) - kept, MADV_REMOVE);
 	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
 		madvise(*array(v, i), arrays[i].bytes, MADV_DONTNEED);
-}
-
-static void forget_frame(struct bt_vcpu *v, u64 gpfn)
-{
-	u64 lines = 0;
-	v->frames[gpfn].blocks = v->frames[gpfn].crossing = 0;
-	v->frames[gpfn].starts[0] = v->frames[gpfn].starts[1] = 0;
-	const u8 *executed = v->frames[gpfn].executed;
-	v->frames[gpfn].lines = executed[0] | executed[1] ? ~0ull : 0; /* cells keep theirs */
-	for (u32 i = 0; i < v->vm->max_vcpus; i++)
-		if (v->vm->vcpus[i])
-			lines |= v->vm->vcpus[i]->frames[gpfn].lines;
-	__atomic_store_n(&v->vm->frames[gpfn].lines, lines, __ATOMIC_SEQ_CST);
-}
-
-/* Drop every block. No translated code is running: we were called by it, and it goes on through a new look-up. */
-void bt_flush_code(struct bt_vcpu *v)
-{
-	struct bt_world w = bt_world_stop(v->vm);
-	for (u32 i = 1; i < v->nblocks; i++) {
-		forget_frame(v, v->blocks[i].gpfn);
-		forget_frame(v, v->blocks[i].gpfn2);
-	}
-	memset(v->hash, 0, sizeof *v->hash * (v->hash_mask + 1));
-	v->hash_mask = BT_HASH_FIRST - 1;
-	v->nblocks = 1;
-	v->nexits = 0;
-	v->nmaps = 0;
-	v->nrelocs = 0;
-	bt_rebase_forget(v);
-	v->cache_used = v->cache_start;
-	v->st.flushes++;
-	bt_cpages_reset(v);
-	bt_jc_clear(v);
-	bt_ras_empty(v);
-	bt_world_start(&w);
 }

@@ -71,7 +71,7 @@ void bt_vcpu_debug(struct engine_vcpu *ev, struct engine_debug *d)
 /* Only blocks over a new breakpoint go: the others end before one or know none. Returns to the dead ones are forgotten. */
 static void drop_blocks(struct bt_vcpu *v)
 {
-	for (u32 i = 1; i < v->nblocks; i++) {
+	for (u32 i = bt_block_next(v, 0); i; i = bt_block_next(v, i)) {
 		const struct bt_block *b = &v->blocks[i];
 		if (!b->dead && breaks_within(v->debug, b->gva, b->bytes))
 			bt_block_kill(v, i);

@@ -74,7 +74,7 @@ static void lay_out_tables(struct bt_vm *vm)
 }
 
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
-		     enum bt_directly directly, struct err *e)
+		     enum bt_directly directly, u32 zone_size, struct err *e)
 {
 	if (max_vcpus > BT_MAX_VCPUS)
 		return err_set(e, ENOTSUP,
@@ -85,6 +85,7 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 		return err_sys(e, ENOMEM, "engine bt");
 	vm->gm = gm;
 	vm->cpuid = cpuid;
+	vm->zone_size = zone_size;
 	vm->translate = translate;
 	vm->directly = directly;
 	vm->max_vcpus = max_vcpus;
@@ -106,22 +107,27 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 
 static int bt_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_IF_IT_PAYS, e);
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_IF_IT_PAYS, BT_ZONE_SIZE, e);
 }
 
 static int translate_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_NEVER, e);
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_NEVER, BT_ZONE_SIZE, e);
 }
 
 static int direct_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_ALWAYS, e);
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_ALWAYS, BT_ZONE_SIZE, e);
 }
 
 static int interp_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
 {
-	return vm_create(out, gm, cpuid, max_vcpus, false, DIRECTLY_NEVER, e);
+	return vm_create(out, gm, cpuid, max_vcpus, false, DIRECTLY_NEVER, BT_ZONE_SIZE, e);
+}
+
+static int tiny_vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	return vm_create(out, gm, cpuid, max_vcpus, true, DIRECTLY_IF_IT_PAYS, BT_ZONE_SIZE_TINY, e);
 }
 
 static void bt_vm_destroy(struct engine_vm *engine_vm)
@@ -166,6 +172,15 @@ const struct engine_ops engine_direct = {
 	.probe = direct_probe,
 	.summary = "binary translation, and user code never translated where it can run directly; for tests",
 	.vm_create = direct_vm_create,
+	BT_OPS,
+};
+
+/* Its code cache is full after some hundred blocks. */
+const struct engine_ops engine_tiny = {
+	.name = "tiny",
+	.probe = bt_probe,
+	.summary = "binary translation with a tiny code cache; for tests",
+	.vm_create = tiny_vm_create,
 	BT_OPS,
 };
 

@@ -117,7 +117,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 {
 	v->st.links++;
 	const struct bt_exit *x = &v->exits[exit];
-	u64 flushes = v->st.flushes;
+	u64 drops = v->st.zones_dropped; /* with which numbers get another meaning */
 	u32 mode = v->mode;
 	gva_t to = x->gva;
 	const struct bt_block *from = &v->blocks[v->t3];
@@ -125,7 +125,7 @@ void *bt_event_exit(struct bt_vcpu *v, u32 exit)
 	v->cpu.rip = to;
 	struct bt_block *b;
 	void *h = bt_dispatch_block(v, x->careful ? MODE_CAREFUL : 0, &b);
-	if (b && b->gva == to && x->gva == to && v->mode == mode && flushes == v->st.flushes && !from->dead && x->target == 0)
+	if (b && b->gva == to && x->gva == to && v->mode == mode && drops == v->st.zones_dropped && !from->dead && x->target == 0)
 		bt_block_link(v, exit, b, x->checked || (from_gva ^ to) >> 12 != 0 || b->gpfn2);
 	return bt_finish(v, h);
 }

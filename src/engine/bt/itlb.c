@@ -91,6 +91,7 @@ static u32 new_cpage(struct bt_vcpu *v)
 	if (!i)
 		return v->ncpages++;
 	v->free_cpage = v->cpages[i].next;
+	v->nfree_cpages--;
 	return i;
 }
 
@@ -134,6 +135,7 @@ void bt_cpage_put(struct bt_vcpu *v, u32 cpage)
 	*link = p->next;
 	p->next = v->free_cpage;
 	v->free_cpage = cpage;
+	v->nfree_cpages++;
 }
 
 static void know(struct bt_itlb *t, u32 cpage)
@@ -165,5 +167,5 @@ void bt_cpages_reset(struct bt_vcpu *v)
 	clear_known(v, &v->kitlb);
 	bt_zero(v->cpage_hash, sizeof v->cpage_hash);
 	v->ncpages = 1;
-	v->free_cpage = 0;
+	v->free_cpage = v->nfree_cpages = 0;
 }

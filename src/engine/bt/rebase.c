@@ -5,7 +5,7 @@
  * copied, and whatever in it depends on the address, or on its place in the cache, is changed as the list says that its translation left.
  *
  * What the copy was made from is alive, so its lines are marked and nobody has written to them: what holds for one holds for the other, and both
- * go together.
+ * go together. A copy uses the map and the list of what it was made from, so it goes with that one's zone, too.
  *
  * Processes end, and their blocks would fill the cache. So of the blocks that were made from one, once there are some, that of the page which no
  * address space knows any more moves: the host code stays where it is, in the host's caches too.
@@ -164,27 +164,27 @@ static void copy_exits(struct bt_vcpu *v, const struct bt_block *from, const str
 
 static struct bt_block *append_block(struct bt_vcpu *v, const struct bt_block *from, gva_t gva, struct shift *s)
 {
-	u32 start = (v->cache_used + 31) & ~31u;
+	u32 start = (v->used->code + 31) & ~31u;
 	*s = (struct shift){
 		.gva = gva - from->gva,
 		.host = start - from->start,
-		.exits = v->nexits - from->first_exit,
-		.block = v->nblocks,
+		.exits = v->used->exits - from->first_exit,
+		.block = v->used->blocks,
 	};
-	struct bt_block *b = &v->blocks[v->nblocks++];
+	struct bt_block *b = &v->blocks[v->used->blocks++];
 	*b = *from;
 	b->gva = gva;
 	b->start += s->host;
 	b->checked += s->host;
 	b->entry += s->host;
 	b->end += s->host;
-	b->first_exit = v->nexits;
+	b->first_exit = v->used->exits;
 	b->incoming = 0;
 	b->origin = false;
 	b->cpage = bt_cpage(v, gva, b->gpfn);
 	s->cpage = b->cpage - from->cpage;
-	v->nexits += b->nexits;
-	v->cache_used = b->end;
+	v->used->exits += b->nexits;
+	v->used->code = b->end;
 	return b;
 }
 
@@ -207,6 +207,45 @@ static struct bt_block *copy_block(struct bt_vcpu *v, struct bt_block *origin, g
 	bt_block_publish(v, s.block);
 	v->st.rebased++;
 	return b;
+}
+
+/* ---- leaving */
+
+/* Map and list are the origin's, and go with it. */
+static void disband(struct bt_vcpu *v, struct bt_block *origin)
+{
+	for (struct bt_block *b = &v->blocks[origin->twin]; b != origin;) {
+		u32 next = b->twin;
+		bt_block_kill(v, (u32)(b - v->blocks));
+		b->twin = 0;
+		b = &v->blocks[next];
+	}
+}
+
+static void leave_ring(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *before = &v->blocks[bi], *origin = NULL;
+	do {
+		before = &v->blocks[before->twin];
+		if (before->origin)
+			origin = before;
+	} while (before->twin != bi);
+	before->twin = v->blocks[bi].twin;
+	if (origin->newest_twin == bi)
+		origin->newest_twin = (u32)(before - v->blocks);
+	origin->twins--;
+}
+
+void bt_rebase_leave(struct bt_vcpu *v, u32 bi)
+{
+	struct bt_block *b = &v->blocks[bi];
+	if (!b->twin)
+		return;
+	if (b->origin)
+		disband(v, b);
+	else
+		leave_ring(v, bi);
+	b->twin = 0;
 }
 
 /* ---- moving */

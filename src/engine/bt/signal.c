@@ -38,7 +38,7 @@ static const int gregs[16] = {
 static bool in_block(struct bt_vcpu *v, const ucontext_t *uc, u32 *off)
 {
 	u64 at = (u64)uc->uc_mcontext.gregs[REG_RIP] - (u64)v->cache_rx;
-	if (!v->cache_rx || at < v->cache_start || at >= v->cache_used)
+	if (!v->cache_rx || at < v->cache_start || at >= bt_cache_size(v->vm))
 		return false;
 	*off = (u32)at;
 	const struct bt_block *b = bt_block_at(v, *off);

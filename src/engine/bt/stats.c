@@ -21,6 +21,7 @@ static const struct {
 	{"guest_bytes", AT(guest_bytes)},
 	{"host_bytes", AT(host_bytes)},
 	{"flushes", AT(flushes)},
+	{"zones_dropped", AT(zones_dropped)},
 	{"blocks_dropped", AT(blocks_dropped)},
 	{"smc", AT(smc)},
 	{"too_large", AT(too_large)},

@@ -173,6 +173,17 @@ static inline bool tr_odd_width(const struct tr *t)
 	return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
 }
 
+/* ---- translate.c */
+/* The guest's bytes, which may change while they are looked at, and what was seen of them. */
+struct tr_source {
+	const u8 *page, *page2;
+	u32 copied; /* up to this offset */
+	u8 copy[2 * PAGE_SIZE];
+};
+void tr_copy_source(struct tr_source *s, u32 end);
+/* A block where v->used says; it is not published. NULL: it cannot be laid out. Its code pages are counted in any case. */
+struct bt_block *tr_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct tr_source *s);
+
 /* ---- tr_mem.c: addresses and look-ups */
 void tr_guard(struct tr *t, u32 need); /* keep every waiting jrcxz within reach of an island */
 void tr_island(struct tr *t, bool skip, u32 spare);

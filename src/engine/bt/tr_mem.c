@@ -96,7 +96,7 @@ void tr_reloc(struct tr *t, enum bt_reloc_kind kind, u32 at)
 		t->stays = true;
 		return;
 	}
-	t->v->relocs[t->v->nrelocs++] = (struct bt_reloc){.at = (u16)off, .kind = (u8)kind};
+	t->v->relocs[t->v->used->relocs++] = (struct bt_reloc){.at = (u16)off, .kind = (u8)kind};
 	t->b->nrelocs++;
 }
 

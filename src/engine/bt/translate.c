@@ -12,8 +12,6 @@
  */
 #include "engine/bt/tr.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define WORTH_A_JUMP 3 /* instructions */
@@ -95,14 +93,7 @@ static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *byt
 	look_at_pause(t->v->vm, i);
 }
 
-/* The guest's bytes, which may change while they are looked at, and what was seen of them. */
-struct source {
-	const u8 *page, *page2;
-	u32 copied; /* up to this offset */
-	u8 copy[2 * PAGE_SIZE];
-};
-
-static void copy_up_to(struct source *s, u32 end)
+void tr_copy_source(struct tr_source *s, u32 end)
 {
 	if (end > PAGE_SIZE)
 		end = PAGE_SIZE;
@@ -124,7 +115,7 @@ static bool is_translated(const struct tr *t, gva_t gva)
 }
 
 /* The instructions that the block may hold; it is an invalid one only when that is the first. */
-static void decode_all(struct tr *t, struct source *s)
+static void decode_all(struct tr *t, struct tr_source *s)
 {
 	u32 off = PAGE_OFFSET(t->b->gva), end = (u32)PAGE_SIZE << (t->b->gpfn2 != 0);
 	while (t->ninsns < TR_INSNS && off < PAGE_SIZE) {
@@ -133,7 +124,7 @@ static void decode_all(struct tr *t, struct source *s)
 		if (t->ninsns && (bt_debug_breaks(t->v, gva) || is_translated(t, gva)))
 			return;
 		if (off + ZYDIS_MAX_INSTRUCTION_LENGTH > s->copied && s->copied < PAGE_SIZE)
-			copy_up_to(s, s->copied + PIECE);
+			tr_copy_source(s, s->copied + PIECE);
 		decode_one(t, i, gva, s->copy + off, end - off);
 		if (!i->is->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
@@ -174,14 +165,14 @@ static void translate_insn(struct tr *t)
 static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
 {
 	struct bt_vcpu *v = t->v;
-	v->maps[v->nmaps++] =
+	v->maps[v->used->maps++] =
 		(struct bt_insn_map){.host = (u16)(host - t->b->checked), .guest = (u16)guest, .flags = flags, .r11 = t->r11_in};
 	t->b->ninsns++;
 }
 
 void tr_mark(struct tr *t, u8 flag)
 {
-	t->v->maps[t->v->nmaps - 1].flags |= flag;
+	t->v->maps[t->v->used->maps - 1].flags |= flag;
 }
 
 /* The block stops here without a jump. When an STI's shadow has just ended, C must look for interrupts before going on. */
@@ -285,15 +276,14 @@ static void emit_stubs(struct tr *t)
 static void emit_exits(struct tr *t)
 {
 	struct bt_vcpu *v = t->v;
-	t->b->first_exit = v->nexits;
+	t->b->first_exit = v->used->exits;
 	t->b->nexits = t->nexits;
-	for (u32 i = 0; i < t->nexits; i++) {
+	for (u32 i = 0; i < t->nexits; i++, v->used->exits++) {
 		u32 rel = t->exit[i].rel32, at = t->e.pos;
 		e_patch32(&t->e, rel, at - (rel + 4));
-		v->exits[v->nexits] = (struct bt_exit){
+		v->exits[v->used->exits] = (struct bt_exit){
 			.patch = rel, .stub = at, .gva = t->exit[i].gva, .checked = t->exit[i].checked, .careful = t->exit[i].careful};
-		tr_to_event(t, EV_EXIT, v->nexits);
-		v->nexits++;
+		tr_to_event(t, EV_EXIT, v->used->exits);
 	}
 }
 
@@ -307,29 +297,22 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 	return NULL;
 }
 
-bool bt_cache_has_room(const struct bt_vcpu *v)
+struct bt_block *tr_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct tr_source *s)
 {
-	return v->cache_used + BT_CACHE_RESERVE < BT_CACHE_SIZE && v->nblocks < BT_MAX_BLOCKS - 1 && v->ncpages < BT_CPAGES - 2 &&
-	       v->nexits + TR_EXITS < BT_MAX_BLOCKS * 4 && v->nmaps + 4 * BT_MAX_INSNS < BT_MAX_BLOCKS * 16 &&
-	       v->nrelocs + TR_RELOCS < BT_MAX_BLOCKS * 16;
-}
-
-static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct source *s)
-{
-	u32 bi = v->nblocks;
+	u32 bi = v->used->blocks;
 	struct bt_block *b = &v->blocks[bi];
 	*b = (struct bt_block){.gva = gva,
 			       .gpfn = gpfn,
 			       .gpfn2 = gpfn2,
 			       .mode = mode,
-			       .start = (v->cache_used + 31) & ~31u,
-			       .map = v->nmaps,
-			       .relocs = v->nrelocs};
+			       .start = (v->used->code + 31) & ~31u,
+			       .map = v->used->maps,
+			       .relocs = v->used->relocs};
 	struct tr t;
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.npending = t.nexits = 0;
 	t.v = v;
-	t.e = (struct emit){.base = v->cache_rw, .pos = b->start, .limit = BT_CACHE_SIZE};
+	t.e = (struct emit){.base = v->cache_rw, .pos = b->start, .limit = bt_zone_end(v->vm, b->start)};
 	t.fs = bt_fs_offset();
 	t.b = b;
 	t.bi = bi;
@@ -355,12 +338,12 @@ static struct bt_block *translate_once(struct bt_vcpu *v, gva_t gva, u64 gpfn, u
 		return NULL;
 	}
 	if (t.stays) {
-		v->nrelocs = b->relocs;
+		v->used->relocs = b->relocs;
 		b->nrelocs = 0;
 	}
 	b->end = t.e.pos;
-	v->cache_used = t.e.pos;
-	v->nblocks++;
+	v->used->code = t.e.pos;
+	v->used->blocks++;
 	v->st.blocks++;
 	v->st.guest_bytes += b->bytes;
 	v->st.host_bytes += b->end - b->checked;
@@ -378,7 +361,7 @@ static bool crosses(const u8 *page, u32 off)
 	return ZydisDecoderDecodeInstruction(&d, NULL, page + off, PAGE_SIZE - off, &in) == ZYDIS_STATUS_NO_MORE_DATA;
 }
 
-static bool same_bytes(const struct source *s, u32 start, u32 end)
+static bool same_bytes(const struct tr_source *s, u32 start, u32 end)
 {
 	u32 end1 = end < PAGE_SIZE ? end : (u32)PAGE_SIZE;
 	return memcmp(s->copy + start, s->page + start, end1 - start) == 0 &&
@@ -426,13 +409,22 @@ void bt_trace_block(struct bt_vcpu *v, const struct bt_block *b)
 	v->env.trace(v, TRACE_BLOCK_HOST, b->gva, (u64)v->cache_rx + b->checked, b->end - b->checked, 0);
 }
 
+/* What the last attempt has taken. */
+static void take_back(struct bt_vcpu *v, const struct bt_used *before)
+{
+	const struct bt_block *b = &v->blocks[before->blocks];
+	bt_cpage_put(v, b->cpage);
+	if (b->gpfn2)
+		bt_cpage_put(v, b->cpage2);
+	*v->used = *before;
+}
+
 /* Translate the code at gva, which lies in frame gpfn. NULL: this one instruction must be interpreted. */
 struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode)
 {
-	if (!bt_cache_has_room(v))
-		bt_flush_code(v);
+	bt_cache_make_room(v);
 	bt_blocks_make_room(v);
-	struct source s;
+	struct tr_source s;
 	s.page = v->env.ram(v, gpfn << 12, false);
 	s.page2 = NULL;
 	u32 start = PAGE_OFFSET(gva);
@@ -442,20 +434,18 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		s.page2 = v->env.ram(v, gpfn2 << 12, false);
 	if (!s.page2)
 		gpfn2 = 0;
-	u32 maps = v->nmaps, exits = v->nexits, relocs = v->nrelocs;
+	const struct bt_used before = *v->used;
 	/* Bytes may change by DMA or another vCPU until their lines are marked: compare after marking, and start over when they did. */
 	for (int tries = 0; tries < 4; tries++) {
 		s.copied = start;
-		copy_up_to(&s, start + PIECE);
+		tr_copy_source(&s, start + PIECE);
 		if (s.page2)
 			memcpy(s.copy + PAGE_SIZE, s.page2, 16);
-		v->nmaps = maps;
-		v->nexits = exits;
-		v->nrelocs = relocs;
-		u32 used = v->cache_used, nblocks = v->nblocks;
-		struct bt_block *b = translate_once(v, gva, gpfn, gpfn2, mode, &s);
-		if (!b)
+		struct bt_block *b = tr_translate(v, gva, gpfn, gpfn2, mode, &s);
+		if (!b) {
+			take_back(v, &before);
 			break;
+		}
 		u32 end = start + b->bytes;
 		if (!gpfn2 && end > PAGE_SIZE)
 			end = PAGE_SIZE;
@@ -468,76 +458,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 				bt_trace_block(v, b);
 			return b;
 		}
-		v->cache_used = used;
-		v->nblocks = nblocks;
+		take_back(v, &before);
 	}
-	v->nmaps = maps;
-	v->nexits = exits;
-	v->nrelocs = relocs;
 	return NULL;
-}
-
-/* ---- the proof of rebase.c */
-
-static bool same_exits(const struct bt_exit *a, const struct bt_exit *b, u32 n)
-{
-	for (u32 i = 0; i < n; i++)
-		if (a[i].patch != b[i].patch || a[i].stub != b[i].stub || a[i].gva != b[i].gva || a[i].checked != b[i].checked ||
-		    a[i].careful != b[i].careful)
-			return false;
-	return true;
-}
-
-/* What else is translated around it may make the other one shorter or longer. */
-static bool differ(const struct bt_vcpu *v, const struct bt_block *a, const u8 *code, const struct bt_exit *exits, const struct bt_block *b)
-{
-	if (!b || a->bytes != b->bytes)
-		return false;
-	return a->checked != b->checked || a->entry != b->entry || a->end != b->end || a->nexits != b->nexits || a->cpage != b->cpage ||
-	       memcmp(code, v->cache_rw + b->start, b->end - b->start) || !same_exits(exits, v->exits + b->first_exit, b->nexits);
-}
-
-struct rebased {
-	u8 code[BT_CACHE_RESERVE];
-	struct bt_exit exits[TR_EXITS];
-	struct source s;
-};
-
-/* In its own place, where what stood there, and behind it, is put back. */
-static bool rebased_wrong(struct bt_vcpu *v, struct bt_block *copy, struct rebased *r)
-{
-	const struct bt_block b = *copy;
-	u32 used = v->cache_used, nblocks = v->nblocks, nexits = v->nexits, nmaps = v->nmaps, nrelocs = v->nrelocs;
-	struct bt_stats st = v->st;
-	memcpy(r->code, v->cache_rw + b.start, sizeof r->code);
-	memcpy(r->exits, v->exits + b.first_exit, sizeof r->exits);
-	r->s.page = v->env.ram(v, b.gpfn << PAGE_SHIFT, false);
-	r->s.copied = PAGE_OFFSET(b.gva);
-	copy_up_to(&r->s, PAGE_SIZE);
-	v->cache_used = b.start;
-	v->nexits = b.first_exit;
-	v->nblocks = (u32)(copy - v->blocks);
-	bool wrong = differ(v, &b, r->code, r->exits, translate_once(v, b.gva, b.gpfn, 0, b.mode, &r->s));
-	bt_cpage_put(v, copy->cpage);
-	memcpy(v->cache_rw + b.start, r->code, sizeof r->code);
-	memcpy(v->exits + b.first_exit, r->exits, sizeof r->exits);
-	*copy = b;
-	v->nblocks = nblocks;
-	v->cache_used = used;
-	v->nexits = nexits;
-	v->nmaps = nmaps;
-	v->nrelocs = nrelocs;
-	v->st = st;
-	return wrong;
-}
-
-void bt_rebase_check(struct bt_vcpu *v, struct bt_block *copy)
-{
-	struct rebased *r = malloc(sizeof *r);
-	if (r && rebased_wrong(v, copy, r)) {
-		fprintf(stderr, "guise: internal error: vCPU %u: the block for 0x%llx was not rebased right\n", v->id,
-			(unsigned long long)copy->gva);
-		abort();
-	}
-	free(r);
 }

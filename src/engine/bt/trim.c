@@ -15,14 +15,9 @@
 #define TRIM_LEAST (1u << 20) /* bytes of code */
 #define KEPT_MAX 256	      /* empty pages of shadow tables */
 
-static u32 code(const struct bt_vcpu *v)
-{
-	return v->cache_used - v->cache_start;
-}
-
 static bool pays(const struct bt_vcpu *v)
 {
-	return code(v) > (v->trim_above ? v->trim_above : TRIM_LEAST);
+	return bt_cache_used(v) > (v->trim_above ? v->trim_above : TRIM_LEAST);
 }
 
 /* ---- arrays with an entry for each frame of guest RAM */
@@ -99,7 +94,7 @@ static void trim(struct bt_vcpu *v)
 {
 	bt_enter(v);
 	if (v->st.trims++)
-		v->trim_above = 2 * code(v);
+		v->trim_above = 2 * bt_cache_used(v);
 	bt_flush_code(v);
 	bt_cache_give_back(v);
 	bt_shadow_give_back(v);
