@@ -228,7 +228,7 @@ static void processes(uint64_t n, uint64_t rounds)
 
 int main(int argc, char **argv)
 {
-	static const uint64_t thousands[] = {1, 8, 32, 64, 96, 128}, counts[] = {2, 4, 8, 16, 32, 64};
+	static const uint64_t thousands[] = {1, 8, 32, 64, 72, 80, 96, 128}, counts[] = {2, 4, 8, 16, 32, 64};
 
 	for (size_t i = 0; i < sizeof(thousands) / sizeof(thousands[0]); i++)
 		functions(thousands[i] * 1024, work(argc, argv, 256 / thousands[i]));

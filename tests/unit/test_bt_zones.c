@@ -373,6 +373,57 @@ static void what_moves_stays_in_its_zone(void **state)
 	bt_rebase_check(v, b);
 }
 
+/* ---- an exit that has its target translated */
+
+static void start_state(struct bt_vcpu *v)
+{
+	struct x86_cpu *c = &v->cpu;
+
+	c->seg[SEG_CS] = (struct x86_seg){.sel = 0x33, .attr = 0xbu | SEGA_S | 3 << 5 | SEGA_P | SEGA_L | SEGA_G, .limit = ~0u};
+	c->seg[SEG_SS] = (struct x86_seg){.sel = 0x2b, .attr = 0x3u | SEGA_S | 3 << 5 | SEGA_P | SEGA_DB | SEGA_G, .limit = ~0u};
+	c->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	c->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	c->msr.efer = EFER_LME | EFER_LMA;
+	c->rflags = FL_ONE;
+	bt_mode_changed(v);
+	bt_update_mode(v);
+	assert_int_equal(v->mode, MODE);
+}
+
+/* The block goes for the sake of its target, which then has its number; the exit is nobody's. */
+static void an_exit_that_is_gone_is_not_linked(void **state)
+{
+	static const u8 two_exits[] = {0x75, 0x10, 0x75, 0x1c, 0xc3}, no_exit[] = {0xc3};
+	struct bt_vcpu *v = *state;
+	u8 *page = v->env.ram(v, (FIRST_FRAME + FRAMES - 1) << PAGE_SHIFT, false);
+	struct bt_block *from, *to;
+	u32 exit, n;
+
+	memcpy(page, two_exits, sizeof two_exits);
+	memcpy(page + 0x20, no_exit, sizeof no_exit);
+	start_state(v);
+	translate(v, 0);
+	v->used->code = bt_zone_end(v->vm, v->used->code) - BT_CACHE_RESERVE;
+	from = bt_translate(v, THERE, FIRST_FRAME + FRAMES - 1, 0, MODE);
+	assert_int_equal(number(v, from), BT_ZONE_BLOCKS);
+	assert_int_equal(from->nexits, 2);
+	exit = from->first_exit + 1;
+	assert_int_equal(v->exits[exit].gva, THERE + 0x20);
+	n = fill_until(v, 1, BT_ZONES - 1);
+	while (bt_cache_has_room(v))
+		translate(v, n++);
+	aim_at(v, from);
+	bt_itlb_enter(v, THERE, FIRST_FRAME + FRAMES - 1);
+	v->t3 = number(v, from);
+	assert_non_null(bt_event_exit(v, exit));
+	bt_heavy(v);
+	to = bt_block_find(v, THERE + 0x20, FIRST_FRAME + FRAMES - 1, MODE);
+	assert_int_equal(number(v, to), BT_ZONE_BLOCKS);
+	assert_int_equal(to->incoming, 0);
+	assert_int_equal(v->exits[exit].target, 0);
+	bt_zones_check(v);
+}
+
 /* ---- room */
 
 /* Numbers may run out before bytes do. */
@@ -440,6 +491,7 @@ int main(void)
 		TEST(a_copy_leaves_its_ring),
 		TEST(an_origin_takes_its_copies_with_it),
 		TEST(what_moves_stays_in_its_zone),
+		TEST(an_exit_that_is_gone_is_not_linked),
 		TEST(any_table_fills_a_zone),
 		TEST(numbers_of_code_pages_come_back),
 		TEST(a_flush_empties_all),
