@@ -3,6 +3,9 @@
  * The memory of decoded instructions. No instruction is the beginning of another one, so bytes that match are the instruction, whatever follows. How
  * long a thing to look for is what the bytes up to the ModRM byte were last time. A distance relative to rip hardly comes twice: such instructions are
  * remembered without it, and it is put into a copy. Not remembered is what takes more than eight bytes.
+ *
+ * What is compared stands apart from what is remembered, which is 1.2 KiB each and seldom in the host's nearer caches: a miss does not touch it, and
+ * after a hit it comes while the next instruction is looked for.
  */
 #include "engine/bt/decode.h"
 
@@ -25,11 +28,19 @@ struct shape {
 	u8 length, distance;
 };
 
+/* What the entry of that number is remembered for; without a length: nothing. */
+struct key {
+	u64 bytes;
+	u16 number;
+	struct shape shape;
+};
+
 struct bt_decoder {
 	ZydisDecoder zydis;
 	struct shape shape[1u << GUESS_BITS]; /* by the first bytes */
-	u16 number[1u << HASH_BITS];	      /* by the bytes: of the entry */
+	struct key key[1u << HASH_BITS];      /* by the bytes */
 	u32 hand, passing;		      /* where eviction stands; the next of those that are not remembered */
+	bool recent[REMEMBERED];	      /* used since eviction last came by */
 	struct bt_decoded entry[REMEMBERED];
 	struct bt_decoded passed[BT_DECODED_AT_ONCE + 1];
 };
@@ -109,14 +120,26 @@ static struct shape *shape_at(struct bt_decoder *d, const u8 *bytes)
 	return &d->shape[hash(first(bytes, (struct shape){.length = (u8)telling(bytes)}), GUESS_BITS)];
 }
 
-static struct bt_decoded *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
+static struct key *key_at(struct bt_decoder *d, u64 bytes)
+{
+	return &d->key[hash(bytes, HASH_BITS)];
+}
+
+static const struct key *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
 	struct shape s = *shape_at(d, bytes);
-	u64 key = first(bytes, s);
-	struct bt_decoded *e = &d->entry[d->number[hash(key, HASH_BITS)]];
+	u64 known = first(bytes, s);
+	const struct key *k = key_at(d, known);
 
-	return s.length && s.length <= avail && e->valid && e->in.length == s.length && e->distance == s.distance && e->bytes == key ? e
-																     : NULL;
+	return s.length && s.length <= avail && k->shape.length == s.length && k->shape.distance == s.distance && k->bytes == known ? k
+																    : NULL;
+}
+
+/* Most of an instruction, and its first operands. */
+static void fetch(const struct bt_decoded *e)
+{
+	for (u32 i = 0; i < offsetof(struct bt_decoded, op[3]); i += 64)
+		__builtin_prefetch((const u8 *)e + i);
 }
 
 static struct bt_decoded *passing(struct bt_decoder *d)
@@ -207,12 +230,20 @@ static struct shape shape_of(const ZydisDecodedInstruction *in)
 static struct bt_decoded *evict(struct bt_decoder *d)
 {
 	for (u32 i = 0; i < STEPS; i++) {
-		struct bt_decoded *e = &d->entry[d->hand++ % REMEMBERED];
-		if (!e->recent)
-			return e;
-		e->recent = false;
+		u32 n = d->hand++ % REMEMBERED;
+		if (!d->recent[n])
+			return &d->entry[n];
+		d->recent[n] = false;
 	}
 	return NULL;
+}
+
+static void forget(struct bt_decoder *d, const struct bt_decoded *e)
+{
+	struct key *k = key_at(d, e->bytes);
+
+	if (k->number == e - d->entry)
+		k->shape.length = 0;
 }
 
 static void remember(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
@@ -222,23 +253,25 @@ static void remember(struct bt_decoder *d, const struct bt_decoded *from, const 
 
 	if (!e)
 		return;
+	forget(d, e);
 	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
 	e->distance = s.distance;
-	e->recent = true;
 	e->bytes = first(bytes, s);
+	d->recent[e - d->entry] = true;
 	*shape_at(d, bytes) = s;
-	d->number[hash(e->bytes, HASH_BITS)] = (u16)(e - d->entry);
+	*key_at(d, e->bytes) = (struct key){.bytes = e->bytes, .number = (u16)(e - d->entry), .shape = s};
 }
 
 const struct bt_decoded *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
-	struct bt_decoded *e = find(d, bytes, avail);
+	const struct key *k = find(d, bytes, avail);
 
-	if (e) {
-		e->recent = true;
-		return e->distance ? at_this_distance(d, e, bytes) : e;
+	if (k) {
+		d->recent[k->number] = true;
+		fetch(&d->entry[k->number]);
+		return k->shape.distance ? at_this_distance(d, &d->entry[k->number], bytes) : &d->entry[k->number];
 	}
-	e = passing(d);
+	struct bt_decoded *e = passing(d);
 	decode(d, e, bytes, avail);
 	if (e->valid && e->in.length <= LONGEST)
 		remember(d, e, bytes);

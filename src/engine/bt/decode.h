@@ -13,7 +13,6 @@
 struct bt_decoded {
 	bool valid;   /* false: no instruction, or it does not end within the bytes; nothing else counts then */
 	bool special; /* names a segment, control or debug register */
-	bool recent;  /* used since eviction last came by */
 	struct bt_row row;
 	u16 written; /* guest registers, one bit each */
 	u32 needs;   /* bt_native_needs() */
