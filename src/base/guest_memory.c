@@ -193,6 +193,14 @@ void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len)
 		gm->written(gm->written_opaque, gpa, len);
 }
 
+void gm_expect(const struct guest_memory *gm, gpa_t gpa, u64 len)
+{
+	const u8 *at = gm_ptr(gm, gpa, len);
+
+	if (at)
+		prefault_ask(gm->prefault, at, len, true);
+}
+
 /* A hole in the file: unlike madvise(MADV_DONTNEED), which drops one mapping of it, this frees the memory, for the mappings of all processes. RAM
  * outlives each pointer into it, and who touches the page meanwhile waits in the kernel. */
 static int punch(struct guest_memory *gm, const struct iovec *iov, struct err *e)

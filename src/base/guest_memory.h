@@ -11,6 +11,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/prefault.h"
 
 #include <sys/uio.h>
 
@@ -32,6 +33,7 @@ struct guest_memory {
 	struct gm_slot slots[GM_MAX_SLOTS];
 	void (*written)(void *opaque, gpa_t gpa, u64 len); /* the one observer, NULL when none */
 	void *written_opaque;
+	struct prefault *prefault; /* of RAM, and of what an engine keeps beside it; NULL: nobody asks the host ahead */
 };
 
 /* Set by meson's bounds_checks: what an engine or a device does to guest memory is compared with where that lies (engine/bt/bounds.c). */
@@ -58,6 +60,9 @@ u8 *gm_ptr(const struct guest_memory *gm, gpa_t gpa, u64 len) must_check;
 
 /* As iovecs (at most `max`). Returns the number, or -1 when the range leaves RAM, wraps, or (for_write) touches ROM. */
 int gm_iov(const struct guest_memory *gm, gpa_t gpa, u64 len, bool for_write, struct iovec *iov, int max) must_check;
+
+/* [gpa, gpa+len) will be written to soon. What lies outside RAM is not meant. */
+void gm_expect(const struct guest_memory *gm, gpa_t gpa, u64 len);
 
 /* Data was put into RAM through a pointer or an iovec. */
 void gm_written(struct guest_memory *gm, gpa_t gpa, u64 len);

@@ -178,6 +178,7 @@ static bool load(struct loader *ld, const struct payload *pl, const struct packe
 	file = gm_ptr(ld->gm, out->gpa - p->lead, p->size);
 	if (!file)
 		return false;
+	gm_expect(ld->gm, out->gpa - p->lead + p->size / 2, p->size / 2); /* until then the first half is there */
 	ok = put_kernel(in, p, file, out->kaslr, pl->linked, delta);
 	gm_written(ld->gm, out->gpa - p->lead, p->size);
 	out->entry = out->gpa + p->entry;

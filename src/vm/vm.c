@@ -86,6 +86,7 @@ static int create_basics(struct vm *vm, const struct vm_config *c, struct err *e
 {
 	int r = gm_create(&vm->mem, c->memory, e);
 
+	vm->mem.prefault = r == 0 ? prefault_new() : NULL;
 	if (r == 0)
 		r = evloop_new(&vm->loop, e);
 	if (r == 0)
@@ -209,6 +210,7 @@ void vm_destroy(struct vm *vm)
 	bus_free(vm->pio);
 	lifecycle_unwatch(vm);
 	evloop_free(vm->loop);
+	prefault_free(vm->mem.prefault);
 	gm_destroy(&vm->mem);
 	trace_close(vm->trace);
 	gate_destroy(&vm->gate);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest RAM: layout around the hole, and accessors that refuse everything outside RAM. */
+/* Guest RAM: layout around the hole, accessors that refuse everything outside RAM, and pages that are there before they are touched. */
 #include "base/guest_memory.h"
 
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -175,6 +177,94 @@ static void rom_is_not_written(void **state)
 	gm_destroy(&gm);
 }
 
+/* ---- what is fetched ahead */
+
+enum { WAIT_STEPS = 10000 }; /* of a millisecond */
+
+static void wait_for_resident(const struct guest_memory *gm, u64 bytes)
+{
+	for (u32 i = 0; i < WAIT_STEPS && gm_resident(gm) < bytes; i++)
+		usleep(1000);
+	assert_int_equal(gm_resident(gm), bytes);
+}
+
+static void make_prefault(struct guest_memory *gm)
+{
+	gm->prefault = prefault_new();
+	if (!gm->prefault)
+		skip();
+}
+
+static void what_is_expected_is_there(void **state)
+{
+	struct guest_memory gm = make(8 * MiB);
+
+	make_prefault(&gm);
+	gm_expect(&gm, 2 * MiB + 1, MiB - 2); /* whole pages */
+	wait_for_resident(&gm, MiB);
+	gm_expect(&gm, 0, 9 * MiB); /* not all of it is RAM */
+	gm_expect(&gm, ~0ull, 2);
+	gm_expect(&gm, MiB, 0);
+	gm_expect(&gm, 4 * MiB, 4 * MiB);
+	wait_for_resident(&gm, 5 * MiB);
+	prefault_settle(gm.prefault);
+	assert_int_equal(gm_resident(&gm), 5 * MiB);
+	for (u64 i = 0; i < 8 * MiB; i++)
+		assert_int_equal(gm.map[i], 0);
+	prefault_free(gm.prefault);
+	gm_destroy(&gm);
+}
+
+/* After settling nothing is asked of the host any more: the pages may be anything then. */
+static void settled_is_settled(void **state)
+{
+	struct guest_memory gm = make(512 * MiB);
+	u64 resident;
+
+	make_prefault(&gm);
+	for (u32 i = 0; i < 100; i++) /* more than are kept */
+		gm_expect(&gm, i * 5 * MiB, 5 * MiB);
+	prefault_settle(gm.prefault);
+	resident = gm_resident(&gm);
+	usleep(20000);
+	assert_int_equal(gm_resident(&gm), resident);
+	assert_true(resident < 500 * MiB);
+	gm_expect(&gm, 511 * MiB, MiB);
+	wait_for_resident(&gm, resident + MiB);
+	prefault_free(gm.prefault);
+	gm_destroy(&gm);
+}
+
+static void nobody_asks(void **state)
+{
+	struct guest_memory gm = make(2 * MiB);
+
+	gm_expect(&gm, 0, MiB);
+	prefault_settle(gm.prefault);
+	prefault_free(gm.prefault);
+	assert_int_equal(gm_resident(&gm), 0);
+	gm_destroy(&gm);
+}
+
+static void mappings_may_go(void **state)
+{
+	struct prefault *p = prefault_new();
+	void *at;
+
+	if (!p)
+		skip();
+	for (u32 i = 0; i < 200; i++) {
+		at = mmap(NULL, 4 * MiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		assert_true(at != MAP_FAILED);
+		prefault_ask(p, at, 4 * MiB, i % 2);
+		if (i % 3 == 0)
+			usleep(i);
+		prefault_settle(p);
+		munmap(at, 4 * MiB);
+	}
+	prefault_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -185,6 +275,10 @@ int main(void)
 		cmocka_unit_test(discarded_pages_read_as_zeroes),
 		cmocka_unit_test(discards_nothing_but_ram),
 		cmocka_unit_test(rom_is_not_written),
+		cmocka_unit_test(what_is_expected_is_there),
+		cmocka_unit_test(settled_is_settled),
+		cmocka_unit_test(nobody_asks),
+		cmocka_unit_test(mappings_may_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

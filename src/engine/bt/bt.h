@@ -52,6 +52,8 @@
 #define BT_SHARED 12	      /* look-ups that one block may share */
 #define BT_SHARE_LINES 8      /* over how many 64-byte lines, at most */
 #define BT_NO_GPR 0xff
+#define BT_PIECE_SHIFT 20   /* a piece of guest RAM (ahead.c) */
+#define BT_PIECE_IN_USE 32u /* pages of it that were entered in shadow tables */
 #define BT_RAS_SIZE (64u * 1024)
 #define BT_LIGHT_OPS 24 /* enum bt_light_op */
 #define BT_STORES 16	/* so many stores to a frame that holds code are looked at one by one, then all of its code is dropped */
@@ -257,6 +259,7 @@ struct bt_vm {
 	const struct x86_cpuid *cpuid;
 	struct bt_frame *frames;
 	u64 nframes;
+	u8 *touched; /* pieces of guest RAM: how many entries in shadow tables were made for it, up to BT_PIECE_IN_USE; atomic */
 	u32 max_vcpus;
 	u32 zone_size;									    /* of the code caches */
 	bool translate;									    /* false: interpret everything */
@@ -378,6 +381,7 @@ struct bt_vcpu {
 	u32 cache_start;		       /* after the trampolines */
 	struct bt_used zones[BT_ZONES], *used; /* used: where blocks are made */
 	u32 random;			       /* chooses zones */
+	u32 ahead_at;			       /* the code's end at which the host is asked for more memory (ahead.c) */
 	u32 enter_off, leave_off, jc_miss_off;
 	u32 ras_miss_off[2], ras_bottom_off[2];
 	void *ras_memory;
@@ -731,6 +735,11 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 bool bt_cache_init(struct bt_vcpu *v, struct err *e);
 void bt_cache_fini(struct bt_vcpu *v);
 void bt_cache_give_back(struct bt_vcpu *v); /* after bt_flush_code */
+
+/* ahead.c */
+void bt_ahead_code(struct bt_vcpu *v);
+void bt_ahead_forget(struct bt_vcpu *v);
+void bt_ahead_piece(struct bt_vm *vm, u64 piece);
 void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaque);
 void bt_signals_install(void);
 bool bt_ras_init(struct bt_vcpu *v, struct err *e);

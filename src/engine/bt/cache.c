@@ -265,6 +265,7 @@ bool bt_cache_init(struct bt_vcpu *v, struct err *e)
 	v->hash_mask = BT_HASH_FIRST - 1;
 	emit_trampolines(v);
 	bt_zones_init(v);
+	bt_ahead_forget(v);
 	bt_jc_clear(v);
 	return bt_ras_init(v, e);
 }
@@ -273,6 +274,7 @@ void bt_cache_fini(struct bt_vcpu *v)
 {
 	bt_ras_fini(v);
 	bt_decoder_free(v->decoder);
+	prefault_settle(v->vm->gm->prefault);
 	bt_sparse_free(v->cache_rw, bt_cache_size(v->vm));
 	bt_sparse_free(v->cache_rx, bt_cache_size(v->vm));
 	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
@@ -293,6 +295,8 @@ void bt_cache_memory(const struct bt_vcpu *v, engine_memory_fn tell, void *opaqu
 void bt_cache_give_back(struct bt_vcpu *v)
 {
 	u32 kept = (v->used->code + (u32)PAGE_SIZE - 1) & ~(u32)(PAGE_SIZE - 1);
+	bt_ahead_forget(v);
+	prefault_settle(v->vm->gm->prefault);
 	madvise(v->cache_rw + kept, bt_cache_size(v->vm) - kept, MADV_REMOVE);
 	for (u32 i = 0; i < ARRAY_SIZE(arrays); i++)
 		madvise(*array(v, i), arrays[i].bytes, MADV_DONTNEED);

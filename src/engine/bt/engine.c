@@ -73,6 +73,11 @@ static void lay_out_tables(struct bt_vm *vm)
 		vm->aspaces /= 2;
 }
 
+static u64 pieces_of(const struct bt_vm *vm)
+{
+	return (vm->nframes << PAGE_SHIFT >> BT_PIECE_SHIFT) + 1;
+}
+
 static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, bool translate,
 		     enum bt_directly directly, u32 zone_size, struct err *e)
 {
@@ -92,7 +97,9 @@ static int vm_create(struct engine_vm **out, struct guest_memory *gm, const stru
 	lay_out_tables(vm);
 	vm->nframes = frames_of(gm);
 	vm->frames = bt_sparse(vm->nframes * sizeof *vm->frames, "page frames", e);
-	if (!vm->frames) {
+	vm->touched = vm->frames ? bt_sparse(pieces_of(vm), "pieces of RAM", e) : NULL;
+	if (!vm->touched) {
+		bt_sparse_free(vm->frames, vm->nframes * sizeof *vm->frames);
 		free(vm);
 		return -e->code;
 	}
@@ -135,6 +142,7 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 	struct bt_vm *vm = (struct bt_vm *)engine_vm;
 	if (!vm)
 		return;
+	bt_sparse_free(vm->touched, pieces_of(vm));
 	bt_sparse_free(vm->frames, vm->nframes * sizeof *vm->frames);
 	pthread_cond_destroy(&vm->go);
 	pthread_cond_destroy(&vm->quiet);

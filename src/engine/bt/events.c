@@ -56,6 +56,18 @@ static bool drop_pays(struct bt_frame *f)
 	return __atomic_add_fetch(&f->stores, 1, __ATOMIC_RELAXED) % BT_STORES == 0;
 }
 
+static void note_piece(struct bt_vcpu *v, u64 piece)
+{
+	u8 *touched = &v->vm->touched[piece], n = __atomic_load_n(touched, __ATOMIC_RELAXED);
+	if (likely(n >= BT_PIECE_IN_USE))
+		return;
+	__atomic_store_n(touched, (u8)(n + 1), __ATOMIC_RELAXED); /* two vCPUs may count as one */
+	if (n + 1 == BT_PIECE_IN_USE) {
+		bt_heavy(v);
+		bt_ahead_piece(v->vm, piece);
+	}
+}
+
 int bt_fill(struct bt_vcpu *v, gva_t gva, bool write)
 {
 	struct x86_xlat x;
@@ -78,6 +90,7 @@ int bt_fill(struct bt_vcpu *v, gva_t gva, bool write)
 	if (write && !write_ok)
 		return -1;
 	bt_shadow_fill(v, gva, &x, page, write_ok);
+	note_piece(v, x.gpa >> BT_PIECE_SHIFT);
 	return 1;
 }
 

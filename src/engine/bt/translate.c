@@ -454,6 +454,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2,
 		if (still_marked(v, &span) && same_bytes(&s, start, end)) {
 			bt_block_publish(v, (u32)(b - v->blocks));
 			bt_rebase_remember(v, (u32)(b - v->blocks));
+			if (unlikely(v->used->code > v->ahead_at))
+				bt_ahead_code(v);
 			if (unlikely(v->cpu.traced))
 				bt_trace_block(v, b);
 			return b;
