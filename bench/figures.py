@@ -32,6 +32,7 @@ GROWTH_CODE = (1, 8, 32, 64, 72, 80, 96, 128)
 # Parts that are not here are shown by their names, in the group "others".
 ROWS = {
     "boot": Row("boot", "start to first line of /init"),
+    "boot-tests": Row("boot-tests", "same, and tests of crypto"),
     "sieve": Row("kernels"),
     "quicksort": Row("kernels"),
     "crc32": Row("kernels"),
@@ -94,6 +95,7 @@ class Group:
 
 GROUPS = {
     "boot": Group("start to first line of /init", None, (3, 10), (0.6, 0.125), "s"),
+    "boot-tests": Group("the same, and tests of crypto"),
     "integer": Group("integer programs, warm", (2.0, 1.3), (4, 7)),
     "interpreters": Group("byte-code interpreter, JITs, warm", (2.5, 1.6), (3, 5)),
     "float": Group("floating point and SIMD, warm", (1.5, 1.1), (10, 25)),

@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GUEST = os.path.join(ROOT, "guest", "out")
 KERNEL = os.path.join(GUEST, "vmlinuz")
 INITRD = os.path.join(GUEST, "initrd.img")
+DEFAULT_GUEST = "console=ttyS0 quiet cryptomgr.notests"  # the command line of `guise run` without a kernel
 
 EXEC_BEGIN = "guise: exec\n"
 EXEC_END = re.compile(r"guise: exec status (\d+)\n")
@@ -63,7 +64,7 @@ class Config:
     def __init__(self, **kw):
         self.kernel = KERNEL
         self.initrd = INITRD
-        self.append = "console=ttyS0 quiet"
+        self.append = "console=ttyS0 quiet"  # the kernel tests its own cryptography, and the machine with it
         self.memory = "512M"
         self.cpus = 1
         self.disks = []  # (path, readonly)
