@@ -16,7 +16,7 @@
 #define REQUESTS 32u
 #define PIECE (128 * KiB) /* at a time, so that nobody waits long for it to stop */
 
-/* Linux 5.14; glibc 2.35 has no names for them in every header. */
+/* Linux 5.14; older headers have no names for them. */
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23

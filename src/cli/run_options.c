@@ -15,7 +15,7 @@
 
 #define NAMES_MAX 128
 #define CHOICES_MAX 8
-/* The kernel's tests of its own cryptography are a quarter of its boot; --append cryptomgr.notests=0 brings them back. */
+/* The kernel's tests of its own cryptography are a fifth of its boot or more; --append cryptomgr.notests=0 brings them back. */
 #define DEFAULT_CMDLINE "console=ttyS0 quiet cryptomgr.notests"
 #define DEFAULT_GDB "tcp:127.0.0.1:1234"
 #define TIMEOUT_MAX_S 1000000000ull

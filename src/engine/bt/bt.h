@@ -671,11 +671,11 @@ struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 struct bt_block *bt_block_at(struct bt_vcpu *v, u32 cache_off); /* the block whose code holds that offset */
 const struct bt_insn_map *bt_insn_at(struct bt_vcpu *v, const struct bt_block *b, u32 cache_off);
 void bt_block_link(struct bt_vcpu *v, u32 exit, struct bt_block *to, bool checked);
-void bt_block_enter(struct bt_vcpu *v, u32 bi);	 /* can be found from now on */
-void bt_block_retire(struct bt_vcpu *v, u32 bi); /* the opposite: nothing leads to it any more */
 void bt_exit_unlink(struct bt_vcpu *v, u32 exit);
 void bt_exit_reset(struct bt_vcpu *v, struct bt_exit *x); /* to its stub; in no list */
+void bt_block_enter(struct bt_vcpu *v, u32 bi);		  /* can be found from now on */
 void bt_block_publish(struct bt_vcpu *v, u32 bi);	  /* the same of a new one, which is dropped with its frame's code */
+void bt_block_retire(struct bt_vcpu *v, u32 bi);	  /* the opposite of entering: nothing leads to it any more */
 void bt_blocks_make_room(struct bt_vcpu *v);		  /* for finding one more */
 /* The jump caches change over from code of one mode to that of another (user bit and vector bits): what is as good for the other becomes it. */
 void bt_blocks_change_mode(struct bt_vcpu *v, u32 from, u32 to);

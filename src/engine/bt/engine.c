@@ -183,7 +183,7 @@ const struct engine_ops engine_direct = {
 	BT_OPS,
 };
 
-/* Its code cache is full after some hundred blocks. */
+/* Its code cache is full after some thousand blocks. */
 const struct engine_ops engine_tiny = {
 	.name = "tiny",
 	.probe = bt_probe,
