@@ -174,7 +174,7 @@ class Bench:
 
 def main():
     options = arguments()
-    missing = [p for p in (options.guise, options.qemu) if not shutil.which(p)]
+    missing = [path for who, path in (("guise", options.guise), ("qemu", options.qemu)) if who in options.runners and not shutil.which(path)]
     if missing:
         say(f"{' and '.join(missing)}: no such program; make builds Guise, tools/deps.sh bench installs QEMU")
         return 2
