@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 
 #define REQUESTS 32u
-#define PIECE (128 * KiB) /* at a time, so that nobody waits long for it to stop */
+#define PIECE (32 * KiB) /* at a time, so that nobody waits long for it to stop */
 
 /* Linux 5.14; older headers have no names for them. */
 #ifndef MADV_POPULATE_READ
@@ -68,6 +68,7 @@ static void work(struct prefault *p)
 	p->busy = true;
 	pthread_mutex_unlock(&p->lock);
 	known = populate(&r);
+	sched_yield(); /* a vCPU that has woken up on this processor would wait for the end of the slice, some milliseconds */
 	pthread_mutex_lock(&p->lock);
 	p->busy = false;
 	if (!known) {
