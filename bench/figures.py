@@ -123,6 +123,7 @@ GROUPS = {
     "interpreters" + COLD: Group("byte-code interpreter, JITs, first run"),
     "float" + COLD: Group("floating point and SIMD, first run"),
     "others" + COLD: Group("other programs, first run"),
+    "memcpy" + COLD: Group("memory copy, first rounds"),
 }
 
 

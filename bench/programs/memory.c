@@ -7,6 +7,20 @@
 #define BIG (64u << 20)
 #define LINE 64
 
+/* A monitor that changes its ways when a program turns out to last does so in here. */
+#define FIRST_ROUNDS 3
+
+static void copy_big(const char *name, char *to, const char *from, uint64_t rounds)
+{
+	uint64_t begin = now_ns();
+
+	for (uint64_t r = 0; r < rounds; r++) {
+		memcpy(to, from, BIG);
+		__asm__ volatile("" : : "r"(to) : "memory");
+	}
+	report(name, begin, rounds, (uint64_t)to[BIG / 3]);
+}
+
 int main(int argc, char **argv)
 {
 	char *from = malloc(BIG), *to = malloc(BIG);
@@ -20,11 +34,8 @@ int main(int argc, char **argv)
 		from[i] = (char)(i * 31 + (i >> 12));
 	memset(to, 1, BIG);
 
-	rounds = work(argc, argv, 15);
-	begin = now_ns();
-	for (uint64_t r = 0; r < rounds; r++)
-		memcpy(to, from, BIG);
-	report("memcpy", begin, rounds, (uint64_t)to[BIG / 3]);
+	copy_big("memcpy.cold", to, from, FIRST_ROUNDS);
+	copy_big("memcpy", to, from, work(argc, argv, 15));
 	must("memcpy", !memcmp(from, to, BIG));
 
 	rounds = work(argc, argv, 1000);
