@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/guest_memory.h"
+#include "x86/apic.h"
 #include "x86/rules.h"
 #include "x86/state.h"
 
@@ -29,11 +30,14 @@ struct engine_machine {
 	bool (*msr_write)(void *opaque, u32 msr, u64 value);
 	u64 (*cr8_read)(void *opaque);
 	void (*cr8_write)(void *opaque, u64 value);
-	u64 (*tsc)(void *opaque); /* as the guest reads it: tsc_offset is in it */
+	u64 (*tsc)(void *opaque);      /* as the guest reads it: tsc_offset is in it */
+	u64 (*tsc_base)(void *opaque); /* guest TSC less the host's, without tsc_offset; changes only while no vCPU runs */
 	u64 (*hypercall)(void *opaque, struct x86_cpu *c);
 	/* The interrupt controller's line to this CPU: is there something to accept; accept it (returns the vector, or -1 if it is gone). */
 	bool (*irq_pending)(void *opaque);
 	int (*irq_accept)(void *opaque);
+	/* A local APIC that the engine has ended a level-triggered interrupt: the I/O APIC is told. */
+	void (*eoi)(void *opaque, u8 vector);
 	/* What the engine and the rules tell the trace; NULL: nobody reads it. */
 	void (*trace)(void *opaque, enum trace_event ev, u64 rip, u64 a, u64 b, u64 c);
 };
@@ -65,6 +69,18 @@ struct engine_stats_item {
 /* A piece of the process's memory, and whose it is: a literal that starts with "memory_". */
 typedef void (*engine_memory_fn)(void *opaque, const char *owner, const void *at, u64 bytes);
 
+/* Of an engine that has the local APICs itself. Its vCPUs wait for interrupts and for start-up IPIs inside of run, which never returns EXIT_HALTED. */
+struct engine_apic_ops {
+	/* As the engine has it; put: from the next run on. vCPU's thread, or any while it is not running. */
+	int (*get)(struct engine_vcpu *v, struct x86_apic *out, struct err *e);
+	void (*put)(struct engine_vcpu *v, const struct x86_apic *a);
+
+	/* Any thread. */
+	void (*msi)(struct engine_vm *vm, const struct x86_msi *m);
+	/* The level-triggered messages that the I/O APIC may send: of these it wants to know the end. Any thread. */
+	void (*level_messages)(struct engine_vm *vm, const struct x86_msi *m, u32 n);
+};
+
 struct engine_ops {
 	const char *name; /* "bt", "kvm" */
 	const char *summary;
@@ -87,9 +103,11 @@ struct engine_ops {
 	void (*vcpu_idle)(struct engine_vcpu *v);
 
 	/* The whole state; the pointer stays valid for the vCPU's life and may be changed between runs. sync_in after changing it, but for
-	 * `halted`, which a run may find cleared. */
+	 * `halted`, which a run may find cleared. sync_out before looking at or changing more of it than tsc_offset, and while traced rip; NULL: it is
+	 * always whole. Each on the vCPU's thread, between runs. */
 	struct x86_cpu *(*vcpu_state)(struct engine_vcpu *v);
 	void (*vcpu_sync_in)(struct engine_vcpu *v);
+	int (*vcpu_sync_out)(struct engine_vcpu *v, struct err *e);
 
 	/* From the next run on, run returns EXIT_DEBUG where *d says; NULL: nowhere. *d stays the caller's and must live on; after a change to
 	 * it call this again. While the vCPU is not running, any thread. NULL in engines that cannot. */
@@ -101,6 +119,9 @@ struct engine_ops {
 
 	/* Counters for --stats: fills up to max items, returns the number. */
 	u32 (*stats)(struct engine_vm *vm, struct engine_stats_item *items, u32 max);
+
+	/* NULL: the local APICs are the machine's. */
+	const struct engine_apic_ops *apic;
 
 	/* Where the engine's memory lies: whole mappings, or pieces that are in use whole. NULL: it has little. */
 	void (*memory)(struct engine_vm *vm, engine_memory_fn tell, void *opaque);

@@ -37,11 +37,31 @@ struct ioapic {
 };
 
 /* An entry as the message it sends: the two formats differ only in where the fields are. */
+static struct x86_msi message_of(u64 rte)
+{
+	return (struct x86_msi){
+		.address = 0xfee00000 | (rte >> 56) << 12 | (rte & RTE_LOGICAL ? 4 : 0),
+		.data = (u32)rte & (0x7ff | (u32)RTE_LEVEL),
+	};
+}
+
 static void send(struct ioapic *io, u64 rte)
 {
-	u64 address = 0xfee00000 | (rte >> 56) << 12 | (rte & RTE_LOGICAL ? 4 : 0);
+	struct x86_msi m = message_of(rte);
 
-	lapic_msi(io->lapics, address, (u32)rte & (0x7ff | (u32)RTE_LEVEL));
+	lapic_msi(io->lapics, m.address, m.data);
+}
+
+/* An entry that is masked may still be in service. */
+static void tell_level_messages(struct ioapic *io)
+{
+	struct x86_msi m[IRQ_GSIS];
+	u32 n = 0;
+
+	for (u32 i = 0; i < IRQ_GSIS; i++)
+		if ((io->rte[i] & RTE_LEVEL) && (!(io->rte[i] & RTE_MASKED) || (io->rte[i] & RTE_REMOTE_IRR)))
+			m[n++] = message_of(io->rte[i]);
+	lapic_level_messages(io->lapics, m, n);
 }
 
 /* A level input that is asserted, unmasked and not in service. */
@@ -123,6 +143,7 @@ static void write_entry(struct ioapic *io, u32 pin, bool high, u32 v)
 	/* Going to edge mode ends what is in service; systems rely on it where the EOI was lost. */
 	if (!(io->rte[pin] & RTE_LEVEL))
 		io->rte[pin] &= ~RTE_REMOTE_IRR;
+	tell_level_messages(io);
 	service_level(io, pin);
 }
 
@@ -192,6 +213,7 @@ static void ioapic_reset(struct device *d)
 	io->index = io->id = 0;
 	for (u32 i = 0; i < IRQ_GSIS; i++)
 		io->rte[i] = RTE_MASKED;
+	tell_level_messages(io);
 	pthread_mutex_unlock(&io->lock);
 }
 
@@ -204,6 +226,7 @@ static void ioapic_loaded(struct device *d)
 	io->id &= 15;
 	for (u32 i = 0; i < IRQ_GSIS; i++)
 		io->rte[i] &= RTE_WRITABLE | RTE_REMOTE_IRR;
+	tell_level_messages(io);
 	pthread_mutex_unlock(&io->lock);
 }
 

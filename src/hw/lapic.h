@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/evloop.h"
 #include "hw/device.h"
+#include "x86/apic.h"
 
 struct lapic_set;
 
@@ -52,3 +53,22 @@ bool lapic_send_to(struct lapic_set *s, u32 cpu, u32 icr);
 void lapic_msi(struct lapic_set *s, u64 address, u32 data);
 /* Told of each EOI that must reach the IOAPIC (level-triggered, broadcast not suppressed). */
 void lapic_set_eoi_handler(struct lapic_set *s, void (*fn)(void *opaque, u8 vector), void *opaque);
+
+/* ---- local APICs that an engine has (lapic_elsewhere.c) ---- */
+
+struct lapic_elsewhere {
+	void *opaque;
+	void (*msi)(void *opaque, u64 address, u32 data);
+	void (*level_messages)(void *opaque, const struct x86_msi *m, u32 n);
+};
+
+/* Messages go there from now on, and no timer here expires; NULL: they are here. With no vCPU running. */
+void lapic_set_elsewhere(struct lapic_set *s, const struct lapic_elsewhere *there);
+
+/* The level-triggered messages that the I/O APIC may send now. */
+void lapic_level_messages(struct lapic_set *s, const struct x86_msi *m, u32 n);
+
+/* One APIC's registers, as they are here. put arms no timer; lapic_here does, when the APIC is used here from now on. */
+void lapic_get(struct lapic_set *s, u32 cpu, struct x86_apic *out);
+void lapic_put(struct lapic_set *s, u32 cpu, const struct x86_apic *a);
+void lapic_here(struct lapic_set *s, u32 cpu);

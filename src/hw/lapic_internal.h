@@ -79,6 +79,7 @@ struct lapic_set {
 	struct lapic_vcpu_ops vcpu;
 	void (*eoi)(void *opaque, u8 vector);
 	void *eoi_opaque;
+	struct lapic_elsewhere elsewhere;
 	atomic_uint lowest_next; /* where the search for the lowest priority starts */
 	struct lapic cpu[];
 };
@@ -113,4 +114,5 @@ void lapic_timer_set_divide_locked(struct lapic *l, u32 divide);
 void lapic_timer_set_mode_locked(struct lapic *l, u32 old_lvt);
 u32 lapic_timer_current_locked(const struct lapic *l);
 bool lapic_timer_set_deadline_locked(struct lapic *l, u64 tsc);
+void lapic_timer_set_current_locked(struct lapic *l, u32 ticks, u64 tsc_deadline); /* arms nothing */
 bool lapic_timer_is_deadline(const struct lapic *l);

@@ -200,6 +200,10 @@ void lapic_msi(struct lapic_set *s, u64 address, u32 data)
 		.level = (data & ICR_LEVEL) != 0,
 	};
 
+	if (s->elsewhere.msi) {
+		s->elsewhere.msi(s->elsewhere.opaque, address, data);
+		return;
+	}
 	if (address >> 20 != 0xfee)
 		return; /* a write to RAM or to a device in disguise: no such DMA here */
 	if (m.mode == DM_SIPI)

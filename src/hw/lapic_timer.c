@@ -167,6 +167,12 @@ u32 lapic_timer_current_locked(const struct lapic *l)
 	return ticks < l->timer_init ? (u32)ticks : l->timer_init;
 }
 
+void lapic_timer_set_current_locked(struct lapic *l, u32 ticks, u64 tsc_deadline)
+{
+	l->tsc_deadline = lapic_timer_is_deadline(l) ? tsc_deadline : 0;
+	l->timer_due = !l->tsc_deadline && ticks ? now_ns(l) + (u64)ticks * divisor(l->timer_divide) : 0;
+}
+
 void lapic_timer_set_divide_locked(struct lapic *l, u32 divide)
 {
 	u64 ticks = ticks_left(l);

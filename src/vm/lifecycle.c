@@ -54,7 +54,7 @@ static void reset_vcpus(struct vm *vm)
 	for (u32 i = 0; i < vm->ncpus; i++) {
 		x86_reset(vm->vcpus[i].state, i == 0, false);
 		vm->vcpus[i].kicked = false;
-		__atomic_store_n(&vm->vcpus[i].events, EV_SYNC, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&vm->vcpus[i].events, EV_SYNC | EV_APIC, __ATOMIC_SEQ_CST);
 	}
 }
 

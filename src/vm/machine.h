@@ -27,6 +27,7 @@ enum vcpu_event {
 	EV_NMI = 1 << 2,    /* the engine has it; only to end a HLT */
 	EV_UNHALT = 1 << 3, /* KVM_HC_KICK_CPU: go on behind the HLT, or the next one */
 	EV_SYNC = 1 << 4,   /* the state was changed from outside */
+	EV_APIC = 1 << 5,   /* so was its local APIC, which the engine has */
 };
 
 /* A CPU that has little to do: host times. */
@@ -170,6 +171,11 @@ bool vcpu_stood_still(struct vcpu *v); /* vCPU thread, before it takes an interr
 /* vcpu_machine.c: the callbacks that an engine gets */
 void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m);
 void vcpu_lapic_ops(struct vm *vm);
+
+/* apic.c: engines that have the local APICs */
+void apic_elsewhere(struct vm *vm);	  /* hw/lapic sends to the engine from now on; nothing when the engine has none */
+void apic_give(struct vcpu *v);		  /* hw/lapic's registers to the engine */
+bool apic_take(struct vcpu *v, struct err *e); /* and the way back. False: the engine cannot */
 
 /* hypercall.c */
 u64 hypercall(struct vcpu *v, struct x86_cpu *c);

@@ -180,6 +180,26 @@ static void sleep_held(struct vcpu *v)
 
 /* ---- events ---- */
 
+static void on_error(struct vcpu *v, const struct err *e)
+{
+	struct vm *vm = v->vm;
+
+	pthread_mutex_lock(&vm->request_lock);
+	if (!vm->engine_err.code)
+		vm->engine_err = *e;
+	pthread_mutex_unlock(&vm->request_lock);
+	lifecycle_request(vm, PEND_ERROR, 0);
+}
+
+/* All of the state is to be looked at. */
+static void look(struct vcpu *v)
+{
+	struct err e = {0};
+
+	if (v->vm->ops->vcpu_sync_out && v->vm->ops->vcpu_sync_out(v->engine, &e) < 0)
+		on_error(v, &e);
+}
+
 static void start_at_vector(struct x86_cpu *c, u8 vector)
 {
 	c->seg[SEG_CS].sel = (u16)(vector << 8);
@@ -194,6 +214,8 @@ static void handle_events(struct vcpu *v)
 	struct x86_cpu *c = v->state;
 
 	v->hopeless = false;
+	if (events & EV_INIT)
+		look(v);
 	if (events & EV_UNHALT)
 		v->kicked = true;
 	if (events & EV_INIT) {
@@ -204,6 +226,8 @@ static void handle_events(struct vcpu *v)
 		start_at_vector(c, __atomic_load_n(&v->sipi_vector, __ATOMIC_RELAXED));
 	if (events & (EV_INIT | EV_SIPI | EV_SYNC))
 		v->vm->ops->vcpu_sync_in(v->engine);
+	if (events & EV_APIC)
+		apic_give(v);
 }
 
 /* A kick that comes between the guest's last look and its HLT must not be lost, so it waits for the HLT. */
@@ -216,17 +240,6 @@ static void end_halt_when_kicked(struct vcpu *v)
 }
 
 /* ---- the loop ---- */
-
-static void on_error(struct vcpu *v, const struct err *e)
-{
-	struct vm *vm = v->vm;
-
-	pthread_mutex_lock(&vm->request_lock);
-	if (!vm->engine_err.code)
-		vm->engine_err = *e;
-	pthread_mutex_unlock(&vm->request_lock);
-	lifecycle_request(vm, PEND_ERROR, 0);
-}
 
 /* A guest that waits has time to let its last lines be read. */
 static void trace_exit(struct vcpu *v, enum exit_kind kind)
@@ -286,10 +299,22 @@ static void tell_standstill(struct vcpu *v)
 	pvclock_stood_still(v->vm->pvclock);
 }
 
+/* Whoever has closed the gate may want to look. */
+static bool park(struct vcpu *v)
+{
+	look(v);
+	return gate_pass(v);
+}
+
+static bool waits_here(const struct vcpu *v)
+{
+	return v->state->wait_for_sipi && !v->vm->ops->apic;
+}
+
 static void vcpu_loop(struct vcpu *v)
 {
 	for (;;) {
-		if (gate_is_closed(v->vm) && !gate_pass(v))
+		if (gate_is_closed(v->vm) && !park(v))
 			return;
 		if (__atomic_load_n(&v->events, __ATOMIC_ACQUIRE))
 			handle_events(v);
@@ -298,7 +323,7 @@ static void vcpu_loop(struct vcpu *v)
 		tell_standstill(v);
 		if (v->held)
 			sleep_held(v);
-		else if (v->state->wait_for_sipi)
+		else if (waits_here(v))
 			sleep_until_event(v);
 		else
 			run_guest(v);
@@ -339,7 +364,7 @@ static void *vcpu_thread(void *opaque)
 	if (r == 0) {
 		v->state = vm->ops->vcpu_state(v->engine);
 		x86_reset(v->state, v->id == 0, false);
-		v->events = EV_SYNC;
+		v->events = EV_SYNC | EV_APIC;
 	}
 	report_start(s); /* s is gone afterwards */
 	if (r < 0)

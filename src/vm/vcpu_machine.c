@@ -5,6 +5,7 @@
  *
  * Threading: engine callbacks on the vCPU's thread; LAPIC callbacks on any.
  */
+#include "hw/ioapic.h"
 #include "hw/pvclock.h"
 #include "vm/machine.h"
 
@@ -124,6 +125,20 @@ static u64 tsc(void *opaque)
 	return tsc_guest(v->vm, v->state);
 }
 
+static u64 tsc_base(void *opaque)
+{
+	const struct vcpu *v = opaque;
+
+	return -__atomic_load_n(&v->vm->tsc_zero, __ATOMIC_RELAXED);
+}
+
+static void eoi(void *opaque, u8 vector)
+{
+	struct vcpu *v = opaque;
+
+	ioapic_eoi(v->vm->ioapic, vector);
+}
+
 static u64 on_hypercall(void *opaque, struct x86_cpu *c)
 {
 	struct vcpu *v = opaque;
@@ -166,6 +181,8 @@ void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m)
 		.cr8_read = cr8_read,
 		.cr8_write = cr8_write,
 		.tsc = tsc,
+		.tsc_base = tsc_base,
+		.eoi = eoi,
 		.hypercall = on_hypercall,
 		.irq_pending = irq_pending,
 		.irq_accept = irq_accept,

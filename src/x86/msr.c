@@ -260,7 +260,7 @@ static bool row_write(struct x86_cpu *c, const struct msr_row *r, u64 val)
 	return true;
 }
 
-static bool msr_read(struct x86_cpu *c, u32 msr, u64 *val)
+bool x86_msr_read(struct x86_cpu *c, u32 msr, u64 *val)
 {
 	const struct msr_row *r;
 
@@ -270,7 +270,7 @@ static bool msr_read(struct x86_cpu *c, u32 msr, u64 *val)
 	return r ? row_read(c, r, val) : x86_mtrr_read(c, msr, val);
 }
 
-static bool msr_write(struct x86_cpu *c, u32 msr, u64 val)
+bool x86_msr_write(struct x86_cpu *c, u32 msr, u64 val)
 {
 	const struct msr_row *r;
 
@@ -282,7 +282,7 @@ static bool msr_write(struct x86_cpu *c, u32 msr, u64 val)
 
 bool x86_rdmsr(struct x86_cpu *c, u32 msr, u64 *val)
 {
-	bool ok = x86_cpl(c) == 0 && msr_read(c, msr, val);
+	bool ok = x86_cpl(c) == 0 && x86_msr_read(c, msr, val);
 
 	if (unlikely(c->traced))
 		c->env->trace(c->env->opaque, ok ? TRACE_RDMSR : TRACE_RDMSR_REFUSED, c->rip, msr, ok ? *val : 0, 0);
@@ -294,7 +294,7 @@ bool x86_wrmsr(struct x86_cpu *c, u32 msr, u64 val)
 	bool ok;
 
 	x86_serialise(); /* of x2APIC registers and the TSC deadline it is not asked for: no harm */
-	ok = x86_cpl(c) == 0 && msr_write(c, msr, val);
+	ok = x86_cpl(c) == 0 && x86_msr_write(c, msr, val);
 	if (unlikely(c->traced))
 		c->env->trace(c->env->opaque, ok ? TRACE_WRMSR : TRACE_WRMSR_REFUSED, c->rip, msr, val, 0);
 	return ok || x86_raise_err(c, VEC_GP, 0);

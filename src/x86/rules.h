@@ -59,6 +59,9 @@ bool x86_read_dr(struct x86_cpu *c, u32 n, u64 *val);
 bool x86_xsetbv(struct x86_cpu *c, u32 n, u64 val);
 bool x86_rdmsr(struct x86_cpu *c, u32 msr, u64 *val);
 bool x86_wrmsr(struct x86_cpu *c, u32 msr, u64 val);
+/* The same at CPL 0, for engines whose hardware has looked at the CPL; false: #GP is to be raised, none is recorded. */
+bool x86_msr_read(struct x86_cpu *c, u32 msr, u64 *val);
+bool x86_msr_write(struct x86_cpu *c, u32 msr, u64 val);
 bool x86_invpcid(struct x86_cpu *c, u64 type, gva_t desc);
 
 /* I/O permission for `size` bytes at port: IOPL or TSS bitmap. */

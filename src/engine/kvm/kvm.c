@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * KVM: whether it is there and really backed by hardware. This build can only look; it has no KVM engine, so every operation besides
- * probe is absent and engine_choose never hands these out.
+ * The KVM engine as the rest of the program sees it: whether KVM is there and really backed by hardware, the VM that its vCPUs share, and the table of
+ * engine.h.
  *
- * Threading: any thread; no state.
+ * Threading: see engine.h.
  */
-#include "engine/engine.h"
+#include "engine/kvm/kvm.h"
 
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <sys/ioctl.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define CPUID_1_ECX_VMX (1u << 5)
@@ -39,22 +38,25 @@ static int open_device(struct err *e)
 	return err_sys(e, errno, "/dev/kvm cannot be opened");
 }
 
+static int check_version(int kvm, struct err *e)
+{
+	int version = kvm_call(kvm, KVM_GET_API_VERSION, NULL);
+
+	return version != KVM_API_VERSION ? err_set(e, EPROTO, "/dev/kvm speaks version %d, not %d", version, KVM_API_VERSION) : 0;
+}
+
 static int try_vcpu(int kvm, struct err *e)
 {
-	int vm, vcpu, version = ioctl(kvm, KVM_GET_API_VERSION, 0);
+	int vm = kvm_call(kvm, KVM_CREATE_VM, NULL), vcpu;
 
-	if (version != KVM_API_VERSION)
-		return err_set(e, EPROTO, "/dev/kvm speaks version %d, not %d", version, KVM_API_VERSION);
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	if (vm < 0)
-		return err_sys(e, errno, "/dev/kvm cannot create a VM");
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err_sys(e, errno, "/dev/kvm cannot create a vCPU");
-	else
-		close(vcpu);
+		return err_sys(e, -vm, "/dev/kvm cannot create a VM");
+	vcpu = kvm_call(vm, KVM_CREATE_VCPU, NULL);
 	close(vm);
-	return vcpu < 0 ? -e->code : 0;
+	if (vcpu < 0)
+		return err_sys(e, -vcpu, "/dev/kvm cannot create a vCPU");
+	close(vcpu);
+	return 0;
 }
 
 /* The CPU's flag comes first: a kernel can offer /dev/kvm without hardware behind it, where a stock guest crawls or dies. */
@@ -67,13 +69,117 @@ static int probe(struct err *e)
 	fd = open_device(e);
 	if (fd < 0)
 		return fd;
-	r = try_vcpu(fd, e);
+	r = check_version(fd, e);
+	if (r == 0)
+		r = kvm_check_caps(fd, e);
+	if (r == 0)
+		r = try_vcpu(fd, e);
 	close(fd);
 	return r;
+}
+
+/* ---- the VM ---- */
+
+static int enable(struct kvm_vm *vm, u32 cap, u64 arg, const char *what, struct err *e)
+{
+	struct kvm_enable_cap k = {.cap = cap, .args[0] = arg};
+	int r = kvm_call(vm->fd, KVM_ENABLE_CAP, &k);
+
+	return r < 0 ? err_sys(e, -r, "KVM cannot have %s", what) : 0;
+}
+
+static int configure(struct kvm_vm *vm, struct err *e)
+{
+	int r = enable(vm, KVM_CAP_SPLIT_IRQCHIP, KVM_LEVEL_MESSAGES, "the local APICs alone", e);
+
+	if (r == 0)
+		r = enable(vm, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, "APIC ids of 32 bits", e);
+	if (r == 0)
+		r = enable(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED, "CPUs without quirks", e);
+	if (r == 0)
+		r = kvm_filter_msrs(vm, e);
+	return r < 0 ? r : kvm_slots_create(vm, e);
+}
+
+/* Older kernels have no larger image than struct kvm_xsave. */
+static void learn_sizes(struct kvm_vm *vm)
+{
+	int run = kvm_call(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, NULL), xsave = kvm_call(vm->fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_XSAVE2);
+
+	vm->run_size = run > 0 ? (u32)run : 0;
+	vm->xsave_size = xsave > (int)sizeof(struct kvm_xsave) ? (u32)xsave : (u32)sizeof(struct kvm_xsave);
+}
+
+static void vm_destroy(struct engine_vm *evm)
+{
+	struct kvm_vm *vm = kvm_vm_of(evm);
+
+	if (!vm)
+		return;
+	if (vm->fd >= 0)
+		close(vm->fd);
+	if (vm->kvm >= 0)
+		close(vm->kvm);
+	pthread_mutex_destroy(&vm->routes_lock);
+	free(vm);
+}
+
+static int open_vm(struct kvm_vm *vm, struct err *e)
+{
+	vm->kvm = open_device(e);
+	if (vm->kvm < 0)
+		return vm->kvm;
+	vm->fd = kvm_call(vm->kvm, KVM_CREATE_VM, NULL);
+	if (vm->fd < 0)
+		return err_sys(e, -vm->fd, "/dev/kvm cannot create a VM");
+	learn_sizes(vm);
+	return configure(vm, e);
+}
+
+static int vm_create(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e)
+{
+	struct kvm_vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return err_sys(e, ENOMEM, "engine kvm");
+	(void)max_vcpus;
+	vm->kvm = vm->fd = -1;
+	vm->gm = gm;
+	vm->cpuid = cpuid;
+	pthread_mutex_init(&vm->routes_lock, NULL);
+	r = open_vm(vm, e);
+	if (r < 0) {
+		vm_destroy((struct engine_vm *)vm);
+		return r;
+	}
+	*out = (struct engine_vm *)vm;
+	return 0;
+}
+
+/* The kernel follows the process's memory by itself. */
+static void ram_written(struct engine_vm *vm, gpa_t gpa, u64 len)
+{
+	(void)vm;
+	(void)gpa;
+	(void)len;
 }
 
 const struct engine_ops engine_kvm = {
 	.name = "kvm",
 	.summary = "hardware virtualization through /dev/kvm",
 	.probe = probe,
+	.vm_create = vm_create,
+	.vm_destroy = vm_destroy,
+	.vcpu_create = kvm_vcpu_create,
+	.vcpu_destroy = kvm_vcpu_destroy,
+	.vcpu_run = kvm_vcpu_run,
+	.vcpu_kick = kvm_vcpu_kick,
+	.vcpu_irq = kvm_vcpu_irq,
+	.vcpu_nmi = kvm_vcpu_nmi,
+	.vcpu_state = kvm_vcpu_state,
+	.vcpu_sync_in = kvm_vcpu_sync_in,
+	.vcpu_sync_out = kvm_vcpu_sync_out,
+	.ram_written = ram_written,
+	.apic = &kvm_apic,
 };
