@@ -90,6 +90,11 @@ test-others: all ## other systems: the kernel for real machines, Xen, GNU Mach, 
 	[ -s $(I386_DISK) ] || tools/make-rootdisk.sh --arch i386 --output $(I386_DISK)
 	tests/linux/run.py --guise $(BUILD)/guise --only 'others-*' --jobs 1 $(ARGS)
 
+.PHONY: test-kvm
+test-kvm: $(BUILD)/build.ninja $(GUEST) ## KVM, in a machine that QEMU emulates: no KVM is needed here, but QEMU
+	ninja -C $(BUILD) -j$(JOBS) guise tests/kvm/smoke
+	meson test -C $(BUILD) --no-rebuild --suite kvm --verbose
+
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
 	tools/boot-soak.sh $(or $(N),100)
@@ -219,6 +224,7 @@ install: all $(GUEST) ## into DESTDIR/PREFIX: the binary, man page, completions 
 clean: ## remove every build directory and the guest (downloaded packages stay)
 	rm -rf build build-asan build-ubsan build-tsan build-checked build-chaos build-cov build-fuzz
 	rm -f guest/out/vmlinuz guest/out/initrd.img guest/out/release
+	rm -rf guest/out/kvm
 
 .PHONY: help
 help: ## this list

@@ -47,12 +47,7 @@ def compile_programs():
 
 def libraries(binaries):
     """Paths of the shared libraries that the programs need, the loader among them."""
-    found = set()
-    for name in PROGRAMS:
-        if name not in STATIC:
-            text = subprocess.run(["ldd", binaries[name]], capture_output=True, text=True, check=True).stdout
-            found.update(re.findall(r"(/\S+) \(0x", text))
-    return sorted(found)
+    return sorted({path for name in PROGRAMS if name not in STATIC for path in vmm.shared_libraries(binaries[name])})
 
 
 def parse(text, who):

@@ -58,6 +58,12 @@ def newc(files):
     return bytes(out)
 
 
+def shared_libraries(program):
+    """Paths of the shared libraries that a program needs, the loader among them; none for a static one."""
+    text = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    return sorted(set(re.findall(r"(/\S+) \(0x", text)))
+
+
 class Config:
     """What a machine is made of. Both programs understand all of it."""
 
@@ -73,6 +79,7 @@ class Config:
         self.no_reboot = False
         self.exit_port = None
         self.engine = None
+        self.qemu_cpu = "max"  # QEMU's CPU model
         self.extra = []
         for key, value in kw.items():
             if not hasattr(self, key):
@@ -99,7 +106,7 @@ def guise_argv(program, c):
 
 
 def qemu_argv(program, c):
-    argv = [program, "-accel", "tcg", "-cpu", "max", "-nodefaults", "-display", "none", "-monitor", "none"]
+    argv = [program, "-accel", "tcg", "-cpu", c.qemu_cpu, "-nodefaults", "-display", "none", "-monitor", "none"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     argv += ["-kernel", c.kernel, "-append", c.append, "-m", c.memory, "-smp", str(c.cpus), "-device", "virtio-rng-pci"]
     if c.initrd:
