@@ -77,6 +77,11 @@ static void reset_or_end(struct vm *vm, enum vm_end end)
 		lifecycle_reset(vm);
 }
 
+void lifecycle_halted(struct vm *vm)
+{
+	finish(vm, VM_END_HALTED, 0);
+}
+
 /* ---- what the guest asks for ---- */
 
 /* The count of sleepers was taken in passing; now that all are parked, look again. */
@@ -289,6 +294,7 @@ void lifecycle_stop_clocks(struct vm *vm)
 int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
 {
 	start_timeout(vm);
+	standstill_watch(vm);
 	if (!debug_is_stopped(vm)) {
 		lifecycle_start_clocks(vm);
 		gate_open(vm);
@@ -297,6 +303,7 @@ int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
 	gate_close(vm);
 	timer_disarm(&vm->timeout_timer);
 	timer_disarm(&vm->gone_timer);
+	standstill_unwatch(vm);
 	lifecycle_stop_clocks(vm);
 	debug_ended(vm);
 	*r = vm->result;

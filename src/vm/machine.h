@@ -120,6 +120,9 @@ struct vm {
 	u32 nthreads; /* vCPU threads that exist */
 	struct gate gate;
 	u32 hopeless; /* vCPUs asleep that way; atomic */
+	struct evtimer standstill_timer;
+	u64 standstill_used;	/* by the vCPUs, at the last look; ns */
+	bool standstill_looked; /* since they worked last */
 
 	/* What the guest asked for; the first request wins until it is carried out, but for PEND_HALTED, which may be a false alarm. */
 	pthread_mutex_t request_lock;
@@ -177,6 +180,10 @@ void apic_elsewhere(struct vm *vm);	  /* hw/lapic sends to the engine from now o
 void apic_give(struct vcpu *v);		  /* hw/lapic's registers to the engine */
 bool apic_take(struct vcpu *v, struct err *e); /* and the way back. False: the engine cannot */
 
+/* standstill.c: vCPUs that halt for good inside of their engine */
+void standstill_watch(struct vm *vm);
+void standstill_unwatch(struct vm *vm);
+
 /* hypercall.c */
 u64 hypercall(struct vcpu *v, struct x86_cpu *c);
 
@@ -212,4 +219,5 @@ int lifecycle_load_kernel(struct vm *vm, struct err *e) must_check;
 int lifecycle_watch(struct vm *vm, struct err *e) must_check;
 void lifecycle_unwatch(struct vm *vm);
 void lifecycle_ask(struct vm *vm, u32 what); /* async-signal-safe */
+void lifecycle_halted(struct vm *vm); /* main thread, all parked: no vCPU will ever run again */
 void lifecycle_escape_key(void *opaque, char key);
