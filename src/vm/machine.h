@@ -176,8 +176,8 @@ void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m);
 void vcpu_lapic_ops(struct vm *vm);
 
 /* apic.c: engines that have the local APICs */
-void apic_elsewhere(struct vm *vm);	  /* hw/lapic sends to the engine from now on; nothing when the engine has none */
-void apic_give(struct vcpu *v);		  /* hw/lapic's registers to the engine */
+void apic_elsewhere(struct vm *vm);	       /* hw/lapic sends to the engine from now on; nothing when the engine has none */
+void apic_give(struct vcpu *v);		       /* hw/lapic's registers to the engine */
 bool apic_take(struct vcpu *v, struct err *e); /* and the way back. False: the engine cannot */
 
 /* standstill.c: vCPUs that halt for good inside of their engine */
@@ -219,5 +219,5 @@ int lifecycle_load_kernel(struct vm *vm, struct err *e) must_check;
 int lifecycle_watch(struct vm *vm, struct err *e) must_check;
 void lifecycle_unwatch(struct vm *vm);
 void lifecycle_ask(struct vm *vm, u32 what); /* async-signal-safe */
-void lifecycle_halted(struct vm *vm); /* main thread, all parked: no vCPU will ever run again */
+void lifecycle_halted(struct vm *vm);	     /* main thread, all parked: no vCPU will ever run again */
 void lifecycle_escape_key(void *opaque, char key);

@@ -37,7 +37,8 @@ static bool sleeps_for_good(const struct vcpu *v)
 {
 	const struct x86_cpu *c = v->state;
 
-	return !__atomic_load_n(&v->events, __ATOMIC_ACQUIRE) && !c->nmi_pending && (c->wait_for_sipi || (c->halted && !(c->rflags & FL_IF)));
+	return !__atomic_load_n(&v->events, __ATOMIC_ACQUIRE) && !c->nmi_pending &&
+	       (c->wait_for_sipi || (c->halted && !(c->rflags & FL_IF)));
 }
 
 static bool all_sleep_for_good(const struct vm *vm)

@@ -11,7 +11,7 @@
 #define X86_APIC_LVTS 6 /* timer, thermal, performance counter, LINT0, LINT1, error */
 
 struct x86_apic {
-	u64 base; /* IA32_APIC_BASE */
+	u64 base;		     /* IA32_APIC_BASE */
 	u32 tpr, ldr, dfr, svr, esr; /* ldr: of xAPIC mode */
 	u32 icr, icr_high;
 	u32 lvt[X86_APIC_LVTS];

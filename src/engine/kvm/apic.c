@@ -188,7 +188,9 @@ static void put_routes(struct kvm_vm *vm)
 		k.entry[i] = (struct kvm_irq_routing_entry){
 			.gsi = i,
 			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = {.address_lo = (u32)vm->routes[i].address, .address_hi = (u32)(vm->routes[i].address >> 32), .data = vm->routes[i].data},
+			.u.msi = {.address_lo = (u32)vm->routes[i].address,
+				  .address_hi = (u32)(vm->routes[i].address >> 32),
+				  .data = vm->routes[i].data},
 		};
 	(void)kvm_call(vm->fd, KVM_SET_GSI_ROUTING, &k);
 }

@@ -40,6 +40,7 @@ int kvm_check_caps(int kvm, struct err *e)
 
 	for (u32 i = 0; i < ARRAY_SIZE(needed) && used < sizeof(missing); i++)
 		if (kvm_call(kvm, KVM_CHECK_EXTENSION, (void *)(long)needed[i].cap) < needed[i].at_least)
-			used += (size_t)snprintf(missing + used, sizeof(missing) - used, "%s%s (%s)", used ? ", " : "", needed[i].name, needed[i].why);
+			used += (size_t)snprintf(missing + used, sizeof(missing) - used, "%s%s (%s)", used ? ", " : "", needed[i].name,
+						 needed[i].why);
 	return used ? err_set(e, ENOTSUP, "the host's KVM lacks %s; Linux 5.17 or newer has all", missing) : 0;
 }

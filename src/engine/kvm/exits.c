@@ -121,14 +121,14 @@ static void internal_error(struct kvm_vcpu *v, struct err *e)
 	char bytes[64];
 
 	instruction(v->run, bytes, sizeof(bytes));
-	(void)err_set(e, EIO, "vCPU %u: KVM gives up at rip 0x%llx: %s (%u)%s%s", v->id, (unsigned long long)rip(v), suberror(v->run->internal.suberror),
-		      v->run->internal.suberror, bytes[0] ? ":" : "", bytes);
+	(void)err_set(e, EIO, "vCPU %u: KVM gives up at rip 0x%llx: %s (%u)%s%s", v->id, (unsigned long long)rip(v),
+		      suberror(v->run->internal.suberror), v->run->internal.suberror, bytes[0] ? ":" : "", bytes);
 }
 
 static void entry_failed(struct kvm_vcpu *v, struct err *e)
 {
-	(void)err_set(e, EIO, "vCPU %u: the CPU refuses to enter the guest at rip 0x%llx (hardware reason 0x%llx)", v->id, (unsigned long long)rip(v),
-		      (unsigned long long)v->run->fail_entry.hardware_entry_failure_reason);
+	(void)err_set(e, EIO, "vCPU %u: the CPU refuses to enter the guest at rip 0x%llx (hardware reason 0x%llx)", v->id,
+		      (unsigned long long)rip(v), (unsigned long long)v->run->fail_entry.hardware_entry_failure_reason);
 }
 
 /* What kernels other than Linux ask of Hyper-V's interfaces, which are not offered. */
@@ -182,8 +182,8 @@ bool kvm_exit(struct kvm_vcpu *v, enum exit_kind *kind, struct err *e)
 		entry_failed(v, e);
 		return false;
 	default:
-		(void)err_set(e, EIO, "vCPU %u: KVM leaves the guest at rip 0x%llx for reason %u, which is not expected", v->id, (unsigned long long)rip(v),
-			      v->run->exit_reason);
+		(void)err_set(e, EIO, "vCPU %u: KVM leaves the guest at rip 0x%llx for reason %u, which is not expected", v->id,
+			      (unsigned long long)rip(v), v->run->exit_reason);
 		return false;
 	}
 }

@@ -93,9 +93,11 @@ static int configure(struct kvm_vm *vm, struct err *e)
 	int r = enable(vm, KVM_CAP_SPLIT_IRQCHIP, KVM_LEVEL_MESSAGES, "the local APICs alone", e);
 
 	if (r == 0)
-		r = enable(vm, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, "APIC ids of 32 bits", e);
+		r = enable(vm, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+			   "APIC ids of 32 bits", e);
 	if (r == 0)
-		r = enable(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED, "CPUs without quirks", e);
+		r = enable(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED, "CPUs without quirks",
+			   e);
 	if (r == 0)
 		r = kvm_filter_msrs(vm, e);
 	return r < 0 ? r : kvm_slots_create(vm, e);

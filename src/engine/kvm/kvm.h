@@ -45,13 +45,13 @@ struct kvm_vcpu {
 	struct x86_cpu cpu;
 	struct x86_apic apic; /* to be put */
 
-	bool stale;	   /* `cpu` is older than what the kernel has */
-	bool dirty;	   /* `cpu` is to be put before the next run */
-	bool apic_dirty;   /* `apic` is */
-	bool unfinished;   /* the kernel waits for the next run to end an instruction */
-	u64 tsc_shift;	   /* as told to the kernel: guest TSC less the host's */
+	bool stale;	 /* `cpu` is older than what the kernel has */
+	bool dirty;	 /* `cpu` is to be put before the next run */
+	bool apic_dirty; /* `apic` is */
+	bool unfinished; /* the kernel waits for the next run to end an instruction */
+	u64 tsc_shift;	 /* as told to the kernel: guest TSC less the host's */
 	bool tsc_told;
-	u32 kicked, nmis;  /* atomic */
+	u32 kicked, nmis; /* atomic */
 	struct engine_debug *debug;
 	struct kvm_counters count;
 };

@@ -42,7 +42,8 @@ int kvm_filter_msrs(struct kvm_vm *vm, struct err *e)
 
 	_Static_assert(ARRAY_SIZE(kept) <= KVM_MSR_FILTER_MAX_RANGES, "the kernel's limit");
 	for (u32 i = 0; i < ARRAY_SIZE(kept); i++)
-		filter.ranges[i] = (struct kvm_msr_filter_range){.flags = kept[i].may, .nmsrs = kept[i].n, .base = kept[i].base, .bitmap = bits};
+		filter.ranges[i] =
+			(struct kvm_msr_filter_range){.flags = kept[i].may, .nmsrs = kept[i].n, .base = kept[i].base, .bitmap = bits};
 	if (r == 0)
 		r = kvm_call(vm->fd, KVM_X86_SET_MSR_FILTER, &filter);
 	return r < 0 ? err_sys(e, -r, "KVM does not pass MSRs on") : 0;

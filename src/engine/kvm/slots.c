@@ -17,7 +17,8 @@ static int create_slot(struct kvm_vm *vm, u32 number, const struct gm_slot *s, s
 	};
 	int r = kvm_call(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
 
-	return r < 0 ? err_sys(e, -r, "KVM takes no memory slot of %llu KiB at 0x%llx", (unsigned long long)(s->size / KiB), (unsigned long long)s->gpa)
+	return r < 0 ? err_sys(e, -r, "KVM takes no memory slot of %llu KiB at 0x%llx", (unsigned long long)(s->size / KiB),
+			       (unsigned long long)s->gpa)
 		     : 0;
 }
 

@@ -155,7 +155,8 @@ static int get_xsave(struct kvm_vcpu *v, struct err *e)
 
 	if (!image)
 		return err_sys(e, ENOMEM, "vCPU %u", v->id);
-	r = failed(v, "give the vector registers", kvm_call(v->fd, v->vm->xsave_size > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, image), e);
+	r = failed(v, "give the vector registers",
+		   kvm_call(v->fd, v->vm->xsave_size > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, image), e);
 	if (r == 0)
 		memcpy(v->cpu.fpu.bytes, image, X86_XSAVE_SIZE);
 	free(image);
@@ -295,7 +296,8 @@ int kvm_put_tsc(struct kvm_vcpu *v, struct err *e)
 
 	if (v->tsc_told && shift == v->tsc_shift)
 		return 0;
-	r = failed(v, "take the offset of the time-stamp counter (Linux 5.16 or newer does)", kvm_call(v->fd, KVM_SET_DEVICE_ATTR, &attr), e);
+	r = failed(v, "take the offset of the time-stamp counter (Linux 5.16 or newer does)", kvm_call(v->fd, KVM_SET_DEVICE_ATTR, &attr),
+		   e);
 	v->tsc_told = r == 0;
 	v->tsc_shift = shift;
 	return r;
@@ -317,7 +319,8 @@ static int each(struct kvm_vcpu *v, const part_fn *parts, u32 n, struct err *e)
 /* Whether it is halted comes first: the kernel takes INIT and start-up IPIs then, which change the rest. */
 int kvm_get_state(struct kvm_vcpu *v, struct err *e)
 {
-	static const part_fn parts[] = {get_activity, get_regs, get_sregs, get_xcr0, get_xsave, get_debug_registers, get_events, kvm_get_msrs};
+	static const part_fn parts[] = {get_activity,	     get_regs,	 get_sregs,   get_xcr0, get_xsave,
+					get_debug_registers, get_events, kvm_get_msrs};
 
 	return each(v, parts, ARRAY_SIZE(parts), e);
 }
@@ -325,8 +328,8 @@ int kvm_get_state(struct kvm_vcpu *v, struct err *e)
 /* Vector registers before XCR0's components can be in use; the APIC before events that depend on its mode. */
 int kvm_put_state(struct kvm_vcpu *v, struct err *e)
 {
-	static const part_fn parts[] = {put_sregs,   put_regs, put_xcr0,	    put_xsave,	kvm_put_msrs,
-					kvm_put_tsc, kvm_put_apic, put_debug_registers, put_events, put_activity};
+	static const part_fn parts[] = {put_sregs,	     put_regs,	 put_xcr0,    put_xsave, kvm_put_msrs, kvm_put_tsc, kvm_put_apic,
+					put_debug_registers, put_events, put_activity};
 
 	return each(v, parts, ARRAY_SIZE(parts), e);
 }
