@@ -160,6 +160,7 @@ static const struct choice engines[] = {
 	{"direct", "bt, with no user code translated: for tests"},
 	{"tiny", "bt, with a tiny code cache: for tests"},
 	{"interp", "interpretation: slow, for tests"},
+	{"relay", "bt and kvm, or bt and translate, take turns: for tests"},
 	{0},
 };
 

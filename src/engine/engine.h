@@ -71,9 +71,9 @@ typedef void (*engine_memory_fn)(void *opaque, const char *owner, const void *at
 
 /* Of an engine that has the local APICs itself. Its vCPUs wait for interrupts and for start-up IPIs inside of run, which never returns EXIT_HALTED. */
 struct engine_apic_ops {
-	/* As the engine has it; put: from the next run on. vCPU's thread, or any while it is not running. */
+	/* put: what was said by sync_in takes effect with it, and messages reach this APIC from now on. vCPU's thread, or any while it is not running. */
 	int (*get)(struct engine_vcpu *v, struct x86_apic *out, struct err *e);
-	void (*put)(struct engine_vcpu *v, const struct x86_apic *a);
+	int (*put)(struct engine_vcpu *v, const struct x86_apic *a, struct err *e);
 
 	/* Any thread. */
 	void (*msi)(struct engine_vm *vm, const struct x86_msi *m);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Interrupt router: counts the drivers of each GSI and passes on changes and messages. The sink is called with the router's lock held,
- * so that it sees the changes of a line in their order; it must not call back into the router.
+ * Interrupt router: counts the drivers of each GSI and passes on changes and messages. The sink is called with the router's lock held: of lines
+ * alone, so that it sees their changes in order; of messages together with others, which need none. It must not call back into the router.
  */
 #include "hw/irq.h"
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 struct irq_router {
-	pthread_mutex_t lock;
+	pthread_rwlock_t lock;
 	struct irq_sink sink;
 	u32 drivers[IRQ_GSIS];
 };
@@ -19,7 +19,7 @@ struct irq_router *irq_router_new(void)
 	struct irq_router *r = calloc(1, sizeof(*r));
 
 	if (r)
-		pthread_mutex_init(&r->lock, NULL);
+		pthread_rwlock_init(&r->lock, NULL);
 	return r;
 }
 
@@ -27,15 +27,15 @@ void irq_router_free(struct irq_router *r)
 {
 	if (!r)
 		return;
-	pthread_mutex_destroy(&r->lock);
+	pthread_rwlock_destroy(&r->lock);
 	free(r);
 }
 
 void irq_router_set_sink(struct irq_router *r, const struct irq_sink *sink)
 {
-	pthread_mutex_lock(&r->lock);
+	pthread_rwlock_wrlock(&r->lock);
 	r->sink = sink ? *sink : (struct irq_sink){0};
-	pthread_mutex_unlock(&r->lock);
+	pthread_rwlock_unlock(&r->lock);
 }
 
 void irq_line_init(struct irq_line *l, struct irq_router *r, u32 gsi)
@@ -61,20 +61,26 @@ void irq_set(struct irq_line *l, bool level)
 
 	if (!r || l->gsi >= IRQ_GSIS)
 		return;
-	pthread_mutex_lock(&r->lock);
+	pthread_rwlock_wrlock(&r->lock);
 	if (line_change(r, l, level) && r->sink.set_line)
 		r->sink.set_line(r->sink.opaque, l->gsi, level);
-	pthread_mutex_unlock(&r->lock);
+	pthread_rwlock_unlock(&r->lock);
 }
 
 void irq_msi(struct irq_router *r, u64 address, u32 data)
 {
-	struct irq_sink sink;
+	pthread_rwlock_rdlock(&r->lock);
+	if (r->sink.msi)
+		r->sink.msi(r->sink.opaque, address, data);
+	pthread_rwlock_unlock(&r->lock);
+}
 
-	/* Messages need no order among themselves; the lock is only for the sink's words. */
-	pthread_mutex_lock(&r->lock);
-	sink = r->sink;
-	pthread_mutex_unlock(&r->lock);
-	if (sink.msi)
-		sink.msi(sink.opaque, address, data);
+void irq_hold(struct irq_router *r)
+{
+	pthread_rwlock_wrlock(&r->lock);
+}
+
+void irq_release(struct irq_router *r)
+{
+	pthread_rwlock_unlock(&r->lock);
 }

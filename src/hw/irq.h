@@ -37,3 +37,7 @@ static inline void irq_pulse(struct irq_line *l)
 	irq_set(l, false);
 }
 void irq_msi(struct irq_router *r, u64 address, u32 data);
+
+/* Between the two, whoever sends an interrupt waits: nothing reaches the controllers, and nothing is lost. One thread. */
+void irq_hold(struct irq_router *r);
+void irq_release(struct irq_router *r);

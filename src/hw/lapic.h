@@ -68,7 +68,8 @@ void lapic_set_elsewhere(struct lapic_set *s, const struct lapic_elsewhere *ther
 /* The level-triggered messages that the I/O APIC may send now. */
 void lapic_level_messages(struct lapic_set *s, const struct x86_msi *m, u32 n);
 
-/* One APIC's registers, as they are here. put arms no timer; lapic_here does, when the APIC is used here from now on. */
-void lapic_get(struct lapic_set *s, u32 cpu, struct x86_apic *out);
+/* One APIC's registers, as they are here. Its timer does not expire here any more when they were taken, nor when they were put, before lapic_here: from
+ * then on the APIC is used here. */
+void lapic_take(struct lapic_set *s, u32 cpu, struct x86_apic *out);
 void lapic_put(struct lapic_set *s, u32 cpu, const struct x86_apic *a);
 void lapic_here(struct lapic_set *s, u32 cpu);

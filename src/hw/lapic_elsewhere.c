@@ -41,12 +41,13 @@ static void get_locked(struct lapic *l, struct x86_apic *a)
 	memcpy(a->tmr, l->tmr, sizeof(a->tmr));
 }
 
-void lapic_get(struct lapic_set *s, u32 cpu, struct x86_apic *out)
+void lapic_take(struct lapic_set *s, u32 cpu, struct x86_apic *out)
 {
 	struct lapic *l = &s->cpu[cpu];
 
 	pthread_mutex_lock(&l->lock);
 	get_locked(l, out);
+	timer_disarm(&l->timer);
 	pthread_mutex_unlock(&l->lock);
 }
 

@@ -28,14 +28,14 @@ void apic_elsewhere(struct vm *vm)
 	lapic_set_elsewhere(vm->lapic, vm->ops->apic ? &there : NULL);
 }
 
-void apic_give(struct vcpu *v)
+bool apic_give(struct vcpu *v, struct err *e)
 {
 	struct x86_apic a;
 
 	if (!v->vm->ops->apic)
-		return;
-	lapic_get(v->vm->lapic, v->id, &a);
-	v->vm->ops->apic->put(v->engine, &a);
+		return true;
+	lapic_take(v->vm->lapic, v->id, &a);
+	return v->vm->ops->apic->put(v->engine, &a, e) == 0;
 }
 
 bool apic_take(struct vcpu *v, struct err *e)

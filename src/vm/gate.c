@@ -50,6 +50,37 @@ void gate_open(struct vm *vm)
 	pthread_mutex_unlock(&g->lock);
 }
 
+/* Under the lock, which the errand does without. */
+static void run_errand(struct gate *g, struct vcpu *v)
+{
+	pthread_mutex_unlock(&g->lock);
+	v->errand(v);
+	pthread_mutex_lock(&g->lock);
+	v->errand = NULL;
+	pthread_cond_signal(&g->all_parked);
+}
+
+static bool errands_left(const struct vm *vm)
+{
+	for (u32 i = 0; i < vm->nthreads; i++)
+		if (vm->vcpus[i].errand)
+			return true;
+	return false;
+}
+
+void gate_errand(struct vm *vm, void (*fn)(struct vcpu *v))
+{
+	struct gate *g = &vm->gate;
+
+	pthread_mutex_lock(&g->lock);
+	for (u32 i = 0; i < vm->nthreads; i++)
+		vm->vcpus[i].errand = fn;
+	pthread_cond_broadcast(&g->go);
+	while (errands_left(vm))
+		pthread_cond_wait(&g->all_parked, &g->lock);
+	pthread_mutex_unlock(&g->lock);
+}
+
 bool gate_pass(struct vcpu *v)
 {
 	struct gate *g = &v->vm->gate;
@@ -58,8 +89,12 @@ bool gate_pass(struct vcpu *v)
 	pthread_mutex_lock(&g->lock);
 	g->parked++;
 	pthread_cond_signal(&g->all_parked);
-	while (gate_is_closed(v->vm) && !g->quit)
-		pthread_cond_wait(&g->go, &g->lock);
+	while (gate_is_closed(v->vm) && !g->quit) {
+		if (v->errand)
+			run_errand(g, v);
+		else
+			pthread_cond_wait(&g->go, &g->lock);
+	}
 	g->parked--;
 	quit = g->quit;
 	pthread_mutex_unlock(&g->lock);

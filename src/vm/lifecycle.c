@@ -77,6 +77,12 @@ static void reset_or_end(struct vm *vm, enum vm_end end)
 		lifecycle_reset(vm);
 }
 
+void lifecycle_fail(struct vm *vm, const struct err *e)
+{
+	vm->engine_err = *e;
+	finish(vm, VM_END_ERROR, 0);
+}
+
 void lifecycle_halted(struct vm *vm)
 {
 	finish(vm, VM_END_HALTED, 0);
@@ -152,7 +158,9 @@ void lifecycle_request(struct vm *vm, enum pending what, u32 arg)
 	pthread_mutex_unlock(&vm->request_lock);
 	if (!first)
 		return;
+	pthread_rwlock_rdlock(&vm->engine_lock);
 	gate_ask(vm);
+	pthread_rwlock_unlock(&vm->engine_lock);
 	evloop_post(vm->loop, carry_out, vm);
 }
 
@@ -295,6 +303,7 @@ int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
 {
 	start_timeout(vm);
 	standstill_watch(vm);
+	relay_start(vm);
 	if (!debug_is_stopped(vm)) {
 		lifecycle_start_clocks(vm);
 		gate_open(vm);
@@ -303,6 +312,7 @@ int vm_run(struct vm *vm, struct vm_result *r, struct err *e)
 	gate_close(vm);
 	timer_disarm(&vm->timeout_timer);
 	timer_disarm(&vm->gone_timer);
+	relay_stop(vm);
 	standstill_unwatch(vm);
 	lifecycle_stop_clocks(vm);
 	debug_ended(vm);

@@ -53,7 +53,10 @@ struct vcpu {
 	u64 hinted_at;	/* host time since when an interrupt is on its way, 0: none is; atomic */
 	bool stood_still;
 	struct rest rest;
-	u64 tsc_offset; /* the one that pvclock and the local APIC know of */
+	u64 tsc_offset;			/* the one that pvclock and the local APIC know of */
+	void (*errand)(struct vcpu *v); /* for its thread while it is parked; under the gate's lock */
+	struct x86_cpu *saved;		/* on the way from one engine to another */
+	struct err errand_err;
 	/* For --stats. */
 	u64 exits[EXIT_ERROR + 1];
 	u64 sleeps, ports, mmio, msrs, hypercalls;
@@ -109,6 +112,8 @@ struct vm {
 	struct ioapic *ioapic;
 	struct pvclock *pvclock;
 
+	/* Who does not know that the vCPUs are parked and that no interrupt is on its way reads these under the lock. */
+	pthread_rwlock_t engine_lock;
 	const struct engine_ops *ops;
 	struct engine_vm *engine;
 	struct x86_cpuid cpuid;
@@ -120,6 +125,9 @@ struct vm {
 	u32 nthreads; /* vCPU threads that exist */
 	struct gate gate;
 	u32 hopeless; /* vCPUs asleep that way; atomic */
+	struct evtimer relay_timer;
+	bool relay;
+	u64 handovers;
 	struct evtimer standstill_timer;
 	u64 standstill_used;	/* by the vCPUs, at the last look; ns */
 	bool standstill_looked; /* since they worked last */
@@ -155,7 +163,8 @@ void gate_destroy(struct gate *g);
 void gate_ask(struct vm *vm);	/* any thread: close the gate, do not wait */
 void gate_close(struct vm *vm); /* main thread: until every vCPU is parked */
 void gate_open(struct vm *vm);
-bool gate_pass(struct vcpu *v); /* vCPU thread: waits while closed; false: end the thread */
+bool gate_pass(struct vcpu *v);				     /* vCPU thread: waits while closed; false: end the thread */
+void gate_errand(struct vm *vm, void (*fn)(struct vcpu *v)); /* main thread, gate closed: each vCPU's thread does this, then it returns */
 static inline bool gate_is_closed(const struct vm *vm)
 {
 	return __atomic_load_n(&vm->gate.closed, __ATOMIC_ACQUIRE);
@@ -176,9 +185,17 @@ void vcpu_machine_fill(struct vcpu *v, struct engine_machine *m);
 void vcpu_lapic_ops(struct vm *vm);
 
 /* apic.c: engines that have the local APICs */
-void apic_elsewhere(struct vm *vm);	       /* hw/lapic sends to the engine from now on; nothing when the engine has none */
-void apic_give(struct vcpu *v);		       /* hw/lapic's registers to the engine */
-bool apic_take(struct vcpu *v, struct err *e); /* and the way back. False: the engine cannot */
+void apic_elsewhere(struct vm *vm);			  /* hw/lapic sends to the engine from now on; nothing when the engine has none */
+bool apic_give(struct vcpu *v, struct err *e) must_check; /* hw/lapic's registers to the engine; false: it cannot */
+bool apic_take(struct vcpu *v, struct err *e) must_check; /* and the way back */
+
+/* handover.c. Main thread; the gate is as it was when it returns. On failure the VM goes on with the engine that it has, or ends with the error where
+ * that is not possible either. */
+int handover(struct vm *vm, const struct engine_ops *to, struct err *e) must_check;
+
+/* relay.c: engines take turns; for tests */
+void relay_start(struct vm *vm);
+void relay_stop(struct vm *vm);
 
 /* standstill.c: vCPUs that halt for good inside of their engine */
 void standstill_watch(struct vm *vm);
@@ -218,6 +235,7 @@ void lifecycle_request(struct vm *vm, enum pending what, u32 arg); /* any thread
 int lifecycle_load_kernel(struct vm *vm, struct err *e) must_check;
 int lifecycle_watch(struct vm *vm, struct err *e) must_check;
 void lifecycle_unwatch(struct vm *vm);
-void lifecycle_ask(struct vm *vm, u32 what); /* async-signal-safe */
-void lifecycle_halted(struct vm *vm);	     /* main thread, all parked: no vCPU will ever run again */
+void lifecycle_ask(struct vm *vm, u32 what);		 /* async-signal-safe */
+void lifecycle_fail(struct vm *vm, const struct err *e); /* main thread: the VM cannot go on */
+void lifecycle_halted(struct vm *vm);			 /* main thread, all parked: no vCPU will ever run again */
 void lifecycle_escape_key(void *opaque, char key);

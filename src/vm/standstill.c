@@ -72,7 +72,7 @@ static void on_time(void *opaque)
 
 	if (worked)
 		vm->standstill_looked = false;
-	if (!worked && !vm->standstill_looked && !gate_is_closed(vm)) {
+	if (vm->ops->apic && !worked && !vm->standstill_looked && !gate_is_closed(vm)) {
 		vm->standstill_looked = true;
 		if (look(vm))
 			return;
@@ -85,7 +85,7 @@ static void on_time(void *opaque)
 void standstill_watch(struct vm *vm)
 {
 	timer_init(&vm->standstill_timer, vm->loop, on_time, vm);
-	if (vm->ops->apic)
+	if (vm->ops->apic || vm->relay)
 		timer_arm(&vm->standstill_timer, host_now_ns() + LOOK_NS);
 }
 

@@ -39,6 +39,8 @@ static u32 vcpu_stats(const struct vm *vm, struct engine_stats_item *items, u32 
 		items[n] = (struct engine_stats_item){counters[n].name, of_all_vcpus(vm, counters[n].offset)};
 	if (n < max)
 		items[n++] = (struct engine_stats_item){"resets", vm->resets};
+	if (n < max)
+		items[n++] = (struct engine_stats_item){"handovers", vm->handovers};
 	return n;
 }
 

@@ -47,7 +47,7 @@ static bool end_sleep(struct vcpu *v)
 
 void vcpu_wake(struct vcpu *v)
 {
-	if (!end_sleep(v))
+	if (!end_sleep(v) && v->engine)
 		v->vm->ops->vcpu_kick(v->engine);
 }
 
@@ -212,6 +212,7 @@ static void handle_events(struct vcpu *v)
 {
 	u32 events = __atomic_exchange_n(&v->events, 0, __ATOMIC_SEQ_CST);
 	struct x86_cpu *c = v->state;
+	struct err e = {0};
 
 	v->hopeless = false;
 	if (events & EV_INIT)
@@ -226,8 +227,8 @@ static void handle_events(struct vcpu *v)
 		start_at_vector(c, __atomic_load_n(&v->sipi_vector, __ATOMIC_RELAXED));
 	if (events & (EV_INIT | EV_SIPI | EV_SYNC))
 		v->vm->ops->vcpu_sync_in(v->engine);
-	if (events & EV_APIC)
-		apic_give(v);
+	if ((events & EV_APIC) && !apic_give(v, &e))
+		on_error(v, &e);
 }
 
 /* A kick that comes between the guest's last look and its HLT must not be lost, so it waits for the HLT. */
@@ -433,8 +434,10 @@ void vcpu_stop_all(struct vm *vm)
 	vm->gate.quit = true;
 	pthread_cond_broadcast(&vm->gate.go);
 	pthread_mutex_unlock(&vm->gate.lock);
-	for (u32 i = 0; i < vm->nthreads; i++)
+	for (u32 i = 0; i < vm->nthreads; i++) {
 		pthread_join(vm->vcpus[i].thread, NULL);
+		free(vm->vcpus[i].saved);
+	}
 	vm->nthreads = 0;
 	free(vm->vcpus);
 	vm->vcpus = NULL;

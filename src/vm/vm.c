@@ -79,7 +79,9 @@ static void on_ram_written(void *opaque, gpa_t gpa, u64 len)
 {
 	struct vm *vm = opaque;
 
+	pthread_rwlock_rdlock(&vm->engine_lock);
 	vm->ops->ram_written(vm->engine, gpa, len);
+	pthread_rwlock_unlock(&vm->engine_lock);
 }
 
 static int create_basics(struct vm *vm, const struct vm_config *c, struct err *e)
@@ -173,6 +175,8 @@ int vm_create_with_engine(struct vm **out, const struct vm_config *c, const stru
 	vm->mem.fd = vm->ask_fd = -1;
 	snprintf(vm->engine_line, sizeof(vm->engine_line), "%s", why);
 	pthread_mutex_init(&vm->request_lock, NULL);
+	pthread_rwlock_init(&vm->engine_lock, NULL);
+	vm->relay = c->engine && strcmp(c->engine, "relay") == 0;
 	gate_init(&vm->gate);
 	r = create(vm, c, e);
 	if (r < 0) {
@@ -215,6 +219,7 @@ void vm_destroy(struct vm *vm)
 	gm_destroy(&vm->mem);
 	trace_close(vm->trace);
 	gate_destroy(&vm->gate);
+	pthread_rwlock_destroy(&vm->engine_lock);
 	pthread_mutex_destroy(&vm->request_lock);
 	free(vm->name);
 	free(vm->kernel);

@@ -444,6 +444,7 @@ void bt_vcpu_destroy(struct engine_vcpu *ev);
 enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e);
 struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev);
 void bt_vcpu_sync_in(struct engine_vcpu *ev);
+int bt_vcpu_sync_out(struct engine_vcpu *ev, struct err *e);
 void bt_interpret_one(struct bt_vcpu *v); /* vector state saved */
 
 /* ---- trim.c */

@@ -156,8 +156,8 @@ static void bt_vm_destroy(struct engine_vm *engine_vm)
 #define BT_OPS                                                                                                                             \
 	.vm_destroy = bt_vm_destroy, .vcpu_create = bt_vcpu_create, .vcpu_destroy = bt_vcpu_destroy, .vcpu_run = bt_vcpu_run,              \
 	.vcpu_kick = bt_vcpu_kick, .vcpu_irq = bt_vcpu_irq, .vcpu_nmi = bt_vcpu_nmi, .vcpu_state = bt_vcpu_state,                          \
-	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_idle = bt_vcpu_idle, .vcpu_debug = bt_vcpu_debug, .ram_written = bt_ram_written,            \
-	.stats = bt_stats, .memory = bt_memory
+	.vcpu_sync_in = bt_vcpu_sync_in, .vcpu_sync_out = bt_vcpu_sync_out, .vcpu_idle = bt_vcpu_idle, .vcpu_debug = bt_vcpu_debug,        \
+	.ram_written = bt_ram_written, .stats = bt_stats, .memory = bt_memory
 
 const struct engine_ops engine_bt = {
 	.name = "bt",

@@ -223,6 +223,10 @@ static i64 measured_offset(struct bt_vcpu *v)
 static void follow_tsc(struct bt_vcpu *v)
 {
 	struct bt_vm *vm = v->vm;
+	if (v->machine.tsc_base) {
+		v->tsc_offset = v->machine.tsc_base(v->machine.opaque);
+		return;
+	}
 	pthread_mutex_lock(&vm->lock);
 	i64 offset = measured_offset(v), drift = offset - vm->tsc_offset;
 	if (drift > TSC_SLACK || drift < -TSC_SLACK)
@@ -290,6 +294,15 @@ enum exit_kind bt_vcpu_run(struct engine_vcpu *ev, struct err *e)
 struct x86_cpu *bt_vcpu_state(struct engine_vcpu *ev)
 {
 	return &vcpu(ev)->cpu;
+}
+
+int bt_vcpu_sync_out(struct engine_vcpu *ev, struct err *e)
+{
+	struct bt_vcpu *v = vcpu(ev);
+	(void)e;
+	if (atomic_exchange(&v->nmi_req, 0))
+		v->cpu.nmi_pending = true;
+	return 0;
 }
 
 void bt_vcpu_sync_in(struct engine_vcpu *ev)

@@ -109,10 +109,6 @@ static int get(struct engine_vcpu *ev, struct x86_apic *out, struct err *e)
 	struct kvm_sregs s;
 	int r = kvm_call(v->fd, KVM_GET_LAPIC, &k);
 
-	if (v->apic_dirty) {
-		*out = v->apic;
-		return 0;
-	}
 	*out = (struct x86_apic){0};
 	if (r == 0)
 		r = kvm_call(v->fd, KVM_GET_SREGS, &s);
@@ -127,13 +123,14 @@ static int get(struct engine_vcpu *ev, struct x86_apic *out, struct err *e)
 	return r < 0 ? err_sys(e, -r, "vCPU %u: KVM does not give its events", v->id) : 0;
 }
 
-static void put(struct engine_vcpu *ev, const struct x86_apic *a)
+static int put(struct engine_vcpu *ev, const struct x86_apic *a, struct err *e)
 {
 	struct kvm_vcpu *v = kvm_vcpu_of(ev);
+	int r = kvm_vcpu_sync_out(ev, e);
 
 	v->apic = *a;
-	v->apic_dirty = true;
-	v->dirty = true;
+	v->apic_dirty = v->dirty = true;
+	return r == 0 ? kvm_bring_up_to_date(v, e) : r;
 }
 
 /* The id and, in x2APIC mode, the logical id are derived; APIC_BASE went with the system registers. */

@@ -101,6 +101,7 @@ int kvm_put_debug(struct kvm_vcpu *v, struct err *e) must_check;
 bool kvm_exit_debug(struct kvm_vcpu *v);
 
 /* vcpu.c */
+int kvm_bring_up_to_date(struct kvm_vcpu *v, struct err *e) must_check; /* what was changed here goes to the kernel */
 int kvm_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e) must_check;
 void kvm_vcpu_destroy(struct engine_vcpu *v);
 enum exit_kind kvm_vcpu_run(struct engine_vcpu *v, struct err *e);

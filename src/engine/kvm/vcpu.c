@@ -99,7 +99,7 @@ int kvm_vcpu_sync_out(struct engine_vcpu *ev, struct err *e)
 	return r;
 }
 
-static int bring_up_to_date(struct kvm_vcpu *v, struct err *e)
+int kvm_bring_up_to_date(struct kvm_vcpu *v, struct err *e)
 {
 	int r = v->dirty ? kvm_put_state(v, e) : kvm_put_tsc(v, e);
 
@@ -155,7 +155,7 @@ enum exit_kind kvm_vcpu_run(struct engine_vcpu *ev, struct err *e)
 	struct kvm_vcpu *v = kvm_vcpu_of(ev);
 	enum exit_kind kind = EXIT_KICKED;
 
-	if (bring_up_to_date(v, e) < 0)
+	if (kvm_bring_up_to_date(v, e) < 0)
 		return EXIT_ERROR;
 	for (;;) {
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
