@@ -33,14 +33,24 @@ static const struct {
 	{"KVM_CAP_DISABLE_QUIRKS2", "a CPU that behaves like one", KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED},
 };
 
-int kvm_check_caps(int kvm, struct err *e)
+int kvm_judge_caps(int (*answer)(void *opaque, int cap), void *opaque, struct err *e)
 {
-	char missing[512] = "";
+	char missing[ARRAY_SIZE(needed) * 96] = ""; /* room for all of them */
 	size_t used = 0;
 
 	for (u32 i = 0; i < ARRAY_SIZE(needed) && used < sizeof(missing); i++)
-		if (kvm_call(kvm, KVM_CHECK_EXTENSION, (void *)(long)needed[i].cap) < needed[i].at_least)
+		if (answer(opaque, needed[i].cap) < needed[i].at_least)
 			used += (size_t)snprintf(missing + used, sizeof(missing) - used, "%s%s (%s)", used ? ", " : "", needed[i].name,
 						 needed[i].why);
 	return used ? err_set(e, ENOTSUP, "the host's KVM lacks %s; Linux 5.17 or newer has all", missing) : 0;
+}
+
+static int ask_kernel(void *opaque, int cap)
+{
+	return kvm_call(*(const int *)opaque, KVM_CHECK_EXTENSION, (void *)(long)cap);
+}
+
+int kvm_check_caps(int kvm, struct err *e)
+{
+	return kvm_judge_caps(ask_kernel, &kvm, e);
 }

@@ -39,12 +39,13 @@ static void exit_io(struct kvm_vcpu *v)
 	}
 }
 
-/* What an access that crosses a page leaves over may have any length. */
+/* The kernel hands over accesses at any address, and what is left of one that crosses a page in any length. Devices see them as the software engine
+ * makes them: naturally aligned. */
 static u32 piece(u64 gpa, u32 left)
 {
-	u32 size = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+	u32 size = 8;
 
-	while (left != size && gpa % size)
+	while (size > left || gpa % size)
 		size /= 2;
 	return size;
 }
@@ -134,9 +135,12 @@ static void entry_failed(struct kvm_vcpu *v, struct err *e)
 /* What kernels other than Linux ask of Hyper-V's interfaces, which are not offered. */
 static enum exit_kind system_event(struct kvm_vcpu *v, struct err *e)
 {
-	if (v->run->system_event.type != KVM_SYSTEM_EVENT_CRASH && v->run->system_event.type <= KVM_SYSTEM_EVENT_RESET)
+	u32 type = v->run->system_event.type;
+
+	if (type == KVM_SYSTEM_EVENT_SHUTDOWN || type == KVM_SYSTEM_EVENT_RESET)
 		return EXIT_SHUTDOWN;
-	(void)err_set(e, EIO, "vCPU %u: KVM reports a crash of the guest (system event %u)", v->id, v->run->system_event.type);
+	(void)err_set(e, EIO, "vCPU %u: KVM reports system event %u%s", v->id, type,
+		      type == KVM_SYSTEM_EVENT_CRASH ? ": the guest has crashed" : ", which is not expected");
 	return EXIT_ERROR;
 }
 

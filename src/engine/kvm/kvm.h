@@ -70,6 +70,7 @@ int kvm_call(int fd, unsigned long request, void *arg);
 
 /* caps.c: what of the kernel's KVM is needed, by name. */
 int kvm_check_caps(int kvm, struct err *e) must_check;
+int kvm_judge_caps(int (*answer)(void *opaque, int cap), void *opaque, struct err *e) must_check; /* the same of any answers */
 
 /* slots.c */
 int kvm_slots_create(struct kvm_vm *vm, struct err *e) must_check;

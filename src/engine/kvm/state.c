@@ -107,7 +107,7 @@ static int get_sregs(struct kvm_vcpu *v, struct err *e)
 	c->gdt = (struct x86_dtr){.base = k.gdt.base, .limit = k.gdt.limit};
 	c->idt = (struct x86_dtr){.base = k.idt.base, .limit = k.idt.limit};
 	c->cr0 = k.cr0;
-	c->cr2 = k.cr2;
+	c->cr2 = c->fault.cr2 = k.cr2;
 	c->cr3 = k.cr3;
 	c->cr4 = k.cr4;
 	c->msr.efer = k.efer;
@@ -131,7 +131,7 @@ static int put_sregs(struct kvm_vcpu *v, struct err *e)
 	k.gdt = (struct kvm_dtable){.base = c->gdt.base, .limit = c->gdt.limit};
 	k.idt = (struct kvm_dtable){.base = c->idt.base, .limit = c->idt.limit};
 	k.cr0 = c->cr0;
-	k.cr2 = c->cr2;
+	k.cr2 = c->fault.pending && c->fault.vector == VEC_PF ? c->fault.cr2 : c->cr2; /* the kernel has one place for both */
 	k.cr3 = c->cr3;
 	k.cr4 = c->cr4;
 	k.efer = c->msr.efer;
@@ -145,8 +145,9 @@ static int put_sregs(struct kvm_vcpu *v, struct err *e)
 
 /* ---- vector state ---- */
 
-#define LEGACY_AND_HEADER 576u
-#define AT_XSTATE_BV 512u
+/* Bytes that belong to software: the host's kernel leaves a note of its own there. */
+#define SOFTWARE_AT 464u
+#define SOFTWARE_BYTES 48u
 
 static int get_xsave(struct kvm_vcpu *v, struct err *e)
 {
@@ -157,6 +158,7 @@ static int get_xsave(struct kvm_vcpu *v, struct err *e)
 		return err_sys(e, ENOMEM, "vCPU %u", v->id);
 	r = failed(v, "give the vector registers",
 		   kvm_call(v->fd, v->vm->xsave_size > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, image), e);
+	memset(image + SOFTWARE_AT, 0, SOFTWARE_BYTES);
 	if (r == 0)
 		memcpy(v->cpu.fpu.bytes, image, X86_XSAVE_SIZE);
 	free(image);
@@ -232,8 +234,7 @@ static int get_events(struct kvm_vcpu *v, struct err *e)
 	c->fault = (struct x86_fault){.pending = k.exception.injected || k.exception.pending,
 				      .vector = k.exception.nr,
 				      .has_error = k.exception.has_error_code,
-				      .error = k.exception.error_code,
-				      .cr2 = c->cr2};
+				      .error = k.exception.error_code};
 	c->nmi_pending = k.nmi.pending || k.nmi.injected;
 	c->nmi_blocked = k.nmi.masked && !k.nmi.injected;
 	c->irq_shadow = k.interrupt.shadow != 0;
@@ -316,11 +317,11 @@ static int each(struct kvm_vcpu *v, const part_fn *parts, u32 n, struct err *e)
 	return r;
 }
 
-/* Whether it is halted comes first: the kernel takes INIT and start-up IPIs then, which change the rest. */
+/* Whether it is halted comes first: the kernel takes INIT and start-up IPIs then, which change the rest. So does asking for the events, with CR2 and DR6. */
 int kvm_get_state(struct kvm_vcpu *v, struct err *e)
 {
-	static const part_fn parts[] = {get_activity,	     get_regs,	 get_sregs,   get_xcr0, get_xsave,
-					get_debug_registers, get_events, kvm_get_msrs};
+	static const part_fn parts[] = {get_activity, get_events,	   get_regs,	get_sregs, get_xcr0,
+					get_xsave,    get_debug_registers, kvm_get_msrs};
 
 	return each(v, parts, ARRAY_SIZE(parts), e);
 }

@@ -45,8 +45,11 @@ static void install_handler(void)
 	sigaction(KICK_SIGNAL, &sa, NULL);
 }
 
-static void interrupt_run(struct kvm_vcpu *v)
+/* Asked already: whoever did has sent the signal or is about to. It is one of those that queue up, each would be waited for. */
+static void ask(struct kvm_vcpu *v, u32 *word)
 {
+	if (__atomic_exchange_n(word, 1, __ATOMIC_SEQ_CST))
+		return;
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	pthread_kill(v->thread, KICK_SIGNAL);
 }
@@ -55,16 +58,14 @@ void kvm_vcpu_kick(struct engine_vcpu *ev)
 {
 	struct kvm_vcpu *v = kvm_vcpu_of(ev);
 
-	__atomic_store_n(&v->kicked, 1, __ATOMIC_SEQ_CST);
-	interrupt_run(v);
+	ask(v, &v->kicked);
 }
 
 void kvm_vcpu_nmi(struct engine_vcpu *ev)
 {
 	struct kvm_vcpu *v = kvm_vcpu_of(ev);
 
-	__atomic_store_n(&v->nmis, 1, __ATOMIC_SEQ_CST);
-	interrupt_run(v);
+	ask(v, &v->nmis);
 }
 
 /* The kernel's local APIC wakes its vCPU itself. */
