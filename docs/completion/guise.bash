@@ -41,6 +41,7 @@ _guise_value() {
 			_guise_words "$2" "$3" on off target= stats= help
 		fi
 		;;
+	--cpu) _guise_words "$2" "$3" host max x86-64-v2 x86-64-v3 help ;;
 	--engine) _guise_words "$2" "$3" auto bt kvm help ;;
 	--console)
 		if [[ $2 == file=* ]]; then
@@ -74,7 +75,7 @@ _guise_value() {
 _guise() {
 	# The line is split anew: bash splits words at = and :, too.
 	local line=${COMP_LINE:0:COMP_POINT} words cur prev
-	local options="--kernel --initrd --append --disk --net --balloon --memory --cpus --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --trace --stats --help"
+	local options="--kernel --initrd --append --disk --net --balloon --memory --cpus --cpu --engine --name --console --no-reboot --timeout --exit-port --gdb --paused --trace --stats --help"
 
 	read -ra words <<<"$line"
 	[[ $line != *[[:space:]] ]] || words+=("")
@@ -85,6 +86,14 @@ _guise() {
 		_guise_words "$cur" "" run doctor help --help --version
 	elif [ "${words[1]}" = help ] && [ ${#words[@]} -eq 3 ]; then
 		_guise_words "$cur" "" run doctor help
+	elif [ "${words[1]}" = doctor ]; then
+		if [[ $cur == --cpu=* ]]; then
+			_guise_words "${cur#*=}" --cpu= host max x86-64-v2 x86-64-v3
+		elif [ "$prev" = --cpu ]; then
+			_guise_words "$cur" "" host max x86-64-v2 x86-64-v3
+		else
+			_guise_words "$cur" "" --cpu
+		fi
 	elif [ "${words[1]}" = run ]; then
 		if [[ $cur == --*=* ]]; then
 			_guise_value "${cur%%=*}" "${cur#*=}" "${cur%%=*}="

@@ -35,3 +35,6 @@ void cli_help(FILE *out);
 /* "guise: message", and for usage errors where help is. Return the status. */
 int cli_fail(const struct err *e);
 int cli_usage(const struct err *e, const char *verb);
+
+/* The features of a CPU model, NULL: the default one's, on standard output. Returns the status. */
+int doctor_cpu(const char *model);

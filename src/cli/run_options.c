@@ -76,6 +76,12 @@ static int set_timeout(struct run_options *o, const char *value, struct err *e)
 	return o->config.timeout_ns ? 0 : err_set(e, ERANGE, "%s is no time: give more than 0 seconds, or leave the option out", value);
 }
 
+static int set_cpu(struct run_options *o, const char *value, struct err *e)
+{
+	o->config.cpu = value;
+	return 0;
+}
+
 static int set_engine(struct run_options *o, const char *value, struct err *e)
 {
 	o->config.engine = value;
@@ -152,6 +158,14 @@ struct choice {
 	const char *text, *help; /* text NULL: the end */
 };
 
+static const struct choice cpus[] = {
+	{"host", "what the host's CPU has and the engine can do"},
+	{"max", "the same: host holds nothing back"},
+	{"x86-64-v2", "the same on every host and engine: the psABI's second level"},
+	{"x86-64-v3", "likewise: its third, with AVX2"},
+	{0},
+};
+
 static const struct choice engines[] = {
 	{"auto", "kvm where hardware backs it, else bt"},
 	{"bt", "binary translation"},
@@ -182,6 +196,7 @@ static const struct option {
 	{"append", "STR", set_append, "kernel command line, or what to add to the default guest's", NULL},
 	{"memory", "SIZE", set_memory, "guest memory, such as 512M or 4G (default 1G)", NULL},
 	{"cpus", "N", set_cpus, "virtual CPUs (default 1)", NULL},
+	{"cpu", "MODEL", set_cpu, "host, max, x86-64-v2 or x86-64-v3 (default host; guise doctor --cpu lists)", cpus},
 	{"engine", "NAME", set_engine, "auto, bt (binary translation) or kvm (default auto)", engines},
 	{"name", "NAME", set_name, "what the guest is called (default guest)", NULL},
 	{"console", "WHERE", set_console, "stdio, file=PATH or null (default stdio; Ctrl-a h for its keys)", consoles},
@@ -442,6 +457,8 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct err *
 		return err_set(e, EINVAL, "--initrd needs --kernel; the default guest has its own");
 	if (r == 0 && o->config.paused && !o->config.gdb && !o->help_shown)
 		return err_set(e, EINVAL, "--paused needs --gdb: only a debugger can start the guest then");
+	if (r == 0 && vm_cpu_check(o->config.cpu, o->config.memory, e) < 0)
+		return err_prefix(e, "--memory");
 	if (r == 0 && !o->help_shown)
 		default_network(&o->config);
 	return r;
@@ -476,7 +493,7 @@ void run_options_help(FILE *out)
 		snprintf(left, sizeof(left), "--%s %s", options[i].name, options[i].value ? options[i].value : "");
 		fprintf(out, "  %-20s %s\n", left, options[i].help);
 	}
-	fprintf(out, "\ndevices (--OPTION help tells what each takes; so do --engine help and --console help):\n");
+	fprintf(out, "\ndevices (--OPTION help tells what each takes; so do --cpu help, --engine help and --console help):\n");
 	for (u32 i = 0; i < n; i++)
 		if (classes[i]->option)
 			fprintf(out, "  --%-18s %s\n", classes[i]->option, classes[i]->summary);

@@ -9,6 +9,7 @@
 
 #include "char/char.h"
 #include "virtio/balloon.h"
+#include "vm/cpu_model.h"
 #include "vm/machine.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@
 
 void vm_config_defaults(struct vm_config *c)
 {
-	*c = (struct vm_config){.memory = GiB, .cpus = 1, .engine = "auto", .console = "stdio"};
+	*c = (struct vm_config){.memory = GiB, .cpus = 1, .cpu = "host", .engine = "auto", .console = "stdio"};
 }
 
 static int check_memory(u64 size, struct err *e)
@@ -40,6 +41,8 @@ static int check_memory(u64 size, struct err *e)
 
 static int check_config(const struct vm_config *c, struct err *e)
 {
+	int r;
+
 	if (!c->kernel)
 		return err_set(e, EINVAL, "no kernel is given");
 	if (c->cpus < 1 || c->cpus > VM_MAX_CPUS)
@@ -48,7 +51,8 @@ static int check_config(const struct vm_config *c, struct err *e)
 		return err_set(e, EINVAL, "a machine that starts paused needs a debugger's address: nothing else would start it");
 	if (c->nopts > VM_MAX_OPTS)
 		return err_set(e, E2BIG, "more than %u device options", VM_MAX_OPTS);
-	return check_memory(c->memory, e);
+	r = vm_cpu_check(c->cpu, c->memory, e);
+	return r < 0 ? r : check_memory(c->memory, e);
 }
 
 static bool copy_string(char **to, const char *from)
@@ -66,13 +70,6 @@ static int copy_config(struct vm *vm, const struct vm_config *c, struct err *e)
 	vm->no_reboot = c->no_reboot;
 	vm->timeout_ns = c->timeout_ns;
 	return 0;
-}
-
-static void build_cpuid(struct vm *vm)
-{
-	const struct x86_cpuid_config cfg = {.ncpus = vm->ncpus, .tsc_hz = vm->tsc_hz, .engine_bt = strcmp(vm->ops->name, "kvm") != 0};
-
-	x86_cpuid_build(&vm->cpuid, &cfg);
 }
 
 static void on_ram_written(void *opaque, gpa_t gpa, u64 len)
@@ -152,8 +149,9 @@ static int create(struct vm *vm, const struct vm_config *c, struct err *e)
 			return err_prefix(e, "--trace");
 	}
 	vm->tsc_hz = tsc_host_hz();
-	build_cpuid(vm);
-	r = create_basics(vm, c, e);
+	r = vm_cpu_build(&vm->cpuid, c->cpu, vm->ops, vm->ncpus, vm->tsc_hz, e);
+	if (r == 0)
+		r = create_basics(vm, c, e);
 	if (r == 0)
 		r = char_open(&vm->console, vm->loop, c->console, lifecycle_escape_key, vm, e);
 	if (r == 0)

@@ -23,6 +23,7 @@ struct vm_config {
 	const char *cmdline; /* NULL: "" */
 	u64 memory;	     /* bytes */
 	u32 cpus;
+	const char *cpu;     /* model: "host", "max", "x86-64-v2", "x86-64-v3"; NULL: "host" */
 	const char *engine;  /* "auto", "bt", "kvm" */
 	const char *console; /* "stdio", "file=PATH", "null" */
 	bool no_reboot;	     /* a guest's reset ends vm_run */
@@ -57,6 +58,20 @@ void vm_config_defaults(struct vm_config *c);
 
 /* Is this a place for a debugger, "tcp:PORT", "tcp:ADDRESS:PORT" or "unix:PATH"? Opens nothing. */
 int vm_gdb_check(const char *where, struct err *e) must_check;
+
+/* Is there such a CPU model, and has it addresses enough for this memory? Asks nothing of the host. */
+int vm_cpu_check(const char *model, u64 memory, struct err *e) must_check;
+
+/* What this host misses for a model with this engine, as " name name" in `list`; returns how many features. */
+#define VM_CPU_LACKS_MAX 256
+u32 vm_cpu_lacks(const char *model, const struct engine_ops *engine, char *list, size_t size);
+
+struct vm_cpu_feature {
+	const char *name;   /* as Linux calls it; some have two */
+	const char *hidden; /* why the model does not announce it with this engine on this host; NULL: it does */
+};
+/* Every feature that is known of, for a machine with one CPU. The caller frees *out. */
+int vm_cpu_features(const char *model, const struct engine_ops *engine, struct vm_cpu_feature **out, u32 *n, struct err *e) must_check;
 
 /* Everything up to the first guest instruction: RAM, devices, vCPUs, the kernel in RAM. On failure nothing is left behind. */
 int vm_create(struct vm **out, const struct vm_config *c, struct err *e) must_check;

@@ -5,12 +5,14 @@
  * Source: SDM vol. 2, CPUID; AMD APM vol. 3, appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
  * Threading: any; host CPUID must not change while it runs.
  */
-#include "x86/cpuid_features.h"
+#include "x86/cpuid_basis.h"
 #include "x86/internal.h"
+
+#include <string.h>
 
 #define MAX_BASIC 0x16u
 #define MAX_EXTENDED_AMD 0x80000021u
-#define MAX_EXTENDED_INTEL 0x80000008u
+#define MAX_EXTENDED 0x80000008u
 #define KVM_BASE 0x40000000u
 #define KVM_NOP_IO_DELAY (1u << 1)
 #define KVM_CLOCKSOURCE2 (1u << 3)
@@ -18,40 +20,20 @@
 #define KVM_PV_SEND_IPI (1u << 11)
 #define KVM_CLOCKSOURCE_STABLE (1u << 24)
 #define APIC_BUS_KHZ 1000000u /* of the LAPIC's timer, and the "crystal" of leaf 0x15 */
-#define XCR0_OFFERED 0xe7ull  /* x87, SSE, AVX, three of AVX-512 */
 #define MAX_CACHES 4
 
 struct build {
 	struct x86_cpuid *p;
 	const struct x86_cpuid_config *cfg;
+	struct x86_cpuid_basis basis;
+	const struct x86_cpu_model *level; /* NULL: the model follows the host */
 	bool amd;
-	u32 host_basic, host_extended;
 	u32 core_shift; /* APIC id bits of one package */
 };
 
-static void raw_cpuid(u32 leaf, u32 sub, u32 r[4])
+static void host_cpuid(struct build *b, u32 leaf, u32 sub, u32 r[4])
 {
-	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
-}
-
-/* Zeros beyond what the host has: Intel CPUs return some other leaf there. */
-static void host_cpuid(const struct build *b, u32 leaf, u32 sub, u32 r[4])
-{
-	if (leaf <= b->host_basic || (leaf >> 31 && leaf <= b->host_extended))
-		raw_cpuid(leaf, sub, r);
-	else
-		r[0] = r[1] = r[2] = r[3] = 0;
-}
-
-static u64 host_xcr0(const struct build *b)
-{
-	u32 r[4], low, high;
-
-	host_cpuid(b, 1, 0, r);
-	if (!(r[2] >> 27 & 1))
-		return 3;
-	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-	return low | (u64)high << 32;
+	x86_host_leaf(&b->basis, leaf, sub, r);
 }
 
 static void add(struct build *b, u32 leaf, u32 sub, const u32 r[4])
@@ -85,43 +67,18 @@ static void add_host(struct build *b, u32 leaf)
 	add(b, leaf, 0, r);
 }
 
-static bool offered(const struct build *b, const struct x86_feature *f, bool host)
+/* Feature bits of one leaf, in the registers that `regs` names (bit i: r[i]). */
+static void apply_policy(struct build *b, u32 leaf, u32 sub, u32 regs, u32 r[4])
 {
-	if (f->needs & ~b->p->xcr0_supported)
-		return false;
-	switch ((enum x86_feature_policy)f->policy) {
-	case HIDE:
-		return false;
-	case HOST:
-		return host;
-	case OURS:
-		return host || b->cfg->engine_bt;
-	case ALWAYS:
-		return true;
-	case ON_KVM:
-		return host && !b->cfg->engine_bt;
-	case ON_BT:
-		return b->cfg->engine_bt;
-	case WHEN_SMP:
-		return b->cfg->ncpus > 1;
-	}
-	return false;
-}
-
-/* Feature bits of one leaf: r holds the host's, and gets the guest's in the registers that `regs` names (bit i: r[i]). */
-static void apply_policy(const struct build *b, u32 leaf, u32 sub, u32 regs, u32 r[4])
-{
-	u32 out[4] = {0};
-
+	for (u32 i = 0; i < 4; i++)
+		if (regs >> i & 1)
+			r[i] = 0;
 	for (u32 i = 0; i < x86_feature_count; i++) {
 		const struct x86_feature *f = &x86_features[i];
 
-		if (f->leaf == leaf && f->sub == sub && offered(b, f, r[f->reg] >> f->bit & 1))
-			out[f->reg] |= 1u << f->bit;
+		if (f->leaf == leaf && f->sub == sub && regs >> f->reg & 1 && x86_feature_judge(&b->basis, f) == X86_ANNOUNCED)
+			r[f->reg] |= 1u << f->bit;
 	}
-	for (u32 i = 0; i < 4; i++)
-		if (regs >> i & 1)
-			r[i] = out[i];
 }
 
 #define IN_EAX 1u
@@ -139,12 +96,28 @@ static void add_identity(struct build *b)
 	r[0] = MAX_BASIC;
 	add(b, 0, 0, r);
 	host_cpuid(b, 1, 0, r);
+	if (b->level) {
+		r[0] = X86_LEVEL_SIGNATURE;
+		r[1] = 8u << 8; /* CLFLUSH: 64 bytes */
+	}
 	apply_policy(b, 1, 0, IN_ECX | IN_EDX, r);
 	r[1] = (r[1] & 0xff00) | (b->cfg->ncpus > 1 ? 1u << (b->core_shift + 16) : 1u << 16);
 	add(b, 1, 0, r);
 }
 
-/* Cache leaves 4 and 0x8000001d: the host's caches; the last level is shared by all, the others belong to one core. */
+static void level_cache(u32 sub, u32 r[4])
+{
+	const struct x86_level_cache *c = &x86_level_caches[sub];
+
+	memset(r, 0, 4 * sizeof(*r));
+	if (sub >= x86_level_cache_count)
+		return;
+	r[0] = c->type | (u32)c->level << 5 | 1u << 8;
+	r[1] = 63 | (c->ways - 1) << 22;
+	r[2] = c->sets - 1;
+}
+
+/* Cache leaves 4 and 0x8000001d: the host's caches, or the level's; the last level is shared by all, the others belong to one core. */
 static void add_caches(struct build *b, u32 leaf)
 {
 	u32 cores = leaf == 4 ? ((1u << b->core_shift) - 1) & 0x3f : 0;
@@ -152,7 +125,10 @@ static void add_caches(struct build *b, u32 leaf)
 	for (u32 sub = 0; sub < MAX_CACHES; sub++) {
 		u32 r[4], shared;
 
-		host_cpuid(b, leaf, sub, r);
+		if (b->level)
+			level_cache(sub, r);
+		else
+			host_cpuid(b, leaf, sub, r);
 		if (!(r[0] & 0x1f))
 			return;
 		shared = (r[0] >> 5 & 7) >= 3 ? b->cfg->ncpus - 1 : 0;
@@ -163,19 +139,12 @@ static void add_caches(struct build *b, u32 leaf)
 
 static void add_extended_features(struct build *b)
 {
-	u32 r[4], r1[4];
+	u32 r[4] = {1};
 
-	host_cpuid(b, 7, 0, r);
-	host_cpuid(b, 7, 1, r1);
-	if (!r[0])
-		r1[0] = r1[1] = r1[2] = r1[3] = 0;
 	apply_policy(b, 7, 0, IN_EBX | IN_ECX | IN_EDX, r);
-	if (b->amd)
-		r[3] &= ~(1u << 29); /* ARCH_CAPABILITIES is Intel's */
-	r[0] = 1;
 	add(b, 7, 0, r);
-	apply_policy(b, 7, 1, 0xf, r1);
-	add(b, 7, 1, r1);
+	apply_policy(b, 7, 1, 0xf, r);
+	add(b, 7, 1, r);
 }
 
 static void add_topology(struct build *b)
@@ -187,42 +156,14 @@ static void add_topology(struct build *b)
 	b->p->leaf[b->p->n - 1].any_sub = true;
 }
 
-/* Components 2 to 7 that are offered; the area must fit struct x86_xsave. */
-static u32 xsave_area(const struct build *b, u64 mask)
-{
-	u32 end = 576;
-
-	for (u32 i = 2; i < 8; i++) {
-		u32 r[4];
-
-		if (!(mask >> i & 1))
-			continue;
-		host_cpuid(b, 0xd, i, r);
-		if (r[0] + r[1] > end)
-			end = r[0] + r[1];
-	}
-	return end;
-}
-
-static u64 choose_xcr0(const struct build *b)
-{
-	u32 r[4];
-	u64 mask;
-
-	host_cpuid(b, 0xd, 0, r);
-	mask = r[0] & host_xcr0(b) & XCR0_OFFERED;
-	if ((mask & 0xe0) != 0xe0 || xsave_area(b, mask) > X86_XSAVE_SIZE)
-		mask &= ~0xe0ull;
-	return mask | 3;
-}
-
 static void add_xsave(struct build *b)
 {
 	u64 mask = b->p->xcr0_supported;
 	u32 r[4];
 
-	add4(b, 0xd, 0, (u32)mask, 576, xsave_area(b, mask), 0);
-	host_cpuid(b, 0xd, 1, r);
+	if (!x86_cpuid_has(b->p, 1, 0, 2, 26))
+		return;
+	add4(b, 0xd, 0, (u32)mask, 576, x86_host_xsave_area(&b->basis, mask), 0);
 	apply_policy(b, 0xd, 1, 0xf, r);
 	add(b, 0xd, 1, r);
 	for (u32 i = 2; i < 8; i++) {
@@ -263,25 +204,37 @@ static void add_extended_identity(struct build *b)
 	u32 r[4];
 
 	host_cpuid(b, 0x80000000, 0, r);
-	r[0] = b->amd ? MAX_EXTENDED_AMD : MAX_EXTENDED_INTEL;
+	r[0] = b->amd && !b->level ? MAX_EXTENDED_AMD : MAX_EXTENDED;
+	if (b->level && !b->amd)
+		r[1] = r[2] = r[3] = 0; /* only AMD's CPUs repeat the vendor */
 	add(b, 0x80000000, 0, r);
 	host_cpuid(b, 0x80000001, 0, r);
+	if (b->level) {
+		r[0] = b->amd ? X86_LEVEL_SIGNATURE : 0;
+		r[1] = 0;
+	}
 	apply_policy(b, 0x80000001, 0, IN_ECX | IN_EDX, r);
 	if (b->amd)
 		r[3] |= one->edx & AMD_SHARED_EDX;
-	else
-		r[2] &= ~2u; /* CMP_LEGACY */
 	add(b, 0x80000001, 0, r);
+}
+
+static u32 phys_bits(struct build *b)
+{
+	u32 r[4], bits;
+
+	if (b->level)
+		return X86_LEVEL_PHYS_BITS;
+	host_cpuid(b, 0x80000008, 0, r);
+	bits = r[0] & 0xff;
+	return bits < 36 || bits > 52 ? 40 : bits;
 }
 
 static void add_address_sizes(struct build *b)
 {
 	u32 r[4];
 
-	host_cpuid(b, 0x80000008, 0, r);
-	b->p->phys_bits = r[0] & 0xff;
-	if (b->p->phys_bits < 36 || b->p->phys_bits > 52)
-		b->p->phys_bits = 40;
+	b->p->phys_bits = phys_bits(b);
 	r[0] = b->p->phys_bits | 48u << 8;
 	apply_policy(b, 0x80000008, 0, IN_EBX, r);
 	r[2] = b->amd ? (b->cfg->ncpus - 1) | b->core_shift << 12 : 0;
@@ -302,17 +255,41 @@ static void add_amd_leaves(struct build *b)
 	add(b, 0x80000021, 0, r);
 }
 
+static void add_level_brand(struct build *b)
+{
+	char brand[48] = "";
+	u32 r[4];
+
+	strncpy(brand, b->level->brand, sizeof(brand) - 1);
+	for (u32 i = 0; i < 3; i++) {
+		memcpy(r, brand + i * sizeof(r), sizeof(r));
+		add(b, 0x80000002 + i, 0, r);
+	}
+}
+
+/* Brand string, caches and TLBs. */
+static void add_description(struct build *b)
+{
+	if (!b->level) {
+		for (u32 leaf = 0x80000002; leaf <= 0x80000006; leaf++)
+			add_host(b, leaf);
+		return;
+	}
+	add_level_brand(b);
+	add(b, 0x80000005, 0, x86_level_legacy_caches[0]);
+	add(b, 0x80000006, 0, x86_level_legacy_caches[1]);
+}
+
 static void add_extended(struct build *b)
 {
 	u32 r[4] = {0};
 
 	add_extended_identity(b);
-	for (u32 leaf = 0x80000002; leaf <= 0x80000006; leaf++) /* brand string, caches and TLBs */
-		add_host(b, leaf);
+	add_description(b);
 	apply_policy(b, 0x80000007, 0, 0xf, r);
 	add(b, 0x80000007, 0, r);
 	add_address_sizes(b);
-	if (b->amd)
+	if (b->amd && !b->level)
 		add_amd_leaves(b);
 }
 
@@ -338,17 +315,21 @@ static u64 cr4_reserved(const struct x86_cpuid *p)
 
 static void start(struct build *b)
 {
-	u32 r[4];
-
-	raw_cpuid(0, 0, r);
-	b->host_basic = r[0];
-	b->amd = r[1] == 0x68747541 || r[1] == 0x6f677948;
-	raw_cpuid(0x80000000, 0, r);
-	b->host_extended = r[0];
+	x86_cpuid_survey(&b->basis, b->cfg);
+	b->amd = b->basis.amd;
+	b->level = b->basis.model->level == X86_LEVEL_HOST ? NULL : b->basis.model;
 	for (b->core_shift = 0; 1u << b->core_shift < b->cfg->ncpus;)
 		b->core_shift++;
 	b->p->n = 0;
-	b->p->xcr0_supported = choose_xcr0(b);
+	b->p->xcr0_supported = b->basis.xcr0;
+}
+
+static void add_leaf2(struct build *b)
+{
+	if (b->level)
+		add4(b, 2, 0, X86_LEVEL_LEAF2_EAX, 0, 0, 0);
+	else
+		add_host(b, 2);
 }
 
 void x86_cpuid_build(struct x86_cpuid *p, const struct x86_cpuid_config *cfg)
@@ -358,7 +339,7 @@ void x86_cpuid_build(struct x86_cpuid *p, const struct x86_cpuid_config *cfg)
 
 	start(&b);
 	add_identity(&b); /* leaves 0 and 1 come first: x86_is_amd and x86_reset look there */
-	add_host(&b, 2);
+	add_leaf2(&b);
 	add_caches(&b, 4);
 	apply_policy(&b, 6, 0, 0xf, r);
 	add(&b, 6, 0, r);

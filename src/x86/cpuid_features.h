@@ -17,11 +17,21 @@ enum x86_feature_policy {
 	WHEN_SMP, /* with more than one vCPU */
 };
 
+enum x86_feature_vendor { X86_ANY_VENDOR, X86_AMD_ONLY, X86_INTEL_ONLY };
+
+/* The lowest CPU model with a feature; levels above have it too. */
+enum x86_feature_level {
+	X86_LEVEL_HOST, /* no level has it: only models that follow the host */
+	X86_LEVEL_V2,
+	X86_LEVEL_V3,
+};
+
 struct x86_feature {
 	u32 leaf;
 	u8 sub, reg, bit;
 	u8 policy;
-	u8 needs;	  /* XCR0 bits without which it is hidden */
+	u8 needs; /* XCR0 bits without which it is hidden */
+	u8 vendor, level;
 	const char *name; /* as /proc/cpuinfo writes it, where it does */
 };
 

@@ -112,12 +112,14 @@ static inline void x86_flush_pcid(struct x86_cpu *c, u16 pcid)
 
 /* ---- vendor and features ---- */
 
+#define X86_VENDOR_AMD 0x68747541u   /* "Auth"enticAMD */
+#define X86_VENDOR_HYGON 0x6f677948u /* "Hygo"nGenuine */
+
 static inline bool x86_is_amd(const struct x86_cpu *c)
 {
-	/* "Auth"enticAMD, "Hygo"nGenuine: leaf 0 comes first in every policy. */
-	u32 ebx = c->cpuid->leaf[0].ebx;
+	u32 ebx = c->cpuid->leaf[0].ebx; /* leaf 0 comes first in every policy */
 
-	return ebx == 0x68747541 || ebx == 0x6f677948;
+	return ebx == X86_VENDOR_AMD || ebx == X86_VENDOR_HYGON;
 }
 
 /* ---- descriptors (SDM vol. 3, 3.4.5, 3.5, 5.8.3, 6.11, 6.14.1) ---- */

@@ -102,10 +102,20 @@ struct x86_cpuid {
 	u64 xcr0_supported;
 	u64 cr4_reserved;
 };
+struct x86_cpu_model; /* x86/cpu_model.h */
+
+/* The CPU to build on, for tests: what it answers (zeros are not asked beyond its highest leaf), and its XCR0. */
+struct x86_cpuid_host {
+	void (*cpuid)(const struct x86_cpuid_host *h, u32 leaf, u32 sub, u32 r[4]);
+	u64 xcr0;
+};
+
 struct x86_cpuid_config {
 	u32 ncpus;
 	u64 tsc_hz;
-	bool engine_bt; /* hide what the translator does not handle */
+	bool engine_bt;			   /* hide what the translator does not handle */
+	const struct x86_cpu_model *model; /* NULL: the host's */
+	const struct x86_cpuid_host *host; /* NULL: the CPU that this runs on */
 };
 /* Part of what a serialising instruction is: no load behind it overtakes a store before it, which other CPUs rely on. SDM vol. 3, 9.3 */
 static inline void x86_serialise(void)
@@ -113,9 +123,12 @@ static inline void x86_serialise(void)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Build what vCPUs announce: host CPUID, masked to what Guise implements and the host has, with topology, TSC frequency (0x15, 0x16,
- * 0x40000010), hypervisor bit and the KVM leaf. */
+/* Build what vCPUs announce: host CPUID, masked to what Guise implements, the host has and the model takes, with topology, TSC frequency (0x15,
+ * 0x16, 0x40000010), hypervisor bit and the KVM leaf. What the host lacks of a level is left out: x86_cpuid_lacks tells before. */
 void x86_cpuid_build(struct x86_cpuid *p, const struct x86_cpuid_config *cfg);
+/* The features of the configuration's level that this host cannot give it on this engine, as " name name" in `list`. Returns how many; models that
+ * follow the host lack nothing. */
+u32 x86_cpuid_lacks(const struct x86_cpuid_config *cfg, char *list, size_t size);
 /* The value a CPU returns: dynamic bits (OSXSAVE, APIC id, xsave size) filled in from c. */
 void x86_cpuid(const struct x86_cpu *c, u32 apic_id, u32 leaf, u32 sub, u32 out[4]);
 bool x86_cpuid_has(const struct x86_cpuid *p, u32 leaf, u32 sub, u32 reg /* 0 eax 1 ebx 2 ecx 3 edx */, u32 bit);

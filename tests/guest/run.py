@@ -60,6 +60,7 @@ def guise_command(args, console, disk):
     devices = ["--disk", str(disk)] if disk else ["--net", "none"]
     devices += ["--balloon", "on"] if Path(args.guest).stem in BALLOON else []
     devices += [] if Path(args.guest).stem in REBOOTS else ["--no-reboot"]
+    devices += ["--cpu", args.cpu] if args.cpu else []
     return [args.guise, "run", "--engine", args.engine, "--kernel", args.guest, "--memory", "128M", "--cpus", str(args.cpus),
             "--exit-port", "0xf4", "--console", f"file={console}", "--timeout", str(args.timeout), "--stats",
             *devices]
@@ -115,6 +116,7 @@ def main():
     parser.add_argument("--guise")
     parser.add_argument("--qemu")
     parser.add_argument("--engine", default="bt")
+    parser.add_argument("--cpu", help="CPU model")
     parser.add_argument("--cpus", type=int, help="default: 1, or what the guest is about")
     parser.add_argument("--timeout", type=int, default=100)
     parser.add_argument("guest")

@@ -50,6 +50,7 @@ def main():
         import test_boot  # noqa: F401
         import test_bulk  # noqa: F401
         import test_completion  # noqa: F401
+        import test_cpu  # noqa: F401
         import test_disk  # noqa: F401
         import test_gdb  # noqa: F401
         import test_life  # noqa: F401

@@ -103,6 +103,8 @@ row("stray-argument", USAGE, ('"stray"', "is not an option", "--kernel stray"), 
 row("help-unknown", USAGE, ("no verb", '"xyzzy"', "see: guise --help"), ["help", "xyzzy"])
 row("help-of-two", USAGE, ("help", "takes one verb", "see: guise --help"), ["help", "run", "doctor"])
 row("doctor-argument", USAGE, ("doctor", 'takes no "now"', r"\(see: guise help doctor\)"), ["doctor", "now"])
+row("doctor-cpu-argument", USAGE, ("doctor", 'takes no "now"', r"\(see: guise help doctor\)"), ["doctor", "--cpu", "host", "now"])
+row("doctor-cpu", USAGE, ("CPU model", '"x86-64-v1"', 'did you mean "x86-64-v2"'), ["doctor", "--cpu=x86-64-v1"])
 
 NO_SIZE = "is not a size"
 for _name, _value, _reason, _advice in (
@@ -135,6 +137,8 @@ for _name, _value, _reason in (
 ):
     row("cpus-" + _name, USAGE, ("--cpus: ", _reason, "from 1 to 64"), run("--cpus", _value))
 
+row("cpu", USAGE, ("--cpu: ", '"hots" is not one of host, max, x86-64-v2, x86-64-v3', 'did you mean "host"'), run("--cpu", "hots"))
+row("cpu-memory", USAGE, ("--memory: ", "more than CPU model x86-64-v3 can address", "at most 523264 MiB"), run("--cpu", "x86-64-v3", "--memory", "512G"))
 row("engine", USAGE, ("--engine: ", '"btt" is not one of auto, bt, kvm', 'did you mean "bt"'), run("--engine", "btt"))
 row("engine-empty", USAGE, ("--engine: ", '"" is not one of', "auto, bt, kvm"), run("--engine", ""))
 row("console", USAGE, ("--console: ", '"television" is not one of', "stdio, file=PATH, null"), run("--console", "television"))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The options of `guise run`: values, refusals with their advice, the default guest's files. */
 #include "cli/run_options.h"
+#include "x86/cpu_model.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -34,7 +35,7 @@ static void takes_every_option(void **state)
 	struct run_options o;
 	struct err e;
 	int r = parse(&o,
-		      "--kernel=k --initrd i --append a=b --memory 512M --cpus 0x4 --engine bt --name box --console file=c "
+		      "--kernel=k --initrd i --append a=b --memory 512M --cpus 0x4 --cpu x86-64-v3 --engine bt --name box --console file=c "
 		      "--no-reboot --timeout 1.5 --trace exits,msr:f --stats",
 		      &e);
 
@@ -45,6 +46,7 @@ static void takes_every_option(void **state)
 	assert_string_equal(o.config.cmdline, "a=b");
 	assert_int_equal(o.config.memory, 512 * MiB);
 	assert_int_equal(o.config.cpus, 4);
+	assert_string_equal(o.config.cpu, "x86-64-v3");
 	assert_string_equal(o.config.engine, "bt");
 	assert_string_equal(o.config.name, "box");
 	assert_string_equal(o.config.console, "file=c");
@@ -61,6 +63,7 @@ static void defaults(void **state)
 	assert_int_equal(parse(&o, "", &e), 0);
 	assert_int_equal(o.config.memory, GiB);
 	assert_int_equal(o.config.cpus, 1);
+	assert_string_equal(o.config.cpu, "host");
 	assert_string_equal(o.config.engine, "auto");
 	assert_string_equal(o.config.console, "stdio");
 	assert_int_equal(o.config.timeout_ns, 0);
@@ -125,6 +128,11 @@ static void refuses_with_advice(void **state)
 		{"--memory 0M", "too small"},
 		{"--memory 1025K", "multiple of 4K"},
 		{"--memory nan", "--memory"},
+		{"--cpu x86-64-v1", "did you mean \"x86-64-v2\"?"},
+		{"--cpu ''", "host, max, x86-64-v2, x86-64-v3"},
+		{"--cpu", "--cpu needs a value"},
+		{"--cpu x86-64-v3 --memory 512G", "at most 523264 MiB"},
+		{"--memory 523265M --cpu x86-64-v2", "--memory"},
 		{"--engine btt", "did you mean \"bt\"?"},
 		{"--engine ''", "auto, bt, kvm, translate, direct, tiny, interp"},
 		{"--console televisoin", "stdio, file=PATH, null"},
@@ -170,6 +178,21 @@ static void refuses_with_advice(void **state)
 		if (!strstr(e.msg, bad[i].says))
 			fail_msg("\"%s\": \"%s\" does not say \"%s\"", bad[i].line, e.msg, bad[i].says);
 	}
+}
+
+/* The command line's list of CPU models and the machine's are the same. */
+static void every_cpu_model_can_be_asked_for(void **state)
+{
+	struct run_options o;
+	struct err e;
+	char line[64];
+
+	for (const struct x86_cpu_model *m = x86_cpu_models; m->name; m++) {
+		snprintf(line, sizeof(line), "--cpu %s", m->name);
+		assert_int_equal(parse(&o, line, &e), 0);
+	}
+	assert_int_equal(parse(&o, "--cpu x86-64-v2 --memory 523264M", &e), 0); /* all that fits below 2^39 */
+	assert_int_equal(parse(&o, "--cpu max --memory 600G", &e), 0);		/* the host decides */
 }
 
 static void too_many_devices(void **state)
@@ -235,6 +258,7 @@ int main(void)
 		cmocka_unit_test(gdb_may_be_given_without_a_place),
 		cmocka_unit_test(device_options_come_from_the_registry),
 		cmocka_unit_test(refuses_with_advice),
+		cmocka_unit_test(every_cpu_model_can_be_asked_for),
 		cmocka_unit_test(too_many_devices),
 		cmocka_unit_test(finds_the_default_guest),
 	};
