@@ -88,6 +88,9 @@ struct engine_ops {
 	/* Can this engine run here, and how well? 0, or -errno with the reason in e. */
 	int (*probe)(struct err *e);
 
+	/* The CPU that this engine can give to vCPUs, where that is less than the host's; free it with free(). NULL: it is the host's. */
+	int (*host_cpu)(struct x86_cpuid_host **out, struct err *e);
+
 	int (*vm_create)(struct engine_vm **out, struct guest_memory *gm, const struct x86_cpuid *cpuid, u32 max_vcpus, struct err *e);
 	void (*vm_destroy)(struct engine_vm *vm);
 

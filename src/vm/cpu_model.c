@@ -53,38 +53,65 @@ int vm_cpu_check(const char *model, u64 memory, struct err *e)
 		       (unsigned long long)(memory / MiB), m->name, (unsigned long long)((room - (GM_HOLE_END - GM_HOLE_START)) / MiB));
 }
 
-static struct x86_cpuid_config config_of(const struct x86_cpu_model *m, bool bt, u32 ncpus, u64 tsc_hz)
-{
-	return (struct x86_cpuid_config){.ncpus = ncpus, .tsc_hz = tsc_hz, .engine_bt = bt, .model = m};
-}
-
 static bool translates(const struct engine_ops *ops)
 {
 	return strcmp(ops->name, "kvm") != 0;
+}
+
+/* *host is the caller's to free. */
+static int config_of(struct x86_cpuid_config *cfg, struct x86_cpuid_host **host, const struct x86_cpu_model *m,
+		     const struct engine_ops *ops, struct err *e)
+{
+	int r = 0;
+
+	*host = NULL;
+	if (ops->host_cpu)
+		r = ops->host_cpu(host, e);
+	*cfg = (struct x86_cpuid_config){.ncpus = 1, .engine_bt = translates(ops), .model = m, .host = *host};
+	return r;
+}
+
+static int build(struct x86_cpuid *p, const struct x86_cpuid_config *cfg, const struct engine_ops *ops, struct err *e)
+{
+	char list[VM_CPU_LACKS_MAX];
+
+	if (x86_cpuid_lacks(cfg, list, sizeof(list)))
+		return err_set(e, ENOTSUP, "CPU model %s is not possible on this host with engine %s, which lacks%s; take --cpu host",
+			       cfg->model->name, ops->name, list);
+	x86_cpuid_build(p, cfg);
+	return 0;
 }
 
 int vm_cpu_build(struct x86_cpuid *p, const char *model, const struct engine_ops *ops, u32 ncpus, u64 tsc_hz, struct err *e)
 {
 	const struct x86_cpu_model *m;
 	struct x86_cpuid_config cfg;
-	char list[VM_CPU_LACKS_MAX];
+	struct x86_cpuid_host *host;
 	int r = find_model(model, &m, e);
 
+	if (r == 0)
+		r = config_of(&cfg, &host, m, ops, e);
 	if (r < 0)
 		return r;
-	cfg = config_of(m, translates(ops), ncpus, tsc_hz);
-	if (x86_cpuid_lacks(&cfg, list, sizeof(list)))
-		return err_set(e, ENOTSUP, "CPU model %s is not possible on this host with engine %s, which lacks%s; take --cpu host",
-			       m->name, ops->name, list);
-	x86_cpuid_build(p, &cfg);
-	return 0;
+	cfg.ncpus = ncpus;
+	cfg.tsc_hz = tsc_hz;
+	r = build(p, &cfg, ops, e);
+	free(host);
+	return r;
 }
 
 u32 vm_cpu_lacks(const char *model, const struct engine_ops *engine, char *list, size_t size)
 {
-	const struct x86_cpuid_config cfg = config_of(x86_cpu_model_find(model), translates(engine), 1, 0);
+	struct x86_cpuid_config cfg;
+	struct x86_cpuid_host *host;
+	struct err e = {0};
+	u32 n;
 
-	return x86_cpuid_lacks(&cfg, list, size);
+	if (config_of(&cfg, &host, x86_cpu_model_find(model), engine, &e) < 0)
+		return 0; /* whoever asks for the list is told */
+	n = x86_cpuid_lacks(&cfg, list, size);
+	free(host);
+	return n;
 }
 
 /* ---- lists ---- */
@@ -104,20 +131,25 @@ int vm_cpu_features(const char *model, const struct engine_ops *ops, struct vm_c
 {
 	const struct x86_cpu_model *m;
 	struct x86_cpuid_config cfg;
+	struct x86_cpuid_host *host;
 	struct x86_cpuid_basis b;
 	int r = find_model(model, &m, e);
 
+	if (r == 0)
+		r = config_of(&cfg, &host, m, ops, e);
 	if (r < 0)
 		return r;
 	*out = calloc(x86_feature_count, sizeof(**out));
-	if (!*out)
+	if (!*out) {
+		free(host);
 		return err_sys(e, ENOMEM, "list of CPU features");
-	cfg = config_of(m, translates(ops), 1, 0);
+	}
 	x86_cpuid_survey(&b, &cfg);
 	for (*n = 0; *n < x86_feature_count; ++*n) {
 		const struct x86_feature *f = &x86_features[*n];
 
 		(*out)[*n] = (struct vm_cpu_feature){f->name, why_hidden[x86_feature_judge(&b, f)]};
 	}
+	free(host);
 	return 0;
 }

@@ -8,10 +8,12 @@
  *
  * Threading: main thread.
  */
+#include "vm/cpu_model.h"
 #include "vm/machine.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- on the vCPUs' threads ---- */
 
@@ -158,6 +160,21 @@ static int move_held(struct vm *vm, const struct engine_ops *to, struct err *e)
 	return r;
 }
 
+/* A guest does not look again at what CPUID told it. */
+static int check_cpu(const struct vm *vm, const struct engine_ops *to, struct err *e)
+{
+	struct x86_cpuid there = {0};
+	int r = vm_cpu_build(&there, vm->cpu_model, to, vm->ncpus, vm->tsc_hz, e);
+
+	if (r < 0)
+		return r;
+	if (there.n != vm->cpuid.n || memcmp(there.leaf, vm->cpuid.leaf, there.n * sizeof(there.leaf[0])) != 0)
+		return err_set(e, ENOTSUP,
+			       "CPU model %s is not the same CPU with engine %s; start the machine with --cpu x86-64-v2 or x86-64-v3",
+			       vm->cpu_model, to->name);
+	return 0;
+}
+
 int handover(struct vm *vm, const struct engine_ops *to, struct err *e)
 {
 	bool closed = gate_is_closed(vm);
@@ -165,6 +182,9 @@ int handover(struct vm *vm, const struct engine_ops *to, struct err *e)
 
 	if (vm->debugger)
 		return err_set(e, EBUSY, "a machine that a debugger may connect to stays with its engine");
+	r = check_cpu(vm, to, e);
+	if (r < 0)
+		return r;
 	gate_close(vm);
 	irq_hold(vm->irq);
 	pthread_rwlock_wrlock(&vm->engine_lock);

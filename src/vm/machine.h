@@ -116,6 +116,7 @@ struct vm {
 	pthread_rwlock_t engine_lock;
 	const struct engine_ops *ops;
 	struct engine_vm *engine;
+	char *cpu_model;
 	struct x86_cpuid cpuid;
 	u64 tsc_hz;
 	u64 tsc_zero;	/* host TSC at guest TSC 0: 0 at first; grows by each pause; atomic */

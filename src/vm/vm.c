@@ -64,7 +64,8 @@ static bool copy_string(char **to, const char *from)
 static int copy_config(struct vm *vm, const struct vm_config *c, struct err *e)
 {
 	if (!copy_string(&vm->name, c->name ? c->name : "guest") || !copy_string(&vm->kernel, c->kernel) ||
-	    !copy_string(&vm->initrd, c->initrd) || !copy_string(&vm->cmdline, c->cmdline ? c->cmdline : ""))
+	    !copy_string(&vm->initrd, c->initrd) || !copy_string(&vm->cpu_model, c->cpu) ||
+	    !copy_string(&vm->cmdline, c->cmdline ? c->cmdline : ""))
 		return err_sys(e, ENOMEM, "VM");
 	vm->ncpus = c->cpus;
 	vm->no_reboot = c->no_reboot;
@@ -223,6 +224,7 @@ void vm_destroy(struct vm *vm)
 	free(vm->kernel);
 	free(vm->initrd);
 	free(vm->cmdline);
+	free(vm->cpu_model);
 	free(vm);
 }
 

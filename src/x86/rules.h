@@ -104,7 +104,7 @@ struct x86_cpuid {
 };
 struct x86_cpu_model; /* x86/cpu_model.h */
 
-/* The CPU to build on, for tests: what it answers (zeros are not asked beyond its highest leaf), and its XCR0. */
+/* The CPU to build on, for engines that cannot give all of the host's, and for tests: what it answers (zeros are not asked beyond its highest leaf), and its XCR0. */
 struct x86_cpuid_host {
 	void (*cpuid)(const struct x86_cpuid_host *h, u32 leaf, u32 sub, u32 r[4]);
 	u64 xcr0;

@@ -78,6 +78,17 @@ static int probe(struct err *e)
 	return r;
 }
 
+static int host_cpu(struct x86_cpuid_host **out, struct err *e)
+{
+	int fd = open_device(e), r;
+
+	if (fd < 0)
+		return fd;
+	r = kvm_supported_cpu(fd, out, e);
+	close(fd);
+	return r;
+}
+
 /* ---- the VM ---- */
 
 static int enable(struct kvm_vm *vm, u32 cap, u64 arg, const char *what, struct err *e)
@@ -171,6 +182,7 @@ const struct engine_ops engine_kvm = {
 	.name = "kvm",
 	.summary = "hardware virtualization through /dev/kvm",
 	.probe = probe,
+	.host_cpu = host_cpu,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
 	.vcpu_create = kvm_vcpu_create,

@@ -76,6 +76,7 @@ int kvm_judge_caps(int (*answer)(void *opaque, int cap), void *opaque, struct er
 int kvm_slots_create(struct kvm_vm *vm, struct err *e) must_check;
 
 /* cpuid.c */
+int kvm_supported_cpu(int kvm, struct x86_cpuid_host **out, struct err *e) must_check; /* free() */
 int kvm_put_cpuid(struct kvm_vcpu *v, struct err *e) must_check;
 
 /* msr.c */
