@@ -100,7 +100,7 @@ static const char *const why_hidden[] = {
 	[X86_ONE_CPU] = "only with several virtual CPUs",
 };
 
-int vm_cpu_features(const char *model, const struct engine_ops *ops, struct vm_cpu_feature **out, u32 *n, struct err *e)
+int vm_cpu_features(const char *model, const struct engine_ops *engine, struct vm_cpu_feature **out, u32 *n, struct err *e)
 {
 	const struct x86_cpu_model *m;
 	struct x86_cpuid_config cfg;
@@ -112,7 +112,7 @@ int vm_cpu_features(const char *model, const struct engine_ops *ops, struct vm_c
 	*out = calloc(x86_feature_count, sizeof(**out));
 	if (!*out)
 		return err_sys(e, ENOMEM, "list of CPU features");
-	cfg = config_of(m, translates(ops), 1, 0);
+	cfg = config_of(m, translates(engine), 1, 0);
 	x86_cpuid_survey(&b, &cfg);
 	for (*n = 0; *n < x86_feature_count; ++*n) {
 		const struct x86_feature *f = &x86_features[*n];
