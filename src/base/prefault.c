@@ -75,7 +75,7 @@ static void work(struct prefault *p)
 		p->useless = true;
 		p->count = 0;
 	}
-	pthread_cond_signal(&p->settled);
+	pthread_cond_broadcast(&p->settled); /* each vCPU that ends waits here */
 }
 
 static void *prefault_thread(void *opaque)

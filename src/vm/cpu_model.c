@@ -127,7 +127,7 @@ static const char *const why_hidden[] = {
 	[X86_ONE_CPU] = "only with several virtual CPUs",
 };
 
-int vm_cpu_features(const char *model, const struct engine_ops *ops, struct vm_cpu_feature **out, u32 *n, struct err *e)
+int vm_cpu_features(const char *model, const struct engine_ops *engine, struct vm_cpu_feature **out, u32 *n, struct err *e)
 {
 	const struct x86_cpu_model *m;
 	struct x86_cpuid_config cfg;
@@ -136,7 +136,7 @@ int vm_cpu_features(const char *model, const struct engine_ops *ops, struct vm_c
 	int r = find_model(model, &m, e);
 
 	if (r == 0)
-		r = config_of(&cfg, &host, m, ops, e);
+		r = config_of(&cfg, &host, m, engine, e);
 	if (r < 0)
 		return r;
 	*out = calloc(x86_feature_count, sizeof(**out));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `--engine relay`: engines take turns, some times a second, so that every test of a guest is one of handing over state. bt and kvm where there is KVM, or
+ * `--engine relay`: engines take turns, every half second, so that every test of a guest is one of handing over state. bt and kvm where there is KVM, or
  * else bt and translate.
  *
  * Threading: main thread.
@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "vm/machine.h"
 
-#define TURN_NS (100 * (NS_PER_SEC / 1000))
+#define TURN_NS (NS_PER_SEC / 2)
 
 static const struct engine_ops *other(const struct vm *vm)
 {

@@ -3,6 +3,7 @@
 #include "base/guest_memory.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -265,6 +266,47 @@ static void mappings_may_go(void **state)
 	prefault_free(p);
 }
 
+#define SETTLERS 4
+
+struct settlers {
+	struct prefault *p;
+	u8 *at;
+	pthread_barrier_t together;
+};
+
+static void *settle_often(void *opaque)
+{
+	struct settlers *s = opaque;
+
+	for (u32 i = 0; i < 300; i++) {
+		prefault_ask(s->p, s->at, 4 * MiB, true);
+		pthread_barrier_wait(&s->together);
+		prefault_settle(s->p);
+		pthread_barrier_wait(&s->together);
+	}
+	return NULL;
+}
+
+/* As vCPUs do that end together: each of them goes on. */
+static void several_may_wait(void **state)
+{
+	struct settlers s = {.p = prefault_new()};
+	pthread_t thread[SETTLERS];
+
+	if (!s.p)
+		skip();
+	s.at = mmap(NULL, 4 * MiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(s.at != MAP_FAILED);
+	pthread_barrier_init(&s.together, NULL, SETTLERS);
+	for (u32 i = 0; i < SETTLERS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, settle_often, &s), 0);
+	for (u32 i = 0; i < SETTLERS; i++)
+		pthread_join(thread[i], NULL);
+	pthread_barrier_destroy(&s.together);
+	prefault_free(s.p);
+	munmap(s.at, 4 * MiB);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -279,6 +321,7 @@ int main(void)
 		cmocka_unit_test(settled_is_settled),
 		cmocka_unit_test(nobody_asks),
 		cmocka_unit_test(mappings_may_go),
+		cmocka_unit_test(several_may_wait),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
