@@ -34,7 +34,7 @@ static void on_time(void *opaque)
 void relay_start(struct vm *vm)
 {
 	timer_init(&vm->relay_timer, vm->loop, on_time, vm);
-	if (vm->relay)
+	if (vm->relay && !vm->debugger)
 		timer_arm(&vm->relay_timer, host_now_ns() + TURN_NS);
 }
 

@@ -10,19 +10,40 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CPUID_1_ECX_VMX (1u << 5)
 #define CPUID_80000001_ECX_SVM (1u << 2)
 
-static bool cpu_has_virtualization(void)
+static bool has_vmx(void)
 {
 	u32 a, b, c, d;
 
-	if (__get_cpuid(1, &a, &b, &c, &d) && (c & CPUID_1_ECX_VMX))
-		return true;
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & CPUID_1_ECX_VMX);
+}
+
+static bool has_svm(void)
+{
+	u32 a, b, c, d;
+
 	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & CPUID_80000001_ECX_SVM);
+}
+
+/* Not everybody's: the group of the file may open it. */
+static int not_permitted(struct err *e)
+{
+	struct stat st;
+	const struct group *g = stat("/dev/kvm", &st) == 0 && (st.st_mode & S_IRGRP) && (st.st_mode & S_IWGRP) ? getgrgid(st.st_gid) : NULL;
+
+	if (g && st.st_gid != 0)
+		return err_set(e, EACCES,
+			       "/dev/kvm cannot be opened: permission denied; join its group: sudo usermod -aG %s $USER, and log in again",
+			       g->gr_name);
+	return err_set(e, EACCES,
+		       "/dev/kvm cannot be opened: permission denied; give yourself access: sudo setfacl -m u:$USER:rw /dev/kvm");
 }
 
 static int open_device(struct err *e)
@@ -31,10 +52,13 @@ static int open_device(struct err *e)
 
 	if (fd >= 0)
 		return fd;
-	if (errno == EACCES)
-		return err_set(e, EACCES, "/dev/kvm cannot be opened: permission denied; join the group kvm");
-	if (errno == ENOENT)
-		return err_set(e, ENOENT, "there is no /dev/kvm; load the kernel module kvm_intel or kvm_amd");
+	if (errno == EACCES || errno == EPERM)
+		return not_permitted(e);
+	if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
+		return err_set(e, ENOENT,
+			       "there is no KVM in the host's kernel; load it: sudo modprobe %s; if that fails, virtualization is off in "
+			       "the firmware",
+			       has_vmx() ? "kvm_intel" : "kvm_amd");
 	return err_sys(e, errno, "/dev/kvm cannot be opened");
 }
 
@@ -64,7 +88,7 @@ static int probe(struct err *e)
 {
 	int fd, r;
 
-	if (!cpu_has_virtualization())
+	if (!has_vmx() && !has_svm())
 		return err_set(e, ENODEV, "this CPU shows neither vmx nor svm");
 	fd = open_device(e);
 	if (fd < 0)
