@@ -53,6 +53,7 @@ def main():
         import test_cpu  # noqa: F401
         import test_disk  # noqa: F401
         import test_gdb  # noqa: F401
+        import test_handover  # noqa: F401
         import test_life  # noqa: F401
         import test_memory  # noqa: F401
         import test_net  # noqa: F401
