@@ -494,6 +494,28 @@ static void test_a_page_fault_brings_its_address(void **state)
 	assert_int_equal(v->cpu.cr2, 0x7fff12345678);
 }
 
+/* Put and get share their tables, whose mistakes cancel out: the kernel is asked itself. */
+static void test_registers_are_where_they_belong(void **state)
+{
+	struct kvm_regs r;
+	struct kvm_sregs s;
+
+	seed = 6;
+	random_real(&v->cpu);
+	must(kvm_put_state(v, &e));
+	assert_int_equal(kvm_call(v->fd, KVM_GET_REGS, &r), 0);
+	assert_int_equal(kvm_call(v->fd, KVM_GET_SREGS, &s), 0);
+	const u64 gprs[16] = {r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15};
+	const u16 selectors[SEG_COUNT] = {s.es.selector, s.cs.selector, s.ss.selector, s.ds.selector, s.fs.selector, s.gs.selector};
+
+	assert_memory_equal(gprs, v->cpu.gpr, sizeof(gprs));
+	for (u32 i = 0; i < SEG_COUNT; i++)
+		assert_int_equal(selectors[i], v->cpu.seg[i].sel);
+	assert_int_equal(s.tr.selector, v->cpu.tr.sel);
+	assert_int_equal(s.gdt.base, v->cpu.gdt.base);
+	assert_int_equal(s.idt.limit, v->cpu.idt.limit);
+}
+
 static void test_time_stamp_counter(void **state)
 {
 	static const u64 offsets[] = {0, 1, 12345678901234, (u64)-5000000000};
@@ -551,6 +573,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_from_any_mode_to_any, start, stop),
 		cmocka_unit_test_setup_teardown(test_pending_exceptions, start, stop),
 		cmocka_unit_test_setup_teardown(test_a_page_fault_brings_its_address, start, stop),
+		cmocka_unit_test_setup_teardown(test_registers_are_where_they_belong, start, stop),
 		cmocka_unit_test_setup_teardown(test_time_stamp_counter, start, stop),
 		cmocka_unit_test_setup_teardown(test_what_is_stale_is_fetched_once, start, stop),
 		cmocka_unit_test_setup_teardown(test_refusals_name_what_was_refused, start, stop),

@@ -171,8 +171,7 @@ bool kvm_exit(struct kvm_vcpu *v, enum exit_kind *kind, struct err *e)
 	case KVM_EXIT_UNKNOWN: /* a signal came before anything was tried */
 		return true;
 	case KVM_EXIT_DEBUG:
-		*kind = EXIT_DEBUG;
-		return !kvm_exit_debug(v);
+		return kvm_exit_debug(v, kind, e);
 	case KVM_EXIT_SHUTDOWN:
 		*kind = EXIT_SHUTDOWN;
 		return false;

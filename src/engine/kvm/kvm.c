@@ -139,10 +139,11 @@ static int configure(struct kvm_vm *vm, struct err *e)
 }
 
 /* Older kernels have no larger image than struct kvm_xsave. */
-static void learn_sizes(struct kvm_vm *vm)
+static void learn(struct kvm_vm *vm)
 {
 	int run = kvm_call(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, NULL), xsave = kvm_call(vm->fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_XSAVE2);
 
+	vm->debug_registers = kvm_debug_registers_hold(vm->kvm);
 	vm->run_size = run > 0 ? (u32)run : 0;
 	vm->xsave_size = xsave > (int)sizeof(struct kvm_xsave) ? (u32)xsave : (u32)sizeof(struct kvm_xsave);
 }
@@ -169,7 +170,7 @@ static int open_vm(struct kvm_vm *vm, struct err *e)
 	vm->fd = kvm_call(vm->kvm, KVM_CREATE_VM, NULL);
 	if (vm->fd < 0)
 		return err_sys(e, -vm->fd, "/dev/kvm cannot create a VM");
-	learn_sizes(vm);
+	learn(vm);
 	return configure(vm, e);
 }
 
@@ -218,6 +219,7 @@ const struct engine_ops engine_kvm = {
 	.vcpu_state = kvm_vcpu_state,
 	.vcpu_sync_in = kvm_vcpu_sync_in,
 	.vcpu_sync_out = kvm_vcpu_sync_out,
+	.vcpu_debug = kvm_vcpu_debug,
 	.ram_written = ram_written,
 	.apic = &kvm_apic,
 };

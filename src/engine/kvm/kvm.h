@@ -22,11 +22,21 @@ struct kvm_vm {
 	int kvm, fd;
 	struct guest_memory *gm;
 	const struct x86_cpuid *cpuid;
-	u32 run_size;	/* of the page that each vCPU shares with the kernel */
-	u32 xsave_size; /* of the kernel's image */
+	u32 run_size;	      /* of the page that each vCPU shares with the kernel */
+	u32 xsave_size;	      /* of the kernel's image */
+	bool debug_registers; /* a debugger's hold while a guest runs */
 	pthread_mutex_t routes_lock;
 	u32 nroutes;
 	struct x86_msi routes[KVM_LEVEL_MESSAGES];
+};
+
+/* How the kernel and the CPU are to find what a debugger has armed. */
+struct kvm_debug_plan {
+	bool steps; /* one instruction at a time */
+	bool looks; /* after each the engine looks for breakpoints and at watched memory, as they do not fit into registers */
+	u32 used;   /* of these registers */
+	u64 address[4], dr7;
+	const struct x86_watchpoint *point[4]; /* NULL: an instruction */
 };
 
 /* Counted on the vCPU's thread. */
@@ -53,6 +63,11 @@ struct kvm_vcpu {
 	bool tsc_told;
 	u32 kicked, nmis; /* atomic */
 	struct engine_debug *debug;
+	struct kvm_debug_plan plan;
+	u32 armed;	  /* KVM_GUESTDBG_*, as told to the kernel */
+	bool guest_steps; /* the guest has set TF itself; the kernel hides it while a debugger steps */
+	u64 *sums;	  /* of what is watched, as it was before the step */
+	u32 nsums;
 	struct kvm_counters count;
 };
 
@@ -99,8 +114,22 @@ int kvm_put_apic(struct kvm_vcpu *v, struct err *e) must_check;
 bool kvm_exit(struct kvm_vcpu *v, enum exit_kind *kind, struct err *e);
 
 /* debug.c */
+void kvm_vcpu_debug(struct engine_vcpu *v, struct engine_debug *d);
 int kvm_put_debug(struct kvm_vcpu *v, struct err *e) must_check;
-bool kvm_exit_debug(struct kvm_vcpu *v);
+bool kvm_debug_due(struct kvm_vcpu *v);					      /* before a run: it stands at a breakpoint */
+bool kvm_exit_debug(struct kvm_vcpu *v, enum exit_kind *kind, struct err *e); /* as kvm_exit */
+
+/* debug_plan.c */
+void kvm_debug_plan(const struct engine_debug *d, bool registers, struct kvm_debug_plan *p);
+bool kvm_debug_registers_hold(int kvm);
+
+/* debug_watch.c: watched memory by its contents. */
+bool kvm_read_linear(struct kvm_vcpu *v, gva_t gva, void *buf, u32 len); /* within a page */
+int kvm_watch_start(struct kvm_vcpu *v);
+bool kvm_watch_changed(struct kvm_vcpu *v, struct x86_watchpoint *which);
+
+/* debug_syscall.c */
+bool kvm_step_syscall(struct kvm_vcpu *v); /* true: there was one, and it is done */
 
 /* vcpu.c */
 int kvm_bring_up_to_date(struct kvm_vcpu *v, struct err *e) must_check; /* what was changed here goes to the kernel */

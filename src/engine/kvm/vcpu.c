@@ -158,6 +158,8 @@ enum exit_kind kvm_vcpu_run(struct engine_vcpu *ev, struct err *e)
 
 	if (kvm_bring_up_to_date(v, e) < 0)
 		return EXIT_ERROR;
+	if (kvm_debug_due(v))
+		return EXIT_DEBUG;
 	for (;;) {
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		if (__atomic_exchange_n(&v->kicked, 0, __ATOMIC_SEQ_CST))
@@ -234,6 +236,7 @@ static void close_vcpu(struct kvm_vcpu *v)
 		munmap(v->run, v->vm->run_size);
 	if (v->fd >= 0)
 		close(v->fd);
+	free(v->sums);
 	free(v);
 }
 
