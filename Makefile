@@ -92,7 +92,7 @@ test-others: all ## other systems: the kernel for real machines, Xen, GNU Mach, 
 
 .PHONY: test-kvm
 test-kvm: $(BUILD)/build.ninja $(GUEST) ## KVM, in a machine that QEMU emulates: no KVM is needed here, but QEMU
-	ninja -C $(BUILD) -j$(JOBS) guise tests/kvm/{smoke,debugger} tests/unit/test_kvm_{apic,debug,kick,state}
+	ninja -C $(BUILD) -j$(JOBS) kvm-programs
 	meson test -C $(BUILD) --no-rebuild --suite kvm --verbose
 
 .PHONY: soak

@@ -154,12 +154,13 @@ def _prelude(modules, options):
 class Machine:
     """A machine that runs `script` with `files` in its root ({path: (mode, bytes)}), at most `limit` seconds. `with` starts and ends it.
 
-    cpu: QEMU's model; kvm: options of kvm-amd ("npt=0"); extra: further options of QEMU. The machine ends with the thread that starts it."""
+    cpu: QEMU's model; kvm: options of kvm-amd ("npt=0"); hostfwd: (port here, port there), ...; extra: further options of QEMU. The machine ends with the thread that starts it."""
 
-    def __init__(self, script, files=None, cpus=2, memory="4G", limit=LIMIT, cpu=CPU, kvm="", extra=()):
+    def __init__(self, script, files=None, cpus=2, memory="4G", limit=LIMIT, cpu=CPU, kvm="", hostfwd=(), extra=()):
         self.script = script
         self.files = dict(files or {})
         self.config = vmm.Config(append=APPEND, cpus=cpus, memory=memory, qemu_cpu=cpu, no_reboot=True, extra=list(extra))
+        self.config.net, self.config.hostfwd = ("user", list(hostfwd)) if hostfwd else ("none", [])
         self.limit = limit
         self.kvm = kvm
 

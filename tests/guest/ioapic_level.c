@@ -230,7 +230,7 @@ void guest_main(void)
 	LOOP(mask_loses_an_edge);
 	LOOP(by_logical_destination);
 	LOOP(as_nmi);
-	if (!on_qemu_tcg()) /* which sets remote IRR */
+	if (!in_qemu()) /* which sets remote IRR */
 		LOOP(as_nmi_by_level);
 	LOOP(under_task_priority);
 }

@@ -232,7 +232,8 @@ void guest_main(void)
 	LOOP(recursive);
 	LOOP(all_levels_in_one);
 	LOOP(store_into_its_own_entry);
-	LOOP(beyond_the_ram);
+	if (!on_kvm()) /* which takes the table's address for that of the data */
+		LOOP(beyond_the_ram);
 	LOOP(first_and_last);
 	LOOP(table_is_the_stack);
 	LOOP(shared_table);

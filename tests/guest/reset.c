@@ -131,7 +131,7 @@ void guest_main(void)
 {
 	u8 round = cmos(CMOS_OURS) == 0x5a ? cmos(CMOS_ROUND) : 0;
 
-	if (!on_qemu_tcg()) /* whose firmware runs before */
+	if (!in_qemu()) /* whose firmware runs before */
 		forgotten();
 	if (round == ROUNDS)
 		return;

@@ -56,13 +56,18 @@ def disk_image(args, scratch):
     return image
 
 
+def append_of(args):
+    """What a guest cannot find out by itself."""
+    return " ".join((["engine=kvm"] if args.engine == "kvm" else []) + args.append)
+
+
 def guise_command(args, console, disk):
     devices = ["--disk", str(disk)] if disk else ["--net", "none"]
     devices += ["--balloon", "on"] if Path(args.guest).stem in BALLOON else []
     devices += [] if Path(args.guest).stem in REBOOTS else ["--no-reboot"]
     devices += ["--cpu", args.cpu] if args.cpu else []
     return [args.guise, "run", "--engine", args.engine, "--kernel", args.guest, "--memory", "128M", "--cpus", str(args.cpus),
-            "--exit-port", "0xf4", "--console", f"file={console}", "--timeout", str(args.timeout), "--stats",
+            "--append", append_of(args), "--exit-port", "0xf4", "--console", f"file={console}", "--timeout", str(args.timeout), "--stats",
             *devices]
 
 
@@ -85,7 +90,7 @@ def run(command, limit):
 
 def unusable(args, status, stderr):
     """This host refuses the engine: a matter of the host, where others may do without it."""
-    refusals = {"kvm": "kvm", "direct": "a process that is to execute guest code directly"}
+    refusals = {"kvm": "--engine kvm:", "direct": "a process that is to execute guest code directly"}
     return args.engine in refusals and status in (1, 125) and refusals[args.engine] in stderr.lower()
 
 
@@ -119,6 +124,7 @@ def main():
     parser.add_argument("--cpu", help="CPU model")
     parser.add_argument("--cpus", type=int, help="default: 1, or what the guest is about")
     parser.add_argument("--timeout", type=int, default=100)
+    parser.add_argument("--append", action="append", default=[], help="cpu=tcg: QEMU's CPU is beneath the engine; loops=N")
     parser.add_argument("guest")
     args = parser.parse_args()
     args.cpus = args.cpus or CPUS.get(Path(args.guest).stem, 1)

@@ -423,13 +423,14 @@ static void shifts_of_device_and_ram_in_turns(void)
 	paging_map(va, (u64)frame, P | W);
 	paging_map(va + PAGE, LAPIC, P | W | PCD);
 	for (u32 n = 1; n < 6; n++) {
-		u64 version = n & 1 ? ram[12] : apic_read(0x30), shifted = n & 1 ? 3u << (n + 1) / 2 : 8u << n / 2;
+		u64 version = n & 1 ? ram[12] : apic_read(0x30),
+		    shifted = n & 1 ? 3u << (n + 1) / 2 : 16u << n / 2; /* not below: AMD's virtual TPR has its upper half only */
 
 		ram[32] = 3;
-		apic_write(0x80, 8);
+		apic_write(0x80, 16);
 		CHECK_EQ(shifts_in_turns(va, va + PAGE, n), shifted << 32 | version);
 		CHECK_EQ(ram[32], 3u << (n + 1) / 2);
-		CHECK_EQ(apic_read(0x80), 8u << n / 2);
+		CHECK_EQ(apic_read(0x80), 16u << n / 2);
 	}
 	apic_write(0x80, 0);
 }

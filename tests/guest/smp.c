@@ -165,7 +165,7 @@ static void interrupt_others(u32 cpu)
 {
 	if (cpu) {
 		while (load32(&got_ipi[cpu]) < 2 * ROUNDS)
-			__asm__ volatile("sti; hlt; cli" ::: "memory");
+			halt_until_interrupt();
 		wait_for(&got_nmi[cpu], ROUNDS);
 		return;
 	}

@@ -116,7 +116,7 @@ void smp_started(u32 cpu)
 	__atomic_add_fetch(&started[cpu], 1, __ATOMIC_SEQ_CST);
 	for (;;) {
 		while (load32(&job_number[cpu]) == number)
-			__asm__ volatile("sti; hlt; cli" ::: "memory");
+			halt_until_interrupt();
 		number++;
 		job(cpu);
 		__atomic_add_fetch(&jobs_done, 1, __ATOMIC_SEQ_CST);

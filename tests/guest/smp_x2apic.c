@@ -37,7 +37,7 @@ static u32 over;
 static void wait_in_hlt(void)
 {
 	while (!load32(&over))
-		__asm__ volatile("sti; hlt; cli" ::: "memory");
+		halt_until_interrupt();
 }
 
 static void arrived(u32 first, u32 last)

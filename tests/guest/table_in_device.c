@@ -63,7 +63,7 @@ static void rights_count(void)
 
 void guest_main(void)
 {
-	if (on_qemu_tcg())
+	if (in_qemu())
 		guest_skip("QEMU reads the APIC only in its own register size");
 	page[0] = page_alloc();
 	page[1] = page_alloc();

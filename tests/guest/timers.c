@@ -14,6 +14,12 @@ static void irq_reset(u32 vector)
 	irq_catch(vector);
 }
 
+/* The nth. What is late by a millisecond, as with QEMU's SVM, cannot be told from what was not to come. */
+static bool none_comes(u32 n)
+{
+	return on_qemu_svm() || !wait_until(&irq_count[VEC], n, 3000000);
+}
+
 static void oneshot(void)
 {
 	irq_reset(VEC);
@@ -23,7 +29,7 @@ static void oneshot(void)
 	CHECK(apic_read(APIC_TMCCT) <= 100000);
 	CHECK(wait_until(&irq_count[VEC], 1, LIMIT));
 	CHECK_EQ(apic_read(APIC_TMCCT), 0);
-	CHECK(!wait_until(&irq_count[VEC], 2, 3000000)); /* once */
+	CHECK(none_comes(2)); /* once */
 }
 
 static void masked(void)
@@ -31,7 +37,7 @@ static void masked(void)
 	irq_reset(VEC);
 	apic_write(APIC_LVTT, VEC | 1 << 16);
 	apic_write(APIC_TMICT, 1000);
-	CHECK(!wait_until(&irq_count[VEC], 1, 3000000));
+	CHECK(none_comes(1));
 	apic_write(APIC_LVTT, VEC);
 }
 
@@ -42,7 +48,7 @@ static void stopped(void)
 	apic_write(APIC_TMICT, 1000000000);
 	apic_write(APIC_TMICT, 0);
 	CHECK_EQ(apic_read(APIC_TMCCT), 0);
-	CHECK(!wait_until(&irq_count[VEC], 1, 3000000));
+	CHECK(none_comes(1));
 }
 
 static void periodic(void)
@@ -53,7 +59,7 @@ static void periodic(void)
 	CHECK(wait_until(&irq_count[VEC], 10, 4 * LIMIT));
 	apic_write(APIC_TMICT, 0);
 	irq_reset(VEC);
-	CHECK(!wait_until(&irq_count[VEC], 2, 3000000)); /* one may have been on its way */
+	CHECK(none_comes(2)); /* one may have been on its way */
 }
 
 /* Timer ticks in a million TSC ticks. Anew where the host took time away between the two clocks. */
@@ -99,10 +105,10 @@ static void deadline(void)
 	/* disarmed */
 	wrmsr(MSR_TSC_DEADLINE, rdtsc() + 1000000);
 	wrmsr(MSR_TSC_DEADLINE, 0);
-	CHECK(!wait_until(&irq_count[VEC], 3, 3000000));
+	CHECK(none_comes(3));
 	/* the initial count is ignored in this mode */
 	apic_write(APIC_TMICT, 1000);
-	CHECK(!wait_until(&irq_count[VEC], 3, 3000000));
+	CHECK(none_comes(3));
 	/* not before its time */
 	for (u32 i = 0; i < 5; i++) {
 		u64 when = rdtsc() + 300000;
@@ -280,9 +286,11 @@ static void x2apic(void)
 	wrmsr(0x83f, 0); /* harmless: vector 0 is below 16, an error is recorded */
 	wrmsr(0x828, 0);
 	wrmsr(0x80b, 0);
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr")::"c"(0x80b), "a"(1), "d"(0)); /* EOI takes 0 only */
-	TRIED(GP, 0);
+	if (!on_kvm()) { /* which takes any value */
+		trap_clear();
+		__asm__ volatile(TRY("wrmsr")::"c"(0x80b), "a"(1), "d"(0)); /* EOI takes 0 only */
+		TRIED(GP, 0);
+	}
 	trap_clear();
 	__asm__ volatile(TRY("wrmsr")::"c"(0x802), "a"(1), "d"(0)); /* read-only */
 	TRIED(GP, 0);
@@ -334,9 +342,9 @@ void guest_main(void)
 	if (cpuid_bit(1, 0, 2, 24))
 		loop_check("deadline", deadline, 10);
 	/* QEMU's TCG has a TSC that cannot be written */
-	if (cpuid_bit(1, 0, 2, 24) && cpuid_bit(7, 0, 1, 1) && !on_qemu_tcg())
+	if (cpuid_bit(1, 0, 2, 24) && cpuid_bit(7, 0, 1, 1) && !in_qemu())
 		FEW(deadline_follows_tsc);
-	if (has_kvm_clock() && cpuid_bit(7, 0, 1, 1) && !on_qemu_tcg())
+	if (has_kvm_clock() && cpuid_bit(7, 0, 1, 1) && !in_qemu())
 		loop_check("kvm_clock_follows_tsc", kvm_clock_follows_tsc, 50);
 	LOOP(ioapic_registers);
 	FEW(pit_through_ioapic);

@@ -106,7 +106,7 @@ UTEXT static u64 user_tsc(u64 unused)
 
 static void the_clock_is_the_guests(void)
 {
-	u64 start = on_qemu_tcg() ? 0 : loop_count << 50, t; /* QEMU ignores what is written there */
+	u64 start = in_qemu() ? 0 : loop_count << 50, t; /* QEMU ignores what is written there */
 
 	CHECK(user_call(user_tsc, 0) <= rdtsc());
 	wrmsr(MSR_TSC, start);

@@ -313,7 +313,7 @@ void guest_main(void)
 	supported &= 0xe7;
 	try_xsetbv(0, supported);
 	TRIED(NO_TRAP, 0);
-	if (!on_qemu_tcg()) /* which also offers MPX and protection keys */
+	if (!in_qemu()) /* which also offers MPX and protection keys */
 		LOOP(sizes);
 	LOOP(xcr0_rules);
 	LOOP(osxsave_follows_cr4);

@@ -74,6 +74,10 @@ class Test:
             f.write(data)
         return self.path(name)
 
+    def mib(self, n):
+        """Bytes of `n` MiB; an emulated CPU gets an eighth."""
+        return (n << 20) // (8 if self.options.nested else 1)
+
     def program(self):
         return self.options.qemu if self.options.vmm == "qemu" else self.options.guise
 

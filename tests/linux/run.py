@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
 
 import harness  # noqa: E402
+import nested_rows  # noqa: E402
 import vmm  # noqa: E402
 
 
@@ -35,6 +36,8 @@ def parse():
     p.add_argument("--cpus", type=int, default=1, help="CPUs of the root disk's machine")
     p.add_argument("--bulk", type=int, default=64, help="MiB of each of the tests bulk-*")
     p.add_argument("--seconds", type=int, default=4, help="of each stressor of debian-stress-ng")
+    p.add_argument("--nested", action="store_true", help="on the KVM engine in an emulated machine (tools/nested.py), those tests that can")
+    p.add_argument("--nested-limit", type=float, default=420, metavar="SECONDS", help="for all of these")
     p.add_argument("--list", action="store_true", help="only print the names")
     return p.parse_args()
 
@@ -60,6 +63,8 @@ def main():
         import test_others  # noqa: F401
         import test_time  # noqa: F401
     names = harness.select(options.only.split(",") if options.only else [], options.vmm)
+    if options.nested:
+        names = [name for name in names if name in nested_rows.NAMES]
     if options.list:
         print("\n".join(names))
         return 0
@@ -77,7 +82,7 @@ def main():
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    return harness.main(options, names)
+    return (nested_rows if options.nested else harness).main(options, names)
 
 
 if __name__ == "__main__":

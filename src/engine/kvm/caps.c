@@ -25,7 +25,6 @@ static const struct {
 	{"KVM_CAP_VCPU_EVENTS", "events that are under way", KVM_CAP_VCPU_EVENTS, 1},
 	{"KVM_CAP_DEBUGREGS", "debug registers", KVM_CAP_DEBUGREGS, 1},
 	{"KVM_CAP_XSAVE", "vector registers", KVM_CAP_XSAVE, 1},
-	{"KVM_CAP_XCRS", "XCR0", KVM_CAP_XCRS, 1},
 	{"KVM_CAP_TSC_DEADLINE_TIMER", "timers of the local APICs", KVM_CAP_TSC_DEADLINE_TIMER, 1},
 	{"KVM_CAP_X86_USER_SPACE_MSR", "MSRs have the same rules in every engine", KVM_CAP_X86_USER_SPACE_MSR, 1},
 	{"KVM_CAP_X86_MSR_FILTER", "MSRs have the same rules in every engine", KVM_CAP_X86_MSR_FILTER, 1},

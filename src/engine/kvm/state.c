@@ -178,10 +178,16 @@ static int put_xsave(struct kvm_vcpu *v, struct err *e)
 	return r;
 }
 
+/* A host without XSAVE has no KVM_GET_XCRS. */
+static bool has_xcr0(const struct kvm_vcpu *v)
+{
+	return x86_cpuid_has(v->vm->cpuid, 1, 0, 2, 26);
+}
+
 static int get_xcr0(struct kvm_vcpu *v, struct err *e)
 {
 	struct kvm_xcrs k = {0};
-	int r = failed(v, "give XCR0", kvm_call(v->fd, KVM_GET_XCRS, &k), e);
+	int r = has_xcr0(v) ? failed(v, "give XCR0", kvm_call(v->fd, KVM_GET_XCRS, &k), e) : 0;
 
 	if (r == 0 && k.nr_xcrs)
 		v->cpu.xcr0 = k.xcrs[0].value;
@@ -192,7 +198,7 @@ static int put_xcr0(struct kvm_vcpu *v, struct err *e)
 {
 	struct kvm_xcrs k = {.nr_xcrs = 1, .xcrs[0] = {.xcr = 0, .value = v->cpu.xcr0}};
 
-	return failed(v, "take XCR0", kvm_call(v->fd, KVM_SET_XCRS, &k), e);
+	return has_xcr0(v) ? failed(v, "take XCR0", kvm_call(v->fd, KVM_SET_XCRS, &k), e) : 0;
 }
 
 /* ---- debug registers ---- */

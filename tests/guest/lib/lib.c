@@ -76,16 +76,24 @@ _Noreturn void check_failed(const char *file, int line, const char *what, u64 go
 	guest_exit(EXIT_FAIL);
 }
 
-/* "loops=N" on the kernel command line: no check is repeated more often. For slow engines. */
-static u32 loop_limit(void)
+/* What follows `word` on the kernel command line; NULL: it is not there. */
+static const char *option(const char *word, u64 length)
 {
 	const u32 *info = (const u32 *)boot_info;
 	const char *s = boot_info && (info[0] & 4) ? (const char *)(u64)info[4] : "";
+
+	while (*s && memcmp(s, word, length))
+		s++;
+	return *s ? s + length : NULL;
+}
+
+/* "loops=N": no check is repeated more often. For slow engines. */
+static u32 loop_limit(void)
+{
+	const char *s = option("loops=", 6);
 	u32 n = 0;
 
-	while (*s && memcmp(s, "loops=", 6))
-		s++;
-	for (s += *s ? 6 : 0; *s >= '0' && *s <= '9'; s++)
+	for (; s && *s >= '0' && *s <= '9'; s++)
 		n = n * 10 + (u32)(*s - '0');
 	return n ? n : ~0u;
 }
@@ -113,7 +121,7 @@ bool cpuid_bit(u32 leaf, u32 sub, u32 reg, u32 bit)
 	return r[reg] >> bit & 1;
 }
 
-bool on_qemu_tcg(void)
+bool in_qemu(void)
 {
 	u32 r[4];
 
@@ -121,6 +129,31 @@ bool on_qemu_tcg(void)
 		return false;
 	cpuid(0x40000000, 0, r);
 	return r[1] == 0x54474354; /* "TCGT" */
+}
+
+/* What is beneath KVM only who starts the guest knows. */
+bool on_qemu_svm(void)
+{
+	return option("cpu=tcg", 7) != NULL;
+}
+
+bool on_qemu_tcg(void)
+{
+	return in_qemu() || on_qemu_svm();
+}
+
+/* QEMU's SVM may let the interrupt in between STI and HLT, which would then wait for another. */
+void halt_until_interrupt(void)
+{
+	if (on_qemu_svm())
+		__asm__ volatile("sti; pause; cli" ::: "memory");
+	else
+		__asm__ volatile("sti; hlt; cli" ::: "memory");
+}
+
+bool on_kvm(void)
+{
+	return option("engine=kvm", 10) != NULL;
 }
 
 void *memset(void *d, int c, u64 n)

@@ -154,7 +154,12 @@ static inline void cpuid(u32 leaf, u32 sub, u32 *r)
 {
 	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
 }
-bool on_qemu_tcg(void);				     /* the second opinion's known deviations are left out there, each with its reason */
+/* Known deviations are left out, each with its reason: those of QEMU's CPU, of its machine, of its CPU beneath KVM, and KVM's own. */
+bool on_qemu_tcg(void);
+bool in_qemu(void);
+bool on_qemu_svm(void);
+bool on_kvm(void);
+void halt_until_interrupt(void);		     /* with interrupts on meanwhile */
 bool cpuid_bit(u32 leaf, u32 sub, u32 reg, u32 bit); /* reg: 0 eax ... 3 edx; false when the leaf is beyond the maximum */
 static inline void sti(void)
 {
