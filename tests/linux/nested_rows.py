@@ -30,8 +30,6 @@ NAMES = {
     "life-panic-no-reboot",
     "life-reboot",
     "net-dhcp",
-    "net-ping-gateway",
-    "time-clocks-agree",
 }
 
 
