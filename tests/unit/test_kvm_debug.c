@@ -63,6 +63,13 @@ static void test_a_step_leaves_breakpoints_out(void **state)
 
 	assert_true(p.steps && !p.looks);
 	assert_int_equal(p.used, 0);
+	p = plan_of(&(struct engine_debug){
+		.step = true,
+		.breaks = at,
+		.nbreaks = 5,
+		.watch = {.n = 1, .point = &(const struct x86_watchpoint){.gva = 0x2000, .len = 8, .writes = true}}});
+	assert_true(p.steps && !p.looks);
+	assert_int_equal(p.used, 1);
 }
 
 #define WATCHED(...)                                                                                                                       \

@@ -54,19 +54,15 @@ int kvm_watch_start(struct kvm_vcpu *v)
 	return 0;
 }
 
+/* The run ends with the first, and the next begins with new sums. */
 bool kvm_watch_changed(struct kvm_vcpu *v, struct x86_watchpoint *which)
 {
 	const struct x86_watch *w = &v->debug->watch;
-	bool found = false;
 
-	for (u32 i = 0; i < v->nsums; i++) {
-		u64 sum = checksum(v, &w->point[i]);
-
-		if (sum != v->sums[i] && w->point[i].writes && !found) {
+	for (u32 i = 0; i < v->nsums; i++)
+		if (w->point[i].writes && checksum(v, &w->point[i]) != v->sums[i]) {
 			*which = w->point[i];
-			found = true;
+			return true;
 		}
-		v->sums[i] = sum;
-	}
-	return found;
+	return false;
 }
