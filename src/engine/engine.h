@@ -71,7 +71,8 @@ typedef void (*engine_memory_fn)(void *opaque, const char *owner, const void *at
 
 /* Of an engine that has the local APICs itself. Its vCPUs wait for interrupts and for start-up IPIs inside of run, which never returns EXIT_HALTED. */
 struct engine_apic_ops {
-	/* put: what was said by sync_in takes effect with it, and messages reach this APIC from now on. vCPU's thread, or any while it is not running. */
+	/* put: what was said by sync_in takes effect now, and with `a` messages reach the APIC that it tells; NULL: they go on reaching the one that is there.
+	 * vCPU's thread, or any while it is not running. */
 	int (*get)(struct engine_vcpu *v, struct x86_apic *out, struct err *e);
 	int (*put)(struct engine_vcpu *v, const struct x86_apic *a, struct err *e);
 

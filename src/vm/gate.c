@@ -40,10 +40,13 @@ void gate_close(struct vm *vm)
 	pthread_mutex_unlock(&g->lock);
 }
 
+/* No vCPU runs before the state of all is where it belongs: one could send another an INIT that is then forgotten. */
 void gate_open(struct vm *vm)
 {
 	struct gate *g = &vm->gate;
 
+	if (vm->ops->apic)
+		gate_errand(vm, vcpu_settle);
 	pthread_mutex_lock(&g->lock);
 	__atomic_store_n(&g->closed, 0, __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&g->go);

@@ -179,6 +179,7 @@ void vcpu_post(struct vcpu *v, u32 events); /* any thread */
 void vcpu_post_init(struct vcpu *v);
 void vcpu_nmi(struct vcpu *v);
 void vcpu_irq_hint(struct vcpu *v);    /* its local APIC may have something */
+void vcpu_settle(struct vcpu *v);      /* its thread, parked: an engine that has the local APICs gets what was changed from outside */
 bool vcpu_stood_still(struct vcpu *v); /* vCPU thread, before it takes an interrupt. True: not now, leave the engine first */
 
 /* vcpu_machine.c: the callbacks that an engine gets */

@@ -212,7 +212,6 @@ static void handle_events(struct vcpu *v)
 {
 	u32 events = __atomic_exchange_n(&v->events, 0, __ATOMIC_SEQ_CST);
 	struct x86_cpu *c = v->state;
-	struct err e = {0};
 
 	v->hopeless = false;
 	if (events & EV_INIT)
@@ -227,7 +226,21 @@ static void handle_events(struct vcpu *v)
 		start_at_vector(c, __atomic_load_n(&v->sipi_vector, __ATOMIC_RELAXED));
 	if (events & (EV_INIT | EV_SIPI | EV_SYNC))
 		v->vm->ops->vcpu_sync_in(v->engine);
-	if ((events & EV_APIC) && !apic_give(v, &e))
+}
+
+void vcpu_settle(struct vcpu *v)
+{
+	u32 changed = __atomic_fetch_and(&v->events, ~(u32)(EV_SYNC | EV_APIC), __ATOMIC_SEQ_CST) & (EV_SYNC | EV_APIC);
+	struct err e = {0};
+	bool ok = true;
+
+	if (changed)
+		v->vm->ops->vcpu_sync_in(v->engine);
+	if (changed & EV_APIC)
+		ok = apic_give(v, &e);
+	else if (changed)
+		ok = v->vm->ops->apic->put(v->engine, NULL, &e) == 0;
+	if (!ok)
 		on_error(v, &e);
 }
 

@@ -39,7 +39,6 @@ SKIP = {
     "double_faults": "QEMU does not remember that an exception was injected: a fault on the way to its handler is no double fault",
     "io_garbage": "KVM cannot emulate x87 instructions that go to device registers",
     "reset": "QEMU ends as the guest resets",
-    "smp_x2apic": "it hangs before its first line, most of the time, for a reason that is not known yet",
     "table_in_device": "KVM has no descriptor tables in device registers",
     "tasks_events": KVM_SWITCHES,
     "tasks_refused": KVM_SWITCHES,

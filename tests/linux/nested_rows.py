@@ -17,17 +17,10 @@ SKIPPED = 77
 SLOW = 4.0  # the least factor for limits
 
 NAMES = {
-    "boot-cpuinfo-smp",
     "boot-smp-interrupts",
-    "boot-dmesg-devices",
     "boot-clock",
-    "boot-entropy",
-    "boot-pci",
-    "disk-read",
     "disk-write",
     "life-exit-port",
-    "life-input-from-pipe",
-    "life-panic-no-reboot",
     "life-reboot",
     "net-dhcp",
 }

@@ -117,7 +117,6 @@ static void test_none_is_lost(void **state)
 	qsort(took, ROUNDS, sizeof(took[0]), compare);
 	printf("kick to end of run: median %llu us, longest %llu us\n", (unsigned long long)took[ROUNDS / 2] / 1000,
 	       (unsigned long long)took[ROUNDS - 1] / 1000);
-	assert_true(took[ROUNDS / 2] < 5000000);
 }
 
 /* As it sleeps for long. */

@@ -128,8 +128,10 @@ static int put(struct engine_vcpu *ev, const struct x86_apic *a, struct err *e)
 	struct kvm_vcpu *v = kvm_vcpu_of(ev);
 	int r = kvm_vcpu_sync_out(ev, e);
 
-	v->apic = *a;
-	v->apic_dirty = v->dirty = true;
+	if (a) {
+		v->apic = *a;
+		v->apic_dirty = v->dirty = true;
+	}
 	return r == 0 ? kvm_bring_up_to_date(v, e) : r;
 }
 
@@ -152,6 +154,17 @@ int kvm_put_apic(struct kvm_vcpu *v, struct err *e)
 	if (r == 0)
 		r = one_msr(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &v->apic.tsc_deadline);
 	return r < 0 ? err_sys(e, -r, "vCPU %u: KVM does not take its local APIC", v->id) : 0;
+}
+
+/* The kernel has worked out when the deadline is, and does not do it again by itself. */
+int kvm_rearm_deadline(struct kvm_vcpu *v, struct err *e)
+{
+	u64 deadline = 0;
+	int r = one_msr(v, KVM_GET_MSRS, MSR_TSC_DEADLINE, &deadline);
+
+	if (r == 0 && deadline)
+		r = one_msr(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &deadline);
+	return r < 0 ? err_sys(e, -r, "vCPU %u: KVM does not set its timer again", v->id) : 0;
 }
 
 /* ---- messages ---- */

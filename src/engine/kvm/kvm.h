@@ -109,6 +109,7 @@ int kvm_put_tsc(struct kvm_vcpu *v, struct err *e) must_check;
 /* apic.c */
 extern const struct engine_apic_ops kvm_apic;
 int kvm_put_apic(struct kvm_vcpu *v, struct err *e) must_check;
+int kvm_rearm_deadline(struct kvm_vcpu *v, struct err *e) must_check; /* the guest's TSC counts from somewhere else now */
 
 /* exits.c: what a run ended with. Returns whether to run again; otherwise *kind says why not. */
 bool kvm_exit(struct kvm_vcpu *v, enum exit_kind *kind, struct err *e);

@@ -307,7 +307,7 @@ int kvm_put_tsc(struct kvm_vcpu *v, struct err *e)
 		   e);
 	v->tsc_told = r == 0;
 	v->tsc_shift = shift;
-	return r;
+	return r == 0 ? kvm_rearm_deadline(v, e) : r;
 }
 
 /* ---- all of it ---- */
