@@ -93,7 +93,7 @@ test-others: all ## other systems: the kernel for real machines, Xen, GNU Mach, 
 .PHONY: test-kvm
 test-kvm: $(BUILD)/build.ninja $(GUEST) ## KVM, in a machine that QEMU emulates: no KVM is needed here, but QEMU
 	ninja -C $(BUILD) -j$(JOBS) kvm-programs
-	meson test -C $(BUILD) --no-rebuild --suite kvm --verbose
+	meson test -C $(BUILD) --no-rebuild --setup long --suite kvm --suite kvm-long --num-processes 1 --verbose
 
 .PHONY: soak
 soak: all $(GUEST) ## a hundred boots, two at a time (N=100)
