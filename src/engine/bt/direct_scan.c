@@ -5,9 +5,9 @@
  * holds one is executed only with breakpoints on all of them, if there are enough; RDTSC alone is no harm while the guest's clock is the host's.
  *
  * Their bytes also occur inside other instructions, so a find counts only when decoding leads to it: from at least half of sixteen addresses well
- * before it, or from all where the page before is not known. Decoding falls into step within a few instructions wherever it starts. Code that jumps
- * into the middle of its own instructions may escape, or that makes a far jump and goes on as the other kind of code in pages that were searched as
- * this kind; it learns things about the host then, but gains no access.
+ * before it, or from all where the page before is not known, or from where padding ends. Decoding falls into step within a few instructions wherever
+ * it starts. Code that jumps into the middle of its own instructions may escape, or that makes a far jump and goes on as the other kind of code in
+ * pages that were searched as this kind; it learns things about the host then, but gains no access.
  */
 #include "engine/bt/direct.h"
 
@@ -16,6 +16,7 @@
 
 #define LEAD 80
 #define STARTS 16
+#define PADDING 8 /* bytes of zeroes, at least: no instruction has that many but for an immediate operand */
 
 /* Bytes around a page: as much of its neighbours as decoding needs. */
 struct text {
@@ -104,10 +105,24 @@ static u8 walk(const struct text *t, u32 from, u32 to, u8 *known)
 	return end;
 }
 
+/* Behind the padding between two sections an instruction begins for certain, and whatever decoding makes of the padding says nothing. */
+static bool leads_from_padding(const struct text *t, u32 first, u32 at, u8 *known)
+{
+	u32 zeroes = 0, from = 0;
+	for (u32 i = first; i < at; i++) {
+		zeroes = t->byte[i] ? 0 : zeroes + 1;
+		if (zeroes >= PADDING)
+			from = i + 1;
+	}
+	return from && walk(t, from, at, known) == LEADS;
+}
+
 static bool is_instruction(const struct text *t, u32 at)
 {
 	u8 known[LEAD + 1] = {0};
 	u32 first = at - t->start > LEAD ? at - LEAD : t->start, lead = 0, n = 0;
+	if (leads_from_padding(t, first, at, known))
+		return true;
 	for (u32 from = first; n < STARTS && from <= at; from++, n++)
 		lead += walk(t, from, at, known) == LEADS;
 	return n < STARTS || at - t->start < LEAD ? lead == n : lead * 2 >= n;
