@@ -77,6 +77,13 @@ static void service_level(struct ioapic *io, u32 pin)
 	send(io, rte);
 }
 
+void ioapic_tell_level_messages(struct ioapic *io)
+{
+	pthread_mutex_lock(&io->lock);
+	tell_level_messages(io);
+	pthread_mutex_unlock(&io->lock);
+}
+
 void ioapic_set_line(struct ioapic *io, u32 gsi, bool level)
 {
 	u32 bit = 1u << gsi;

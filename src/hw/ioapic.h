@@ -14,3 +14,6 @@ struct ioapic;
 void ioapic_set_line(struct ioapic *io, u32 gsi, bool level);
 void ioapic_eoi(struct ioapic *io, u8 vector);
 bool ioapic_may_send_nmi(struct ioapic *io); /* an unmasked input ends HLT whatever IF says: it sends NMI or INIT */
+
+/* The local APICs are elsewhere now (lapic_set_elsewhere): they are told of the level-triggered messages again. */
+void ioapic_tell_level_messages(struct ioapic *io);

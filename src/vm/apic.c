@@ -5,6 +5,7 @@
  *
  * Threading: messages from any thread; registers on the vCPU's, or on the main thread while it is parked.
  */
+#include "hw/ioapic.h"
 #include "vm/machine.h"
 
 static void msi(void *opaque, u64 address, u32 data)
@@ -26,6 +27,7 @@ void apic_elsewhere(struct vm *vm)
 	const struct lapic_elsewhere there = {.opaque = vm, .msi = msi, .level_messages = level_messages};
 
 	lapic_set_elsewhere(vm->lapic, vm->ops->apic ? &there : NULL);
+	ioapic_tell_level_messages(vm->ioapic);
 }
 
 bool apic_give(struct vcpu *v, struct err *e)

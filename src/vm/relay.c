@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * `--engine relay`: engines take turns, every half second, so that every test of a guest is one of handing over state. bt and kvm where there is KVM, or
- * else bt and translate.
+ * else bt and translate. Not where a debugger may connect, who would be in the way.
  *
  * Threading: main thread.
  */

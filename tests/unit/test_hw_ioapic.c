@@ -169,12 +169,58 @@ static void reset_masks_and_keeps_lines(void **state)
 	assert_int_equal(take(b, 2), 0x51);
 }
 
+struct seen {
+	u32 n, messages;
+	struct x86_msi level, sent;
+};
+
+static void see_level(void *opaque, const struct x86_msi *m, u32 n)
+{
+	struct seen *s = opaque;
+
+	s->n = n;
+	s->level = n ? m[0] : (struct x86_msi){0};
+}
+
+static void see_message(void *opaque, u64 address, u32 data)
+{
+	struct seen *s = opaque;
+
+	s->messages++;
+	s->sent = (struct x86_msi){address, data};
+}
+
+/* Local APICs that are elsewhere get messages, and know which of them are level-triggered, also those of before. */
+static void apics_elsewhere(void **state)
+{
+	struct board *b = *state;
+	struct seen s = {0};
+
+	entry(b, 9, 0x8061, 1);
+	entry(b, 4, 0x0062, 0);
+	lapic_set_elsewhere(b->lapics, &(struct lapic_elsewhere){&s, see_message, see_level});
+	ioapic_tell_level_messages(machine_lookup(b->m, "ioapic"));
+	assert_int_equal(s.n, 1);
+	assert_int_equal(s.level.address, 0xfee01000);
+	assert_int_equal(s.level.data, 0x8061);
+	irq_set(&b->line[9], true);
+	assert_int_equal(s.messages, 1);
+	assert_int_equal(s.sent.data, 0x8061);
+	assert_int_equal(take(b, 1), -1);
+	entry(b, 9, 0x18061, 1); /* masked, but in service still */
+	assert_int_equal(s.n, 1);
+	ioapic_eoi(machine_lookup(b->m, "ioapic"), 0x61);
+	entry(b, 9, 0x18061, 1);
+	assert_int_equal(s.n, 0);
+	lapic_set_elsewhere(b->lapics, NULL);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(registers), T(edges), T(levels), T(eoi_register), T(delivery_modes), T(reset_masks_and_keeps_lines),
+		T(registers), T(edges), T(levels), T(eoi_register), T(delivery_modes), T(reset_masks_and_keeps_lines), T(apics_elsewhere),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,7 +66,7 @@ static void test_what_is_missing_has_a_name(void **state)
 		assert_int_equal(kvm_judge_caps(answer, &k, &e), -ENOTSUP);
 		assert_ptr_equal(strstr(e.msg, "the host's KVM lacks KVM_CAP_"), e.msg);
 		assert_ptr_equal(strstr(e.msg, wanted[i].name), e.msg + strlen("the host's KVM lacks "));
-		assert_non_null(strstr(e.msg, "Linux 5.17 or newer"));
+		assert_non_null(strstr(e.msg, "Linux 6.1 or newer"));
 		assert_null(strstr(e.msg, "), KVM_CAP_")); /* the others are there */
 		k.answer = wanted[i].least;
 		assert_int_equal(kvm_judge_caps(answer, &k, &e), 0);

@@ -5,32 +5,12 @@
  * Threading: messages from any thread; registers as state.
  */
 #include "engine/kvm/kvm.h"
+#include "x86/apic_regs.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Register numbers: the page's offset / 16. SDM vol. 3, table 11-1 */
-enum {
-	REG_ID = 0x02,
-	REG_TPR = 0x08,
-	REG_LDR = 0x0d,
-	REG_DFR = 0x0e,
-	REG_SVR = 0x0f,
-	REG_ISR = 0x10,
-	REG_TMR = 0x18,
-	REG_IRR = 0x20,
-	REG_ESR = 0x28,
-	REG_VERSION = 0x03,
-	REG_ICR = 0x30,
-	REG_ICR_HIGH = 0x31,
-	REG_LVT = 0x32,
-	REG_TIMER_INIT = 0x38,
-	REG_TIMER_CURRENT = 0x39,
-	REG_TIMER_DIVIDE = 0x3e
-};
-
-#define BASE_X2APIC (1ull << 10)
 #define MSR_TSC_DEADLINE 0x6e0u
 
 /* Fields that are registers as they are. */
@@ -91,7 +71,7 @@ static int one_msr(struct kvm_vcpu *v, unsigned long request, u32 msr, u64 *valu
 /* An interrupt that was accepted and has not reached its handler is not accepted yet. */
 static int give_back(struct kvm_vcpu *v, struct x86_apic *a)
 {
-	struct kvm_vcpu_events k;
+	struct kvm_vcpu_events k = {0};
 	int r = kvm_call(v->fd, KVM_GET_VCPU_EVENTS, &k);
 	u32 bit = 1u << (k.interrupt.nr % 32), word = k.interrupt.nr / 32;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What this engine needs of the kernel's KVM. All of it is in Linux 5.16 and newer.
+ * What this engine needs of the kernel's KVM. All of it is in Linux 6.1.
  *
  * Threading: any; no state.
  */
@@ -41,7 +41,7 @@ int kvm_judge_caps(int (*answer)(void *opaque, int cap), void *opaque, struct er
 		if (answer(opaque, needed[i].cap) < needed[i].at_least)
 			used += (size_t)snprintf(missing + used, sizeof(missing) - used, "%s%s (%s)", used ? ", " : "", needed[i].name,
 						 needed[i].why);
-	return used ? err_set(e, ENOTSUP, "the host's KVM lacks %s; Linux 5.17 or newer has all", missing) : 0;
+	return used ? err_set(e, ENOTSUP, "the host's KVM lacks %s; Linux 6.1 or newer has all", missing) : 0;
 }
 
 static int ask_kernel(void *opaque, int cap)
