@@ -183,6 +183,26 @@ static void rdtscp_and_rdpid(void)
 	}
 }
 
+/* Code that is written is what runs behind SERIALIZE, as near as it may be. */
+extern u8 serialize_here[];
+static void serialize(void)
+{
+	u32 v;
+
+	__asm__ volatile("movb %b1, serialize_here+1(%%rip)\n.byte 0x0f, 0x01, 0xe8\nserialize_here: mov $0x55, %0"
+			 : "=a"(v)
+			 : "q"((u8)loop_count)
+			 : "memory");
+	CHECK_EQ(v, (u8)loop_count);
+}
+
+static void serialize_is_not_there(void)
+{
+	trap_clear();
+	__asm__ volatile(TRY(".byte 0x0f, 0x01, 0xe8"));
+	TRIED(UD, 0);
+}
+
 static void tsc_can_be_written(void)
 {
 	u64 before = rdtsc(), now;
@@ -263,6 +283,10 @@ void guest_main(void)
 	LOOP(rdpmc_in_ring3);
 	if (cpuid_bit(0x80000001, 0, 3, 27))
 		LOOP(rdtscp_and_rdpid);
+	if (cpuid_bit(7, 0, 3, 14))
+		LOOP(serialize);
+	else
+		LOOP(serialize_is_not_there);
 	if (!on_qemu_tcg()) /* whose TSC cannot be set */
 		LOOP(tsc_can_be_written);
 	loop_check("cpuid_basics", cpuid_basics, 100);

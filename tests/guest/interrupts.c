@@ -67,6 +67,21 @@ static void sti_shadow(void)
 	CHECK_EQ(norder, 1);
 }
 
+/* As functions end that enable interrupts: with one waiting, and without. */
+extern const u8 sti_ret_back[];
+static void sti_ret(void)
+{
+	for (u32 i = 0; i < 4; i++) {
+		start();
+		if (i & 1)
+			send_self(LOW);
+		__asm__ volatile("call 2f\nsti_ret_back: nop; cli; jmp 3f\n2: sti; ret\n3:" ::: "memory");
+		CHECK_EQ(norder, i & 1);
+		if (norder)
+			CHECK_EQ(int_rip, (u64)sti_ret_back); /* RET has run */
+	}
+}
+
 static void popf_has_no_shadow(void)
 {
 	start();
@@ -252,8 +267,10 @@ void guest_main(void)
 {
 	apic_enable();
 	LOOP(if_holds_back);
-	if (!on_qemu_svm()) /* which forgets the shadow at an exit */
+	if (!on_qemu_svm()) { /* which forgets the shadow at an exit */
 		LOOP(sti_shadow);
+		LOOP(sti_ret);
+	}
 	LOOP(popf_has_no_shadow);
 	LOOP(higher_first);
 	LOOP(task_priority);

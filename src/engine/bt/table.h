@@ -31,6 +31,7 @@ enum bt_kind {
 	K_STI,
 	K_CLAC,
 	K_STAC,
+	K_FENCE, /* all stores before it are seen, the translator has seen to code that they change */
 	K_LIGHT, /* a system instruction that leaves vector state alone: C, without saving that state; arg = enum bt_light_op */
 	K_STRING,
 	K_MOV_SEG, /* MOV with a segment or control register: looked at more closely */

@@ -288,6 +288,7 @@ void tr_insn_cli(struct tr *t, u32 arg);
 void tr_insn_sti(struct tr *t, u32 arg);
 void tr_insn_clac(struct tr *t, u32 arg);
 void tr_insn_stac(struct tr *t, u32 arg);
+void tr_insn_fence(struct tr *t, u32 arg);
 void tr_insn_light(struct tr *t, u32 op);
 void tr_insn_mov_special(struct tr *t, u32 arg);
 void tr_insn_string(struct tr *t, u32 arg);

@@ -59,6 +59,7 @@ void tr_emit(struct tr *t, struct bt_row row)
 		[K_BT] = tr_insn_bt,	   [K_PUSHF] = tr_insn_pushf,	    [K_CLI] = tr_insn_cli,
 		[K_STI] = tr_insn_sti,	   [K_CLAC] = tr_insn_clac,	    [K_STAC] = tr_insn_stac,
 		[K_LIGHT] = tr_insn_light, [K_STRING] = tr_insn_string,	    [K_MOV_SEG] = tr_insn_mov_special,
+		[K_FENCE] = tr_insn_fence,
 	};
 	emitters[row.kind](t, row.arg);
 }

@@ -65,6 +65,12 @@ void tr_insn_stac(struct tr *t, u32 arg)
 	change_ac(t, true);
 }
 
+void tr_insn_fence(struct tr *t, u32 arg)
+{
+	tr_guard(t, 8);
+	e_bytes(&t->e, 0xf0ae0f, 3); /* MFENCE */
+}
+
 /* ---- time */
 
 static void add_to_rax(struct emit *e, i32 disp)

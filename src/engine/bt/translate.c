@@ -77,11 +77,15 @@ static bool ends_block(const struct tr_insn *i)
 	}
 }
 
-/* Whoever pauses waits for another vCPU, which the host may have to schedule first. */
-static void look_at_pause(const struct bt_vm *vm, struct tr_insn *i)
+/* What depends on the machine. Whoever pauses waits for another vCPU, which the host may have to schedule first; some models do not know SERIALIZE. */
+static void look_at_machine(const struct bt_vcpu *v, struct tr_insn *i)
 {
-	if (i->is->valid && i->is->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && vm->max_vcpus > 1)
+	if (!i->is->valid)
+		return;
+	if (i->is->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && v->vm->max_vcpus > 1)
 		i->row = (struct bt_row){K_LIGHT, LIGHT_PAUSE};
+	if (i->is->in.mnemonic == ZYDIS_MNEMONIC_SERIALIZE && x86_cpuid_has(v->cpu.cpuid, 7, 0, 3, 14))
+		i->row = (struct bt_row){K_FENCE, 0};
 }
 
 static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *bytes, u32 avail)
@@ -90,7 +94,7 @@ static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *byt
 	i->group[USE_OPERAND] = i->group[USE_STACK] = TR_ALONE;
 	i->is = bt_decode(t->v->decoder, bytes, avail);
 	i->row = i->is->row;
-	look_at_pause(t->v->vm, i);
+	look_at_machine(t->v, i);
 }
 
 void tr_copy_source(struct tr_source *s, u32 end)
@@ -150,16 +154,28 @@ static bool is_flow(const struct bt_row *row)
 	       row->kind == K_LOOP;
 }
 
+/* Behind STI and RET, with which functions end that enable interrupts, nothing of this block can look for one: where one waits, the interpreter returns. */
+static void return_in_shadow(struct tr *t, struct bt_row row)
+{
+	tr_forget_delta(t);
+	tr_settle_rsp(t);
+	tr_guard(t, 40);
+	e_load_fs(&t->e, H_RCX, FS(irq_idle));
+	tr_jrcxz(t, EV_INTERP);
+	tr_emit(t, row);
+}
+
 static void translate_insn(struct tr *t)
 {
 	struct bt_row row = t->insn->row;
 	bool shadow = t->poll_after_next;
 	t->poll_after_next = false;
-	if (shadow && (is_flow(&row) || row.kind == K_STI)) {
+	if (shadow && row.kind == K_RET)
+		return_in_shadow(t, row);
+	else if (shadow && (is_flow(&row) || row.kind == K_STI))
 		tr_interp(t, true);
-		return;
-	}
-	tr_emit(t, row);
+	else
+		tr_emit(t, row);
 }
 
 static void add_map(struct tr *t, u32 host, u32 guest, u8 flags)
