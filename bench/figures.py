@@ -176,7 +176,7 @@ class Figures:
         order = list(GROUPS)
         for name in sorted(self.samples, key=lambda n: order.index(row_of(n).group)):
             row = row_of(name)
-            native, guise, qemu = (self.median(name, r) for r in ("native", "guise", "qemu"))
+            native, guise, kvm, qemu = (self.median(name, r) for r in ("native", "guise", "kvm", "qemu"))
             group = GROUPS[row.group]
             yield {
                 "name": name,
@@ -184,8 +184,10 @@ class Figures:
                 "group": row.group,
                 "native_ns": native,
                 "guise_ns": guise,
+                "kvm_ns": kvm,
                 "qemu_ns": qemu,
                 "guise_x_native": ratio(guise, native),
+                "kvm_x_native": ratio(kvm, native),
                 "qemu_x_native": ratio(qemu, native),
                 "over_qemu": ratio(qemu, guise),
                 "x_native_gate": group.native and group.native[0],
@@ -243,17 +245,36 @@ def times(value):
     return "-" if value is None else f"{value:.2f}"
 
 
-def table(rows):
+def _columns(rows, nested):
+    """Title, width and text of each; those of KVM where it was measured."""
+
+    def figure(who):
+        return lambda r: human(r[who + "_ns"], row_of(r["name"]))
+
+    def factor(key):
+        return lambda r: times(r[key])
+
+    kvm = "nested KVM" if nested else "KVM"
+    yield "native", 13, figure("native")
+    yield "Guise", 13, figure("guise")
+    if any(r["kvm_ns"] for r in rows):
+        yield kvm, 13, figure("kvm")
+    yield "QEMU TCG", 13, figure("qemu")
+    yield "x native", 8, factor("guise_x_native")
+    if any(r["kvm_ns"] for r in rows):
+        yield f"{kvm} x", 12, factor("kvm_x_native")
+    yield "QEMU x", 8, factor("qemu_x_native")
+    yield "over QEMU", 9, factor("over_qemu")
+
+
+def table(rows, nested=False):
+    """`nested`: this host is a virtual machine itself, so what KVM does here a KVM below it helps with."""
     width = max([len(r["title"]) for r in rows] + [30])
-    yield f"| {'work':{width}} | {'native':>13} | {'Guise':>13} | {'QEMU TCG':>13} | {'x native':>8} | {'QEMU x':>8} | {'over QEMU':>9} |"
-    yield f"|{'-' * (width + 2)}|{'-' * 14}:|{'-' * 14}:|{'-' * 14}:|{'-' * 9}:|{'-' * 9}:|{'-' * 10}:|"
+    columns = list(_columns(rows, nested))
+    yield f"| {'work':{width}} | " + " | ".join(f"{title:>{w}}" for title, w, _ in columns) + " |"
+    yield f"|{'-' * (width + 2)}|" + "".join(f"{'-' * (w + 1)}:|" for _, w, _ in columns)
     for r in rows:
-        row = row_of(r["name"])
-        native, guise, qemu = (human(r[who + "_ns"], row) for who in ("native", "guise", "qemu"))
-        yield (
-            f"| {r['title']:{width}} | {native:>13} | {guise:>13} | {qemu:>13} "
-            f"| {times(r['guise_x_native']):>8} | {times(r['qemu_x_native']):>8} | {times(r['over_qemu']):>9} |"
-        )
+        yield f"| {r['title']:{width}} | " + " | ".join(f"{text(r):>{w}}" for _, w, text in columns) + " |"
 
 
 def group_table(found):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Native, Guise and QEMU TCG in one run: the same programs, kernel and initramfs, medians of interleaved rounds.
+"""Native, Guise, Guise on KVM where there is one, and QEMU TCG in one run: the same programs, kernel and initramfs, medians of interleaved rounds.
 
 Parts: boot; programs (bench/programs, natively as they are, in a machine with this host's C library, from an initramfs appended to the default
 guest's); growth and timer (in bench/programs, too: where speed falls off when code, data or processes become many; how late a program wakes up);
@@ -27,6 +27,7 @@ import figures  # noqa: E402
 import runners  # noqa: E402
 import vmm  # noqa: E402
 
+RUNNERS = ("native", "guise", "kvm", "qemu")
 PARTS = ("boot", "programs", "growth", "timer", "disk", "net", "rootdisk")
 LONG_PARTS = ("growth", "rootdisk")
 QUICK_BOOTS = 3
@@ -38,7 +39,8 @@ def say(text):
 
 def describe_host(options):
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-        model = re.search(r"^model name\s*: (.*)$", f.read(), re.M)
+        cpuinfo = f.read()
+    model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)
     with open("/proc/meminfo", encoding="ascii") as f:
         memory = int(re.search(r"^MemTotal: +(\d+)", f.read())[1]) / 2**20
 
@@ -56,6 +58,7 @@ def describe_host(options):
     return {
         "cpu": model[1] if model else "unknown",
         "cpus": os.cpu_count(),
+        "virtual": re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.M) is not None,
         "memory_gib": round(memory, 1),
         "kernel": os.uname().release,
         "io_uring": runners.host_has_io_uring(),
@@ -86,7 +89,7 @@ def arguments():
     p.add_argument("--guise", default=os.path.join(ROOT, "build", "guise"))
     p.add_argument("--qemu", default=shutil.which("qemu-system-x86_64") or "qemu-system-x86_64")
     p.add_argument("--engine", help="engine of guise run")
-    p.add_argument("--runners", type=names_of(("native", "guise", "qemu")), default="native,guise,qemu", help="which to run (all: %(default)s)")
+    p.add_argument("--runners", type=names_of(RUNNERS), default=",".join(RUNNERS), help="which to run (all: %(default)s; kvm: Guise on it, where there is one)")
     p.add_argument("--parts", type=names_of(PARTS), help=f"what to measure (all: {','.join(PARTS)}; all but {' and '.join(LONG_PARTS)} with --quick)")
     p.add_argument("--rounds", type=int, help="rounds, of which medians are taken (5; 1 with --quick)")
     p.add_argument("--percent", type=int, help="amount of work (100; 20 with --quick)")
@@ -110,6 +113,14 @@ def find_rootdisk(options):
     return None
 
 
+def leave_kvm_out(options):
+    """Where there is none, after saying so."""
+    why_not = "kvm" in options.runners and runners.why_no_kvm(options.guise)
+    if why_not:
+        say(f"no figures of KVM: {why_not}")
+        options.runners = [r for r in options.runners if r != "kvm"]
+
+
 class Bench:
     """The parts; each is a method that does one round of it."""
 
@@ -117,8 +128,9 @@ class Bench:
         self.options = options
         self.percent = options.percent
         self.native = "native" in options.runners
-        programs = {"guise": options.guise, "qemu": options.qemu}
-        self.machines = [runners.Runner(which, programs[which], options.engine) for which in ("guise", "qemu") if which in options.runners]
+        self.machines = [
+            runners.Runner(which, options.qemu if which == "qemu" else options.guise, options.engine) for which in RUNNERS[1:] if which in options.runners
+        ]
         self.binaries = runners.compile_programs()
         self.figures = figures.Figures()
         self.image = find_rootdisk(options) if "rootdisk" in options.parts else None
@@ -174,10 +186,12 @@ class Bench:
 
 def main():
     options = arguments()
-    missing = [path for who, path in (("guise", options.guise), ("qemu", options.qemu)) if who in options.runners and not shutil.which(path)]
+    wanted = {options.qemu if who == "qemu" else options.guise for who in options.runners if who != "native"}
+    missing = sorted(path for path in wanted if not shutil.which(path))
     if missing:
         say(f"{' and '.join(missing)}: no such program; make builds Guise, tools/deps.sh bench installs QEMU")
         return 2
+    leave_kvm_out(options)
     host = describe_host(options)
     if host["load"] > 0.5:
         say(f"the load of this host is {host['load']:.1f}: figures will be worse than they should be")
@@ -203,7 +217,7 @@ def main():
     stem = figures.save(options.results, "quick" if options.quick else "full", description, rows, found)
     print(f"{host['cpu']}, {host['cpus']} CPUs, {host['memory_gib']} GiB, Linux {host['kernel']}; guest kernel {host['guest_kernel']}")
     print(f"{host['guise']}; {host['qemu']}; {host['gcc']}; {host['date']}; medians of {options.rounds}\n")
-    print("\n".join(figures.table(rows)) + "\n")
+    print("\n".join(figures.table(rows, host["virtual"])) + "\n")
     print("\n".join(figures.group_table(found)))
     say(f"{os.path.relpath(stem)}.json, {os.path.relpath(stem)}.svg, {os.path.relpath(stem)}-history.svg")
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the benchmark programs: natively, in Guise, in QEMU TCG. Every function returns {part: (nanoseconds per operation, result)}, from a run whose
+"""Runs the benchmark programs: natively, in Guise, in Guise on KVM, in QEMU TCG. Every function returns {part: (nanoseconds per operation, result)}, from a run whose
 clock was checked. Children end with the call that started them, whatever happens."""
 
 import ctypes
@@ -101,20 +101,28 @@ def marked(script):
     return f"echo mark begin $(cut -d' ' -f1 /proc/uptime)\n{script}\necho mark end $(cut -d' ' -f1 /proc/uptime)\n"
 
 
+def why_no_kvm(guise):
+    """None where Guise can use KVM, with hardware behind it."""
+    doctor = subprocess.run([guise, "doctor"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"^engine kvm +(\S+) +(.*)$", doctor, re.M)
+    return None if found and found[1] == "ok" else found[2] if found else "guise doctor does not tell"
+
+
 class Runner:
-    """One of the two machines."""
+    """One of the machines: Guise, Guise on KVM where there is one, QEMU TCG."""
 
     def __init__(self, which, program, engine=None):
         self.which = which
         self.program = program
-        self.engine = engine if which == "guise" else None
+        self.engine = {"guise": engine, "kvm": "kvm"}.get(which)
         self.clock_ratios = []
 
     def _config(self, **more):
         return vmm.Config(cpus=1, engine=self.engine, **{"memory": "1G", "append": "console=ttyS0 quiet", **more})
 
     def _spawn(self, config, limit):
-        return vmm.Process(vmm.ARGV[self.which](self.program, config), time.monotonic() + limit)
+        argv = vmm.qemu_argv if self.which == "qemu" else vmm.guise_argv
+        return vmm.Process(argv(self.program, config), time.monotonic() + limit)
 
     def _run(self, config, limit, what):
         who = f"{self.which} {what}"
