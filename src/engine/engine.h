@@ -121,6 +121,16 @@ struct engine_ops {
 	 * (guest_memory's observer.) */
 	void (*ram_written)(struct engine_vm *vm, gpa_t gpa, u64 len);
 
+	/* A write by a vCPU at `gpa`, of whatever size and value, adds one to the eventfd and is not seen by mmio_write, from now on or no more. What cannot
+	 * be had stays as it is. Any thread. NULL: it would save nothing. */
+	void (*doorbell)(struct engine_vm *vm, gpa_t gpa, int eventfd, bool on);
+
+	/* Which pages of RAM vCPUs write is kept from now on, or no more; who else writes says so (guest_memory.h). NULL: not known. */
+	int (*dirty_log)(struct engine_vm *vm, bool on, struct err *e);
+	/* Sets the bits of those written since the last call, and perhaps of some that were only read; one for each page of RAM, in the order of
+	 * guest_memory's file. vCPUs may run. */
+	int (*dirty_take)(struct engine_vm *vm, u64 *bits, struct err *e);
+
 	/* Counters for --stats: fills up to max items, returns the number. */
 	u32 (*stats)(struct engine_vm *vm, struct engine_stats_item *items, u32 max);
 

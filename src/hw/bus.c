@@ -37,7 +37,9 @@ struct bus {
 	const char *name;
 	u64 size;
 	pthread_mutex_t lock; /* writers */
-	atomic_uint seq;      /* odd while the array changes */
+	void (*tell)(void *opaque, u64 addr, int fd, bool on);
+	void *tell_opaque;
+	atomic_uint seq; /* odd while the array changes */
 	u32 n;
 	struct entry entry[BUS_MAX_REGIONS];
 	struct pin pin[BUS_MAX_REGIONS];
@@ -126,6 +128,22 @@ static u32 pin_get(struct bus *b)
 	return BUS_MAX_REGIONS; /* not reached: as many pins as entries */
 }
 
+static void tell_bells(const struct bus *b, const struct bus_region *r, bool on)
+{
+	for (u32 i = 0; i < r->nbells && b->tell; i++)
+		b->tell(b->tell_opaque, r->base + r->bells[i].off, r->bells[i].fd, on);
+}
+
+void bus_tell_bells(struct bus *b, void (*tell)(void *opaque, u64 addr, int fd, bool on), void *opaque)
+{
+	pthread_mutex_lock(&b->lock);
+	b->tell = tell;
+	b->tell_opaque = opaque;
+	for (u32 i = 0; i < b->n; i++)
+		tell_bells(b, b->entry[i].region, true);
+	pthread_mutex_unlock(&b->lock);
+}
+
 static void insert(struct bus *b, u32 at, struct bus_region *r)
 {
 	struct entry new = {r->base, r->len, r->ops, r->opaque, r, pin_get(b)};
@@ -137,6 +155,7 @@ static void insert(struct bus *b, u32 at, struct bus_region *r)
 	STORE(b->n, b->n + 1);
 	change_end(b);
 	r->mapped = true;
+	tell_bells(b, r, true);
 }
 
 static int region_check(const struct bus *b, const struct bus_region *r, struct err *e)
@@ -213,6 +232,7 @@ void bus_remove(struct bus *b, struct bus_region *r)
 	STORE(b->n, b->n - 1);
 	change_end(b);
 	r->mapped = false;
+	tell_bells(b, r, false);
 	pthread_mutex_unlock(&b->lock);
 
 	/* Without the lock: a running handler may itself add or remove regions. The pin stays taken until nobody holds it. */

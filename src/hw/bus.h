@@ -16,11 +16,19 @@ struct bus_ops {
 	u32 min_size, max_size; /* 1, 2, 4 or 8; 0 means 1 and 4 */
 };
 
+/* A place where a write, whatever its size and value, only says that there is work: an eventfd that says the same. */
+struct bus_bell {
+	u64 off;
+	int fd;
+};
+
 struct bus_region {
 	u64 base, len;
 	const struct bus_ops *ops;
 	void *opaque;
 	const char *name;
+	const struct bus_bell *bells;
+	u32 nbells;
 	bool mapped;
 };
 
@@ -31,6 +39,10 @@ void bus_free(struct bus *b);
 /* The region stays the caller's and must outlive its mapping. -EBUSY when it overlaps another. */
 int bus_add(struct bus *b, struct bus_region *r, struct err *e) must_check;
 void bus_remove(struct bus *b, struct bus_region *r); /* no-op when not mapped */
+
+/* Whoever sees the guest's writes first, and rings the bells without asking the bus: told of each that is mapped, now and from now on, and of its end. Under
+ * the bus's lock. NULL: nobody. */
+void bus_tell_bells(struct bus *b, void (*tell)(void *opaque, u64 addr, int fd, bool on), void *opaque);
 
 u64 bus_read(struct bus *b, u64 addr, u32 size);
 void bus_write(struct bus *b, u64 addr, u32 size, u64 value);

@@ -149,7 +149,8 @@ static int bar_add(struct pci_func *f, u32 i, struct err *e)
 	ret = bar_check(f, i, e);
 	if (ret)
 		return ret;
-	bar->region = (struct bus_region){.len = d->size, .ops = d->ops, .opaque = d->opaque, .name = f->desc.name};
+	bar->region = (struct bus_region){
+		.len = d->size, .ops = d->ops, .opaque = d->opaque, .name = f->desc.name, .bells = d->bells, .nbells = d->nbells};
 	bar->size = d->size;
 	bar->io = d->io;
 	bar->is64 = d->is64;

@@ -27,6 +27,8 @@ struct pci_bar_desc {
 	bool is64, prefetch, io;
 	const struct bus_ops *ops;
 	void *opaque;
+	const struct bus_bell *bells; /* they stay the function's */
+	u32 nbells;
 };
 
 struct pci_func_desc {

@@ -242,6 +242,7 @@ static const struct virtio_ops balloon_ops = {
 	.name = "virtio-balloon",
 	.id = VIRTIO_ID_BALLOON,
 	.pci_class = 0xff,
+	.posts = ~0u,
 	.notify = balloon_notify,
 	.config_written = balloon_config_written,
 	.reset = balloon_reset,

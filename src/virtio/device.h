@@ -19,7 +19,6 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 
-#define VIRTIO_MAX_QUEUES 8
 #define VIRTIO_BIT(n) (1ull << (n))
 
 struct virtio_device;
@@ -28,6 +27,7 @@ struct virtio_ops {
 	const char *name; /* for messages: "virtio-blk" */
 	u16 id;		  /* VIRTIO_ID_* */
 	u8 pci_class, pci_subclass;
+	u32 posts; /* queues, as bits, whose notify may come later, on the event loop */
 	/* The driver has set DRIVER_OK. vd->lock held; may be NULL. */
 	void (*start)(struct virtio_device *vd);
 	/* A doorbell: on the vCPU's thread, no lock held, the device running. Must not block. */

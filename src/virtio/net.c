@@ -262,6 +262,7 @@ static const struct virtio_ops net_ops = {
 	.id = VIRTIO_ID_NET,
 	.pci_class = 0x02, /* Ethernet controller */
 	.pci_subclass = 0x00,
+	.posts = 1 << RX | 1 << TX,
 	.start = net_start,
 	.notify = net_notify,
 	.reset = net_reset,

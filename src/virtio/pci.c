@@ -424,7 +424,7 @@ int virtio_pci_plug(struct virtio_device *vd, struct err *e)
 		.class_code = ops->pci_class,
 		.subclass = ops->pci_subclass,
 		.revision = VIRTIO_REVISION,
-		.bar = {[VIRTIO_BAR] = {.size = BAR_SIZE, .ops = &bar_ops, .opaque = vd}},
+		.bar = {[VIRTIO_BAR] = {.size = BAR_SIZE, .ops = &bar_ops, .opaque = vd, .bells = vd->pci.place}},
 		.intx = true,
 		.msix_vectors = vd->nqueues + 1,
 		.msix_bar = MSIX_BAR,
@@ -436,7 +436,10 @@ int virtio_pci_plug(struct virtio_device *vd, struct err *e)
 
 	pthread_mutex_init(&vd->pci.irq_lock, NULL);
 	vd->pci.config_vector = VQ_NO_VECTOR;
-	r = pci_add(vd->dev.env->pci, &d, &vd->pci.func, e);
+	r = virtio_bells_hang(vd, NOTIFY_OFF, NOTIFY_STEP, e);
+	d.bar[VIRTIO_BAR].nbells = vd->pci.nbells;
+	if (!r)
+		r = pci_add(vd->dev.env->pci, &d, &vd->pci.func, e);
 	if (!r)
 		r = add_caps(vd, e);
 	if (r)
@@ -449,6 +452,7 @@ void virtio_pci_unplug(struct virtio_device *vd)
 	if (vd->pci.func)
 		pci_del(vd->pci.func);
 	vd->pci.func = NULL;
+	virtio_bells_take_down(vd);
 	pthread_mutex_destroy(&vd->pci.irq_lock);
 }
 

@@ -12,11 +12,23 @@
 
 #include <pthread.h>
 
+#define VIRTIO_MAX_QUEUES 8
+
 struct virtio_device;
 struct virtqueue;
 
+/* Doorbells that may ring on the event loop, by an eventfd that an engine takes the guest's write for. */
+struct virtio_bell {
+	struct virtio_device *vd;
+	u16 queue;
+	int fd;
+};
+
 struct virtio_pci {
 	struct pci_func *func;
+	struct virtio_bell bell[VIRTIO_MAX_QUEUES];
+	struct bus_bell place[VIRTIO_MAX_QUEUES]; /* of each in the BAR */
+	u32 nbells;
 	pthread_mutex_t irq_lock; /* isr and the INTx level change together */
 	u8 window_cap;		  /* where the configuration access capability is */
 	/* Saved. */
@@ -27,6 +39,11 @@ struct virtio_pci {
 	u8 window_bar;
 	u32 window_off, window_len;
 };
+
+/* bells.c: main thread */
+int virtio_bells_hang(struct virtio_device *vd, u32 off, u32 step,
+		      struct err *e) must_check; /* the first queue's doorbell is at `off` in the BAR */
+void virtio_bells_take_down(struct virtio_device *vd);
 
 int virtio_pci_plug(struct virtio_device *vd, struct err *e) must_check;
 void virtio_pci_unplug(struct virtio_device *vd);

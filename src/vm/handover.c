@@ -118,6 +118,7 @@ static void use(struct vm *vm, const struct engine_ops *ops, struct engine_vm *e
 static void here_or_elsewhere(struct vm *vm)
 {
 	apic_elsewhere(vm);
+	doorbells_elsewhere(vm);
 	for (u32 i = 0; i < vm->ncpus && !vm->ops->apic; i++)
 		lapic_here(vm->lapic, i);
 }

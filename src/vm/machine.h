@@ -191,6 +191,9 @@ void apic_elsewhere(struct vm *vm);			  /* hw/lapic sends to the engine from now
 bool apic_give(struct vcpu *v, struct err *e) must_check; /* hw/lapic's registers to the engine; false: it cannot */
 bool apic_take(struct vcpu *v, struct err *e) must_check; /* and the way back */
 
+/* doorbells.c */
+void doorbells_elsewhere(struct vm *vm); /* as apic_elsewhere, of memory-mapped doorbells */
+
 /* handover.c. Main thread; the gate is as it was when it returns. On failure the VM goes on with the engine that it has, or ends with the error where
  * that is not possible either. */
 int handover(struct vm *vm, const struct engine_ops *to, struct err *e) must_check;

@@ -131,6 +131,7 @@ static int create_machine(struct vm *vm, const struct vm_config *c, struct err *
 		return r;
 	vcpu_lapic_ops(vm);
 	apic_elsewhere(vm);
+	doorbells_elsewhere(vm);
 	r = debug_create(vm, c->gdb, c->paused, e);
 	return r < 0 ? r : lifecycle_load_kernel(vm, e);
 }

@@ -328,6 +328,67 @@ static void lines_are_ored(void **state)
 	machine_free(m);
 }
 
+struct told {
+	u32 n;
+	struct {
+		u64 addr;
+		int fd;
+		bool on;
+	} call[8];
+};
+
+static void tell(void *opaque, u64 addr, int fd, bool on)
+{
+	struct told *t = opaque;
+
+	assert_true(t->n < ARRAY_SIZE(t->call));
+	t->call[t->n].addr = addr;
+	t->call[t->n].fd = fd;
+	t->call[t->n++].on = on;
+}
+
+static void expect_told(struct told *t, u32 i, u64 addr, int fd, bool on)
+{
+	assert_true(i < t->n);
+	assert_true(t->call[i].addr == addr);
+	assert_int_equal(t->call[i].fd, fd);
+	assert_int_equal(t->call[i].on, on);
+}
+
+static void bells_are_told(void **state)
+{
+	static const struct bus_bell bells[] = {{0x10, 7}, {0x14, 8}};
+	struct bus *b = make_bus();
+	struct bus_region r = {.base = 0x100, .len = 0x20, .ops = &silent, .name = "bells", .bells = bells, .nbells = 2};
+	struct told t = {0}, later = {0};
+	struct probe *none;
+	struct err e;
+
+	bus_tell_bells(b, tell, &t);
+	none = make_probe(b, 0x300, 0x10, &narrow);
+	assert_int_equal(t.n, 0);
+	assert_int_equal(bus_add(b, &r, &e), 0);
+	assert_int_equal(t.n, 2);
+	expect_told(&t, 0, 0x110, 7, true);
+	expect_told(&t, 1, 0x114, 8, true);
+	bus_remove(b, &r);
+	assert_int_equal(t.n, 4);
+	expect_told(&t, 2, 0x110, 7, false);
+	expect_told(&t, 3, 0x114, 8, false);
+	r.base = 0x200;
+	assert_int_equal(bus_add(b, &r, &e), 0);
+	expect_told(&t, 4, 0x210, 7, true);
+	bus_tell_bells(b, tell, &later); /* of those that are there */
+	assert_int_equal(t.n, 6);
+	assert_int_equal(later.n, 2);
+	expect_told(&later, 1, 0x214, 8, true);
+	bus_tell_bells(b, NULL, NULL);
+	bus_remove(b, &r);
+	assert_int_equal(later.n, 2);
+	bus_free(b);
+	free(none);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +402,7 @@ int main(void)
 		cmocka_unit_test(full_bus_is_an_error),
 		cmocka_unit_test(handler_removes_its_own_region),
 		cmocka_unit_test(removal_waits_for_handlers),
+		cmocka_unit_test(bells_are_told),
 		cmocka_unit_test(lines_are_ored),
 	};
 

@@ -203,6 +203,14 @@ static void ram_written(struct engine_vm *vm, gpa_t gpa, u64 len)
 	(void)len;
 }
 
+/* Without a length: writes of every size. Refused where the kernel's bus is full, or too old for that: then they come as others do. */
+static void doorbell(struct engine_vm *vm, gpa_t gpa, int eventfd, bool on)
+{
+	struct kvm_ioeventfd k = {.addr = gpa, .fd = eventfd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+
+	(void)kvm_call(kvm_vm_of(vm)->fd, KVM_IOEVENTFD, &k);
+}
+
 const struct engine_ops engine_kvm = {
 	.name = "kvm",
 	.summary = "hardware virtualization through /dev/kvm",
@@ -221,5 +229,8 @@ const struct engine_ops engine_kvm = {
 	.vcpu_sync_out = kvm_vcpu_sync_out,
 	.vcpu_debug = kvm_vcpu_debug,
 	.ram_written = ram_written,
+	.doorbell = doorbell,
+	.dirty_log = kvm_dirty_log,
+	.dirty_take = kvm_dirty_take,
 	.apic = &kvm_apic,
 };

@@ -89,6 +89,8 @@ int kvm_judge_caps(int (*answer)(void *opaque, int cap), void *opaque, struct er
 
 /* slots.c */
 int kvm_slots_create(struct kvm_vm *vm, struct err *e) must_check;
+int kvm_dirty_log(struct engine_vm *vm, bool on, struct err *e) must_check;
+int kvm_dirty_take(struct engine_vm *vm, u64 *bits, struct err *e) must_check;
 
 /* cpuid.c */
 int kvm_supported_cpu(int kvm, struct x86_cpuid_host **out, struct err *e) must_check; /* free() */
