@@ -31,14 +31,13 @@ THERE = (vmm.KERNEL, vmm.INITRD)  # from the beginning
 # The machine
 
 
-def machine(port, guise, limit):
+def machine(port, guise, limit, cpu):
     files = {"agent": (0o755, b"#!/bin/sh\n" + AGENT.encode())}
     nested.add(files, guise)
     for path in THERE:
         nested.add(files, path, path)
     script = f"nc -ll -p {AGENT_PORT} -e /agent"
-    # As guests of KVM start there without a warning.
-    return nested.Machine(script, files, limit=limit, cpu=nested.CPU + ",-xsave", hostfwd=[(port, AGENT_PORT)])
+    return nested.Machine(script, files, limit=limit, cpu=cpu, hostfwd=[(port, AGENT_PORT)])
 
 
 # Its agent

@@ -55,6 +55,7 @@ def main():
         import test_completion  # noqa: F401
         import test_cpu  # noqa: F401
         import test_disk  # noqa: F401
+        import test_engines  # noqa: F401
         import test_gdb  # noqa: F401
         import test_handover  # noqa: F401
         import test_life  # noqa: F401
