@@ -15,11 +15,13 @@ Exit status: the script's; 77 this host has no QEMU, 124 the limit ran out, 125 
 """
 
 import argparse
+import contextlib
 import lzma
 import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -37,6 +39,10 @@ BIN = "usr/local/bin"  # /bin and /usr/bin are one directory there, which only t
 CPU = "max,-smap"
 # Linux does not believe that the CPUs' TSCs agree, as CPUID does not say so; here they are the host's. Without it KVM changes offsets by itself.
 APPEND = vmm.DEFAULT_GUEST + " tsc=reliable panic=-1"
+# At an NMI, which is only sent to a machine that stands still, its kernel shows what all CPUs and tasks do, and ends.
+APPEND += " unknown_nmi_panic panic_print=0x41"
+# With a thread for each CPU a machine in twenty stands still as KVM changes its host's code, both CPUs raising software interrupts without end.
+ACCEL = "tcg,thread=single"
 SKIPPED, TIMED_OUT, FAILED = 77, 124, 125
 LIMIT = 120
 
@@ -159,7 +165,7 @@ class Machine:
     def __init__(self, script, files=None, cpus=2, memory="4G", limit=LIMIT, cpu=CPU, kvm="", hostfwd=(), extra=()):
         self.script = script
         self.files = dict(files or {})
-        self.config = vmm.Config(append=APPEND, cpus=cpus, memory=memory, qemu_cpu=cpu, no_reboot=True, extra=list(extra))
+        self.config = vmm.Config(append=APPEND, cpus=cpus, memory=memory, qemu_accel=ACCEL, qemu_cpu=cpu, no_reboot=True, extra=list(extra))
         self.config.net, self.config.hostfwd = ("user", list(hostfwd)) if hostfwd else ("none", [])
         self.limit = limit
         self.kvm = kvm
@@ -173,6 +179,8 @@ class Machine:
             add(self.files, path, "kvm/" + os.path.basename(path))
         self.directory = tempfile.TemporaryDirectory(prefix="guise-nested-")
         vmm.Exec(_prelude(modules, self.kvm) + self.script, self.directory.name, self.files).apply(self.config)
+        self.monitor = os.path.join(self.directory.name, "monitor")
+        self.config.extra += ["-monitor", f"unix:{self.monitor},server=on,wait=off"]
         # Whatever ends this process, SIGKILL as well, ends the machine.
         argv = ["setpriv", "--pdeathsig", "KILL", *vmm.qemu_argv(qemu, self.config)]
         self.process = vmm.Process(argv, time.monotonic() + self.limit)
@@ -186,6 +194,18 @@ class Machine:
         """Seconds until the script began."""
         self.process.expect(re.escape(READY))
         return self.process.seen_at(READY) - self.process.started
+
+    def explain(self):
+        """What the machine's CPUs do, when it stands still: its kernel says so and ends."""
+        done = len(self.process.text)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as s:
+            s.connect(self.monitor)
+            s.sendall(b"nmi\n")
+            for _ in range(50):
+                if self.process.process.poll() is not None:
+                    break
+                time.sleep(0.2)
+        return self.process.text[done:]
 
     def finish(self):
         """The script's status and what it wrote. vmm.VmmError when it did not come so far; self.process.text is the whole console."""
@@ -231,9 +251,10 @@ def _run(options):
         add(files, path, place)
     if options.guest:
         add_default_guest(files)
-    with Machine(options.script, files, options.cpus, options.memory, options.limit, options.cpu, options.kvm, options.qemu) as machine:
+    with Machine(options.script, files, options.cpus, options.memory, options.limit, options.cpu, options.kvm, extra=options.qemu) as machine:
         follow(machine.process, lambda text: print(text, end="", flush=True))
         if machine.process.left() <= 0:
+            print(machine.explain(), end="")
             print(f"tools/nested.py: the limit of {options.limit:g} seconds ran out (--limit)", file=sys.stderr)
             return TIMED_OUT
         try:

@@ -79,7 +79,8 @@ class Config:
         self.no_reboot = False
         self.exit_port = None
         self.engine = None
-        self.qemu_cpu = "max"  # QEMU's CPU model
+        self.qemu_accel = "tcg"  # QEMU's way to run code
+        self.qemu_cpu = "max"  # and its CPU model
         self.extra = []
         for key, value in kw.items():
             if not hasattr(self, key):
@@ -106,7 +107,7 @@ def guise_argv(program, c):
 
 
 def qemu_argv(program, c):
-    argv = [program, "-accel", "tcg", "-cpu", c.qemu_cpu, "-nodefaults", "-display", "none", "-monitor", "none"]
+    argv = [program, "-accel", c.qemu_accel, "-cpu", c.qemu_cpu, "-nodefaults", "-display", "none", "-monitor", "none"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     argv += ["-kernel", c.kernel, "-append", c.append, "-m", c.memory, "-smp", str(c.cpus), "-device", "virtio-rng-pci"]
     if c.initrd:

@@ -15,6 +15,7 @@ SECONDS = 12
 CLOCK_SLACK = 0.02  # of hundredths
 # A connection from the guest through the NAT to itself: what is said comes back, each line once and in order.
 TALK = """nc -ll -p 7 -e cat &
+until grep -q ':0007 .* 0A ' /proc/net/tcp*; do sleep 0.1; done
 mkfifo /tmp/in; nc 10.0.2.2 {port} </tmp/in >/tmp/out & talker=$!
 exec 3>/tmp/in; i=0; end=$(($(date +%s) + {seconds}))
 while [ $(date +%s) -lt $end ]; do echo line $i >&3; i=$((i + 1)); sleep 0.1; done
