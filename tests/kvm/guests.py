@@ -74,7 +74,7 @@ class Case:
         self.name = name_of(elf)
         self.engine = options.engine
         self.machine = {"kvm": "npt=0" if self.name in SHADOW_PAGING else "", "cpus": 1 if self.name in SPINNING else MACHINE_CPUS}
-        self.timeout = options.timeout
+        self.timeout = options.timeout * (3 if self.name in SPINNING else 1)
         self.loops = LOOPS.get(self.name, FEW)
         self.cpus = options.cpus or min(guest.CPUS.get(self.name, 1), CPUS)
 
