@@ -120,23 +120,16 @@ static u32 find_direct_align(int fd)
 	return 0;
 }
 
-/* By descriptor: the path may be another file by now. */
-static int open_again(struct hostfile *f, int flags)
+int hostfile_open_direct(struct hostfile *f, const char *path, bool readonly, struct err *e)
 {
 	char self[32];
 
+	/* By descriptor: `path` may be another file by now. */
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
-	f->direct_fd = open(self, flags | O_DIRECT | O_CLOEXEC | O_NOCTTY);
+	f->direct_fd = open(self, (readonly ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC | O_NOCTTY);
+	if (f->direct_fd < 0 && errno != EINVAL)
+		return err_sys(e, errno, "disk '%s': cannot open for direct I/O", path);
 	f->direct_align = f->direct_fd < 0 ? 0 : find_direct_align(f->direct_fd);
-	return f->direct_fd < 0 ? errno : 0;
-}
-
-int hostfile_open_direct(struct hostfile *f, const char *path, bool readonly, struct err *e)
-{
-	int r = open_again(f, readonly ? O_RDONLY : O_RDWR);
-
-	if (r && r != EINVAL)
-		return err_sys(e, r, "disk '%s': cannot open for direct I/O", path);
 	if (!f->direct_align)
 		return err_set(e, ENOTSUP,
 			       "disk '%s': cache=none needs direct I/O, which its file system does not have; use cache=writeback", path);
@@ -146,14 +139,6 @@ int hostfile_open_direct(struct hostfile *f, const char *path, bool readonly, st
 			       "disk '%s': cache=none needs direct I/O of 512 bytes, and the file system's unit is %u; use cache=writeback",
 			       path, f->direct_align);
 	return 0;
-}
-
-void hostfile_open_passing(struct hostfile *f)
-{
-	if (open_again(f, O_RDONLY) == 0 && !f->direct_align) {
-		close(f->direct_fd);
-		f->direct_fd = -1;
-	}
 }
 
 void hostfile_close(struct hostfile *f)

@@ -19,6 +19,4 @@ struct hostfile {
 int hostfile_open(struct hostfile *f, const char *path, bool readonly, struct err *e) must_check;
 /* Afterwards, for direct I/O too. -ENOTSUP where the file system has none, or none of single sectors that a guest may write. */
 int hostfile_open_direct(struct hostfile *f, const char *path, bool readonly, struct err *e) must_check;
-/* The same for reads only, of what does not change as it is read through `fd`; where the file system has none, there is none. */
-void hostfile_open_passing(struct hostfile *f);
 void hostfile_close(struct hostfile *f);

@@ -8,8 +8,6 @@
 #define STEP (4 * MiB)	     /* advice is given for as much at once */
 #define AHEAD_MAX (16 * MiB) /* and reads are never fetched further ahead, nor further than the stream is long */
 #define COLD_REACH (64 * MiB)
-#define LONG (16 * MiB)	  /* reads are, from there on, */
-#define LARGE (256 * KiB) /* where one of them is */
 
 static void run_init(struct io_run *run, enum io_op op, int fd)
 {
@@ -17,9 +15,9 @@ static void run_init(struct io_run *run, enum io_op op, int fd)
 	sem_init(&run->idle, 0, 1);
 }
 
-void io_stream_init(struct io_stream *s, struct io_engine *io, int fd, u64 size, bool can_pass)
+void io_stream_init(struct io_stream *s, struct io_engine *io, int fd, u64 size)
 {
-	*s = (struct io_stream){.io = io, .size = size, .can_pass = can_pass};
+	*s = (struct io_stream){.io = io, .size = size};
 	pthread_mutex_init(&s->lock, NULL);
 	run_init(&s->read, IO_FETCH, fd);
 	run_init(&s->write, IO_WRITE_OUT, fd);
@@ -46,20 +44,9 @@ static u64 min_u64(u64 a, u64 b)
 
 static void follow(struct io_run *run, u64 off, u64 len)
 {
-	if (off != run->end) {
+	if (off != run->end)
 		run->begin = run->told = off;
-		run->largest = 0;
-	}
 	run->end = off + len;
-	if (len > run->largest)
-		run->largest = len;
-}
-
-static bool is_better_past(const struct io_stream *s)
-{
-	const struct io_run *run = &s->read;
-
-	return __atomic_load_n(&s->can_pass, __ATOMIC_RELAXED) && run->largest >= LARGE && run->end - run->begin >= LONG;
 }
 
 /* Claims the advice for [run->told, end) if that is enough for one, and none is in flight. */
@@ -85,31 +72,13 @@ static bool claim_fetch(struct io_stream *s)
 	struct io_run *run = &s->read;
 	u64 ahead = min_u64(run->end - run->begin, AHEAD_MAX), from = run->told > run->end ? run->told : run->end;
 
-	if (run->end > s->cold_end || is_better_past(s))
+	if (run->end > s->cold_end)
 		return false;
 	run->told = from;
 	return claim(run, min_u64(run->end + ahead, s->size));
 }
 
-/* What has been fetched is taken from the cache first. At the end of what is thought to be cold one read looks again, by going there. */
-bool io_stream_passes(struct io_stream *s, u64 off)
-{
-	bool passes;
-
-	if (!__atomic_load_n(&s->can_pass, __ATOMIC_RELAXED))
-		return false;
-	pthread_mutex_lock(&s->lock);
-	passes = off == s->read.end && off >= s->read.told && off < s->cold_end && is_better_past(s);
-	pthread_mutex_unlock(&s->lock);
-	return passes;
-}
-
-void io_stream_no_passing(struct io_stream *s)
-{
-	__atomic_store_n(&s->can_pass, false, __ATOMIC_RELAXED);
-}
-
-void io_stream_read(struct io_stream *s, u64 off, u64 len, enum io_found found)
+void io_stream_read(struct io_stream *s, u64 off, u64 len, bool cached)
 {
 	bool fetch;
 
@@ -117,7 +86,7 @@ void io_stream_read(struct io_stream *s, u64 off, u64 len, enum io_found found)
 	if (off != s->read.end)
 		s->cold_end = 0;
 	follow(&s->read, off, len);
-	if (found == IO_MISSED)
+	if (!cached)
 		s->cold_end = s->read.end + COLD_REACH;
 	fetch = claim_fetch(s);
 	pthread_mutex_unlock(&s->lock);

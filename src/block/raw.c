@@ -22,7 +22,6 @@ struct raw_image {
 	struct io_stream stream;
 	struct block_client client;
 	bool unsafe, discard;
-	bool direct;	   /* as much as possible; else only long reads */
 	bool flush_failed; /* atomic */
 };
 
@@ -48,13 +47,11 @@ static bool settled(struct raw_image *raw, struct block_req *r)
 }
 
 /* May this go past the page cache? */
-static bool goes_direct(struct raw_image *raw, const struct block_req *r)
+static bool goes_direct(const struct raw_image *raw, const struct block_req *r)
 {
 	u64 all = r->off | r->len;
 
 	if (raw->file.direct_fd < 0 || (r->op != BLOCK_READ && r->op != BLOCK_WRITE))
-		return false;
-	if (!raw->direct && (r->op != BLOCK_READ || !io_stream_passes(&raw->stream, r->off)))
 		return false;
 	for (u32 i = 0; i < r->niov; i++)
 		all |= (u64)(uintptr_t)r->iov[i].iov_base | r->iov[i].iov_len;
@@ -102,8 +99,8 @@ static bool done_at_once(struct raw_image *raw, struct block_req *r, u64 *budget
 	translate(raw, r);
 	left = better_left_to_engine(raw, r);
 	done = !left && io_inline_try(&raw->inline_io, &r->io, budget);
-	if (r->op == BLOCK_READ && !(raw->direct && r->io.direct))
-		io_stream_read(&raw->stream, r->off, r->len, r->io.direct ? IO_PASSED : done || left ? IO_CACHED : IO_MISSED);
+	if (r->op == BLOCK_READ && !r->io.direct)
+		io_stream_read(&raw->stream, r->off, r->len, done || left);
 	if (done)
 		finished(raw, r);
 	return done;
@@ -133,18 +130,6 @@ static void raw_submit(struct block_image *img, struct block_req **reqs, u32 n)
 	}
 }
 
-/* Long reads need not go past the page cache: what of one could not goes through it. */
-static bool tried_again(struct raw_image *raw, struct io_req *io)
-{
-	if (!io->direct || raw->direct || (io->result != -EINVAL && io->result != -EOPNOTSUPP))
-		return false;
-	io_stream_no_passing(&raw->stream);
-	io->direct = false;
-	io->fd = raw->file.fd;
-	io_submit(raw->io, &io, 1);
-	return true;
-}
-
 static void raw_done(void *opaque, struct io_req **ios, u32 n)
 {
 	struct raw_image *raw = opaque;
@@ -152,7 +137,7 @@ static void raw_done(void *opaque, struct io_req **ios, u32 n)
 	u32 ndone = 0;
 
 	for (u32 i = 0; i < n; i++) {
-		if (io_stream_owns(&raw->stream, ios[i]) || tried_again(raw, ios[i]))
+		if (io_stream_owns(&raw->stream, ios[i]))
 			continue;
 		reqs[ndone] = container_of(ios[i], struct block_req, io);
 		finished(raw, reqs[ndone++]);
@@ -187,8 +172,6 @@ static int open_file(struct raw_image *raw, const struct block_options *o, struc
 {
 	int r = hostfile_open(&raw->file, o->path, o->readonly, e);
 
-	if (!r && !o->direct)
-		hostfile_open_passing(&raw->file);
 	if (r || !o->direct)
 		return r;
 	r = hostfile_open_direct(&raw->file, o->path, o->readonly, e);
@@ -213,7 +196,6 @@ static int raw_open(struct block_image **out, const struct block_options *o, con
 	raw->client = *client;
 	raw->unsafe = o->unsafe;
 	raw->discard = o->discard;
-	raw->direct = o->direct;
 	raw->img = (struct block_image){&block_raw, raw->file.size, raw->file.physical_block, o->readonly};
 	r = io_engine_new(&raw->io, o->io, o->depth + IO_STREAM_REQS, &io_client, e);
 	if (r) {
@@ -221,7 +203,7 @@ static int raw_open(struct block_image **out, const struct block_options *o, con
 		free(raw);
 		return r;
 	}
-	io_stream_init(&raw->stream, raw->io, raw->file.fd, raw->file.size, !o->direct && raw->file.direct_fd >= 0);
+	io_stream_init(&raw->stream, raw->io, raw->file.fd, raw->file.size);
 	*out = &raw->img;
 	return 0;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Raw images on both I/O engines: bytes, ranges, discards, and every way that opening can fail. */
 #include "block/block.h"
-#include "block/hostfile.h"
 #include "block/io_inline.h"
 #include "block/io_stream.h"
 #include "base/clock.h"
@@ -15,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -651,33 +649,33 @@ static void streams_are_recognized(void **state)
 {
 	struct advised a = {.eng.ops = &advised_ops};
 
-	io_stream_init(&a.stream, &a.eng, -1, 64 * MiB, false);
+	io_stream_init(&a.stream, &a.eng, -1, 64 * MiB);
 	for (u64 i = 0; i < 64; i++) /* here and there */
-		io_stream_read(&a.stream, i * 37 % 64 * MiB, 64 * KiB, IO_MISSED);
+		io_stream_read(&a.stream, i * 37 % 64 * MiB, 64 * KiB, false);
 	for (u64 i = 0; i < 8; i++) { /* here and there, in the cache: nothing to fetch */
 		io_stream_written(&a.stream, (7 - i) * MiB, MiB);
 		assert_int_equal(a.n, 0);
 	}
-	io_stream_read(&a.stream, 10 * MiB, 2 * MiB, IO_MISSED);
-	io_stream_read(&a.stream, 12 * MiB, 1 * MiB, IO_MISSED);
+	io_stream_read(&a.stream, 10 * MiB, 2 * MiB, false);
+	io_stream_read(&a.stream, 12 * MiB, 1 * MiB, false);
 	assert_int_equal(a.n, 0);
-	io_stream_read(&a.stream, 13 * MiB, 1 * MiB, IO_MISSED);
+	io_stream_read(&a.stream, 13 * MiB, 1 * MiB, false);
 	assert_int_equal(a.n, 1);
 	assert_int_equal(a.op, IO_FETCH);
 	assert_int_equal(a.off, 14 * MiB);
 	assert_int_equal(a.len, 4 * MiB);
-	io_stream_read(&a.stream, 14 * MiB, 8 * MiB, IO_CACHED); /* one is in flight */
+	io_stream_read(&a.stream, 14 * MiB, 8 * MiB, true); /* one is in flight */
 	assert_int_equal(a.n, 1);
 	advised_finish(&a);
-	io_stream_read(&a.stream, 22 * MiB, 10 * MiB, IO_CACHED);
+	io_stream_read(&a.stream, 22 * MiB, 10 * MiB, true);
 	assert_int_equal(a.off, 32 * MiB);
 	assert_int_equal(a.len, 16 * MiB);
 	advised_finish(&a);
-	io_stream_read(&a.stream, 32 * MiB, 20 * MiB, IO_CACHED); /* not past the end */
+	io_stream_read(&a.stream, 32 * MiB, 20 * MiB, true); /* not past the end */
 	assert_int_equal(a.n, 3);
 	assert_int_equal(a.off + a.len, 64 * MiB);
 	advised_finish(&a);
-	io_stream_read(&a.stream, 52 * MiB, 12 * MiB, IO_CACHED);
+	io_stream_read(&a.stream, 52 * MiB, 12 * MiB, true);
 	assert_int_equal(a.n, 3);
 	for (u64 i = 0; i < 7; i++)
 		io_stream_written(&a.stream, 20 * MiB + i * MiB, MiB);
@@ -697,112 +695,11 @@ static void cached_streams_need_no_advice(void **state)
 {
 	struct advised a = {.eng.ops = &advised_ops};
 
-	io_stream_init(&a.stream, &a.eng, -1, 256 * MiB, false);
+	io_stream_init(&a.stream, &a.eng, -1, 256 * MiB);
 	for (u64 i = 0; i < 256; i++)
-		io_stream_read(&a.stream, i * MiB, MiB, IO_CACHED);
+		io_stream_read(&a.stream, i * MiB, MiB, true);
 	assert_int_equal(a.n, 0);
 	io_stream_destroy(&a.stream);
-}
-
-static void miss(struct io_stream *s, u64 from, u64 to, u64 step)
-{
-	for (u64 off = from; off < to; off += step)
-		io_stream_read(s, off, step, IO_MISSED);
-}
-
-/* What was fetched ahead is read from where it is, what comes then past the cache, until it is time to look again. */
-static void long_large_reads_pass(void **state)
-{
-	struct advised a = {.eng.ops = &advised_ops};
-	u64 told;
-
-	io_stream_init(&a.stream, &a.eng, -1, 1024 * MiB, true);
-	miss(&a.stream, 0, 8 * MiB, MiB);
-	assert_int_equal(a.n, 1);
-	advised_finish(&a);
-	miss(&a.stream, 8 * MiB, 17 * MiB, MiB);
-	told = a.off + a.len;
-	assert_true(told > 17 * MiB);
-	assert_false(io_stream_passes(&a.stream, 17 * MiB));
-	advised_finish(&a);
-	a.n = 0;
-	for (u64 off = 17 * MiB; off < told; off += MiB)
-		io_stream_read(&a.stream, off, MiB, IO_CACHED);
-	for (u64 off = told; off < 81 * MiB; off += 2 * MiB) {
-		assert_true(io_stream_passes(&a.stream, off));
-		assert_false(io_stream_passes(&a.stream, off + MiB)); /* not the next one */
-		io_stream_read(&a.stream, off, MiB, IO_PASSED);
-		io_stream_read(&a.stream, off + MiB, MiB, IO_PASSED);
-	}
-	assert_false(io_stream_passes(&a.stream, a.stream.read.end));
-	io_stream_read(&a.stream, a.stream.read.end, MiB, IO_MISSED); /* looked: nothing there */
-	assert_true(io_stream_passes(&a.stream, a.stream.read.end));
-	assert_int_equal(a.n, 0); /* nothing is fetched meanwhile */
-	io_stream_no_passing(&a.stream);
-	assert_false(io_stream_passes(&a.stream, a.stream.read.end));
-	io_stream_destroy(&a.stream);
-}
-
-static void small_reads_do_not_pass(void **state)
-{
-	struct advised a = {.eng.ops = &advised_ops};
-
-	io_stream_init(&a.stream, &a.eng, -1, 1024 * MiB, true);
-	for (u64 off = 0; off < 64 * MiB; off += 128 * KiB) {
-		io_stream_read(&a.stream, off, 128 * KiB, IO_MISSED);
-		assert_false(io_stream_passes(&a.stream, off + 128 * KiB));
-		advised_finish(&a);
-	}
-	io_stream_destroy(&a.stream);
-}
-
-static u64 cached_pages(int fd, u64 size)
-{
-	u8 *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0), *there = malloc(size / 4096);
-	u64 n = 0;
-
-	assert_true(map != MAP_FAILED);
-	assert_int_equal(mincore(map, size, there), 0);
-	for (u64 i = 0; i < size / 4096; i++)
-		n += there[i] & 1;
-	munmap(map, size);
-	free(there);
-	return n;
-}
-
-/* A file that is longer than what is fetched of it, page by page right, and most of it never in the page cache, where there is a disk. */
-static void long_reads_leave_the_cache_alone(void **state)
-{
-	static const u32 sizes[] = {1 << 20, 1016 << 10, 8 << 10, 512, 3584};
-	u64 size = 128 * MiB;
-	struct world *w = *state;
-	u32 *out = malloc(MiB), *in = (u32 *)pages(MiB);
-	struct hostfile f;
-	struct err e;
-
-	reopen_with_size(w, size);
-	for (u64 off = 0; off < size; off += MiB) {
-		number_words(out, off, MiB);
-		assert_int_equal(transfer(w, BLOCK_WRITE, off, out, MiB), 0);
-	}
-	assert_int_equal(run(w, (struct block_req){.op = BLOCK_FLUSH}), 0);
-	forget_pages(w);
-	for (u64 off = 0, i = 0, len; off < size; off += len, i++) {
-		len = sizes[i % ARRAY_SIZE(sizes)] < size - off ? sizes[i % ARRAY_SIZE(sizes)] : size - off;
-		number_words(out, off, len);
-		memset(in, 0, len);
-		assert_int_equal(transfer(w, BLOCK_READ, off, in, len), 0);
-		assert_memory_equal(in, out, len);
-	}
-	block_close(w->img);
-	assert_int_equal(hostfile_open(&f, w->path, true, &e), 0);
-	hostfile_open_passing(&f);
-	if (f.direct_fd >= 0)
-		assert_true(cached_pages(f.fd, size) < size / 4096 / 2);
-	hostfile_close(&f);
-	assert_int_equal(open_as(w, (struct block_options){0}, &e), 0);
-	free(in);
-	free(out);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup_auto, teardown), cmocka_unit_test_setup_teardown(f, setup_threads, teardown)
@@ -815,7 +712,6 @@ int main(void)
 		T(large_transfers),
 		T(streams_keep_their_bytes),
 		T(partly_cached),
-		T(long_reads_leave_the_cache_alone),
 		T(direct_and_cached_agree),
 		T(direct_everywhere),
 		cmocka_unit_test_setup_teardown(direct_and_cached_agree, setup_memory, teardown),
@@ -825,8 +721,6 @@ int main(void)
 		T(inline_knows_its_limits),
 		cmocka_unit_test(streams_are_recognized),
 		cmocka_unit_test(cached_streams_need_no_advice),
-		cmocka_unit_test(long_large_reads_pass),
-		cmocka_unit_test(small_reads_do_not_pass),
 		T(many_at_once),
 		T(zeroes_are_exact),
 		T(discard_frees_space),
