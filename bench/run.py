@@ -6,7 +6,7 @@ Parts: boot; programs (bench/programs, natively as they are, in a machine with t
 guest's); growth and timer (in bench/programs, too: where speed falls off when code, data or processes become many; how late a program wakes up);
 disk and net (bench/programs/disk.c and net.c on a file and a server of this host); rootdisk (whole programs of a Debian disk, natively in
 a chroot of a copy: `make bench` makes the disk, as root).
-The guest's own clock times each part, and every machine's clock is checked against this host's; results are compared between all three.
+The guest's own clock times each part, and every machine's clock is checked against this host's; results are compared between all of them.
 Tables go to standard output; figures, charts and the history of all runs to bench/results.
 """
 

@@ -30,7 +30,7 @@ struct virtio_ops {
 	u32 posts; /* queues, as bits, whose notify may come later, on the event loop */
 	/* The driver has set DRIVER_OK. vd->lock held; may be NULL. */
 	void (*start)(struct virtio_device *vd);
-	/* A doorbell: on the vCPU's thread, no lock held, the device running. Must not block. */
+	/* A doorbell: on the vCPU's thread or, of a queue in `posts`, perhaps on the event loop's; no lock held, the device running. Must not block. */
 	void (*notify)(struct virtio_device *vd, u16 queue);
 	/* The driver wrote [off, off+len) of the configuration; vd->config holds the new bytes, `old` the bytes before. Put back what
 	 * is read-only. vd->lock held; NULL: all read-only. */
