@@ -6,9 +6,10 @@
  *     disk run FILE PERCENT SEED [buffered]      measures; what is written depends on SEED; `buffered` leaves O_DIRECT out
  *     disk verify FILE PERCENT SEED              judges every byte that a run wrote
  *
- * FILE has three regions: for random reads, for sequential reads, and for writes. The last is written twice: what is timed finds its pages in the
- * host's cache, where it goes through one, and ends when all of it is on the disk. Each page carries its number in its first and last word, which is
- * looked at while the time runs; all its bytes are compared in passes that are not timed.
+ * FILE has three regions: for random reads, for sequential reads, and for writes. Before each reading that is to find nothing in a cache the program
+ * says so and waits for a line, or the end of its input: only the host can empty its cache. The last region is written twice: what is timed finds its
+ * pages in the host's cache, where it goes through one, and ends when all of it is on the disk. Each page carries its number in its first and last
+ * word, which is looked at while the time runs; all its bytes are compared in passes that are not timed.
  */
 #define _GNU_SOURCE /* O_DIRECT */
 #include "async.h"
@@ -110,6 +111,20 @@ static void compare_blocks(int fd, uint64_t first, uint64_t n, uint64_t seed, ui
 	free(right);
 }
 
+/*
+ * What the host frees now is the memory that the reading fills: on a host that is itself a virtual machine, memory that was free for some seconds may
+ * have been taken back, and costs ten times as much to fill.
+ */
+static void ask_for_empty_cache(void)
+{
+	int c;
+
+	puts("disk: empty the cache");
+	fflush(stdout);
+	while ((c = getchar()) != '\n' && c != EOF)
+		;
+}
+
 static void sequential_read(const char *name, int fd, uint64_t first, uint64_t n)
 {
 	uint64_t *block = buffer(BLOCK), begin = now_ns();
@@ -175,7 +190,9 @@ static void run(char **argv, int buffered)
 	must("disk-async", a != NULL);
 	printf("disk requests by %s\n", async_is_uring(a) ? "io_uring" : "Linux AIO");
 	random_fd = unbuffered ? open_file(argv[2], O_RDONLY | O_DIRECT) : fd;
+	ask_for_empty_cache();
 	random_read("disk-random", a, random_fd, 0, r.random_blocks);
+	ask_for_empty_cache();
 	sequential_read("disk-read", fd, r.random_blocks, r.read_blocks);
 	/*
 	 * Once without looking at the clock: pages of a cache are new memory, and what a host that is itself a virtual machine waits for new memory,

@@ -30,7 +30,6 @@ static const struct {
 	[IO_ZERO_UNMAP] = {.fallocate_mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, .instead = IO_ZERO},
 	[IO_ZERO] = {.fallocate_mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, .instead = IO_ZERO_WRITE},
 	[IO_ZERO_WRITE] = {.transfer = true},
-	[IO_FETCH] = {0},
 	[IO_WRITE_OUT] = {0},
 };
 

@@ -21,7 +21,6 @@ enum io_op {
 	IO_ZERO_UNMAP, /* zeroes, preferably without storage */
 	IO_ZERO,       /* zeroes, storage stays */
 	IO_ZERO_WRITE, /* zeroes by writing them; the last resort of the two above */
-	IO_FETCH,      /* advice: the range is going to be read */
 	IO_WRITE_OUT,  /* advice: what was written there may go to the disk */
 };
 

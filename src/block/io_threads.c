@@ -38,8 +38,6 @@ static i64 run_once(const struct io_req *r)
 		n = fallocate(r->fd, mode, (off_t)r->off, (off_t)r->len);
 	else if (r->op == IO_FLUSH)
 		n = fdatasync(r->fd);
-	else if (r->op == IO_FETCH)
-		return -posix_fadvise(r->fd, (off_t)r->off, (off_t)r->len, POSIX_FADV_WILLNEED);
 	else if (r->op == IO_WRITE_OUT)
 		n = sync_file_range(r->fd, (off_t)r->off, (off_t)r->len, SYNC_FILE_RANGE_WRITE);
 	else if (r->op == IO_READ)

@@ -9,7 +9,7 @@
 #include "block/block.h"
 #include "block/hostfile.h"
 #include "block/io_inline.h"
-#include "block/io_stream.h"
+#include "block/io_writeout.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@ struct raw_image {
 	struct hostfile file;
 	struct io_engine *io;
 	struct io_inline inline_io;
-	struct io_stream stream;
+	struct io_writeout writeout;
 	struct block_client client;
 	bool unsafe, discard;
 	bool flush_failed; /* atomic */
@@ -81,7 +81,7 @@ static void finished(struct raw_image *raw, struct block_req *r)
 	if (r->result && (r->op == BLOCK_FLUSH || r->durable))
 		__atomic_store_n(&raw->flush_failed, true, __ATOMIC_RELEASE);
 	if (!r->result && r->op == BLOCK_WRITE && !raw->unsafe && !r->io.direct)
-		io_stream_written(&raw->stream, r->off, r->len);
+		io_writeout_written(&raw->writeout, r->off, r->len);
 }
 
 static bool better_left_to_engine(const struct raw_image *raw, const struct block_req *r)
@@ -92,15 +92,12 @@ static bool better_left_to_engine(const struct raw_image *raw, const struct bloc
 /* True when it is done, because it needs no I/O or none that has to be waited for. */
 static bool done_at_once(struct raw_image *raw, struct block_req *r, u64 *budget)
 {
-	bool done, left;
+	bool done;
 
 	if (settled(raw, r))
 		return true;
 	translate(raw, r);
-	left = better_left_to_engine(raw, r);
-	done = !left && io_inline_try(&raw->inline_io, &r->io, budget);
-	if (r->op == BLOCK_READ && !r->io.direct)
-		io_stream_read(&raw->stream, r->off, r->len, done || left);
+	done = !better_left_to_engine(raw, r) && io_inline_try(&raw->inline_io, &r->io, budget);
 	if (done)
 		finished(raw, r);
 	return done;
@@ -137,7 +134,7 @@ static void raw_done(void *opaque, struct io_req **ios, u32 n)
 	u32 ndone = 0;
 
 	for (u32 i = 0; i < n; i++) {
-		if (io_stream_owns(&raw->stream, ios[i]))
+		if (io_writeout_owns(&raw->writeout, ios[i]))
 			continue;
 		reqs[ndone] = container_of(ios[i], struct block_req, io);
 		finished(raw, reqs[ndone++]);
@@ -162,7 +159,7 @@ static void raw_close(struct block_image *img)
 {
 	struct raw_image *raw = of(img);
 
-	io_stream_destroy(&raw->stream);
+	io_writeout_destroy(&raw->writeout);
 	io_engine_free(raw->io);
 	hostfile_close(&raw->file);
 	free(raw);
@@ -197,13 +194,13 @@ static int raw_open(struct block_image **out, const struct block_options *o, con
 	raw->unsafe = o->unsafe;
 	raw->discard = o->discard;
 	raw->img = (struct block_image){&block_raw, raw->file.size, raw->file.physical_block, o->readonly};
-	r = io_engine_new(&raw->io, o->io, o->depth + IO_STREAM_REQS, &io_client, e);
+	r = io_engine_new(&raw->io, o->io, o->depth + IO_WRITEOUT_REQS, &io_client, e);
 	if (r) {
 		hostfile_close(&raw->file);
 		free(raw);
 		return r;
 	}
-	io_stream_init(&raw->stream, raw->io, raw->file.fd, raw->file.size);
+	io_writeout_init(&raw->writeout, raw->io, raw->file.fd);
 	*out = &raw->img;
 	return 0;
 }
