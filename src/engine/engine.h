@@ -96,7 +96,7 @@ struct engine_ops {
 	void (*vm_destroy)(struct engine_vm *vm);
 
 	int (*vcpu_create)(struct engine_vcpu **out, struct engine_vm *vm, u32 id, const struct engine_machine *m, struct err *e);
-	void (*vcpu_destroy)(struct engine_vcpu *v);
+	void (*vcpu_destroy)(struct engine_vcpu *v); /* NULL is allowed */
 
 	enum exit_kind (*vcpu_run)(struct engine_vcpu *v, struct err *e);
 	void (*vcpu_kick)(struct engine_vcpu *v); /* run returns EXIT_KICKED soon, or at once when called before run */

@@ -123,6 +123,21 @@ static void here_or_elsewhere(struct vm *vm)
 		lapic_here(vm->lapic, i);
 }
 
+/* Into a VM of its own: the kernel holds a vCPU's number until its VM ends. */
+static int go_back(struct vm *vm, const struct engine_ops *ops, struct engine_vm *old, struct err *e)
+{
+	struct engine_vm *fresh;
+	int r;
+
+	use(vm, ops, old);
+	r = ops->vm_create(&fresh, &vm->mem, &vm->cpuid, vm->ncpus, e);
+	if (r < 0)
+		return r;
+	use(vm, ops, fresh);
+	ops->vm_destroy(old);
+	return enter_all(vm, e);
+}
+
 /* The new engine's vCPUs, or the old one's again. */
 static int move(struct vm *vm, const struct engine_ops *to, struct engine_vm *engine, struct err *e)
 {
@@ -138,9 +153,8 @@ static int move(struct vm *vm, const struct engine_ops *to, struct engine_vm *en
 		old_ops->vm_destroy(old);
 		return 0;
 	}
-	use(vm, old_ops, old);
 	to->vm_destroy(engine);
-	if (enter_all(vm, &again) < 0)
+	if (go_back(vm, old_ops, old, &again) < 0)
 		lifecycle_fail(vm, &again);
 	return r;
 }

@@ -16,6 +16,7 @@ struct engine_vm {
 	const struct x86_cpuid *cpuid;
 	struct x86_env env;
 	atomic_uint ram_writes, count; /* the second is the test's */
+	atomic_uint made;	       /* numbers of vCPUs, one bit each: none twice, as the kernel has it */
 };
 
 struct engine_vcpu {
@@ -63,6 +64,8 @@ static inline int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *v
 
 	if (id == fake_fails)
 		return err_set(e, ENOMEM, "no more vCPUs");
+	if (atomic_fetch_or(&vm->made, 1u << id) & 1u << id)
+		return err_set(e, EEXIST, "vCPU %u exists", id);
 	v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
 	memset(v, 0, sizeof(*v));
 	v->cpu.cpuid = vm->cpuid;
@@ -77,7 +80,7 @@ static inline int fake_vcpu_create(struct engine_vcpu **out, struct engine_vm *v
 
 static inline void fake_vcpu_destroy(struct engine_vcpu *v)
 {
-	fake_vcpus--;
+	fake_vcpus -= v != NULL;
 	free(v);
 }
 
