@@ -3,9 +3,6 @@
  * The memory of decoded instructions. No instruction is the beginning of another one, so bytes that match are the instruction, whatever follows. How
  * long a thing to look for is what the bytes up to the ModRM byte were last time. A distance relative to rip hardly comes twice: such instructions are
  * remembered without it, and it is put into a copy. Not remembered is what takes more than eight bytes.
- *
- * What is compared stands apart from what is remembered, which is 1.2 KiB each and seldom in the host's nearer caches: a miss does not touch it, and
- * after a hit it comes while the next instruction is looked for.
  */
 #include "engine/bt/decode.h"
 
@@ -14,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define REMEMBERED 2048u /* 1.2 KiB each */
+#define REMEMBERED 2048u
 #define HASH_BITS 13
 #define GUESS_BITS 14
 #define LONGEST 8u
@@ -41,8 +38,9 @@ struct bt_decoder {
 	struct key key[1u << HASH_BITS];      /* by the bytes */
 	u32 hand, passing;		      /* where eviction stands; the next of those that are not remembered */
 	bool recent[REMEMBERED];	      /* used since eviction last came by */
-	struct bt_decoded entry[REMEMBERED];
-	struct bt_decoded passed[BT_DECODED_AT_ONCE + 1];
+	u64 bytes[REMEMBERED];		      /* what each is remembered by */
+	_Alignas(64) struct bt_insn entry[REMEMBERED];
+	struct bt_insn passed[BT_DECODED_AT_ONCE + 1];
 };
 
 static void init(struct bt_decoder *d)
@@ -135,79 +133,21 @@ static const struct key *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
 																    : NULL;
 }
 
-/* Most of an instruction, and its first operands. */
-static void fetch(const struct bt_decoded *e)
-{
-	for (u32 i = 0; i < offsetof(struct bt_decoded, op[3]); i += 64)
-		__builtin_prefetch((const u8 *)e + i);
-}
-
-static struct bt_decoded *passing(struct bt_decoder *d)
+static struct bt_insn *passing(struct bt_decoder *d)
 {
 	return &d->passed[d->passing++ % ARRAY_SIZE(d->passed)];
 }
 
 /* A copy of what was remembered, with the distance that stands here. */
-static struct bt_decoded *at_this_distance(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
+static struct bt_insn *at_this_distance(struct bt_decoder *d, const struct bt_insn *from, const u8 *distance)
 {
-	struct bt_decoded *e = passing(d);
-	i32 distance;
+	struct bt_insn *i = passing(d);
+	i32 here;
 
-	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
-	memcpy(&distance, bytes + e->distance, sizeof distance);
-	if (e->in.raw.imm[0].size == 32) {
-		e->in.raw.imm[0].value.s = e->op[0].imm.value.s = distance;
-		return e;
-	}
-	e->in.raw.disp.value = distance;
-	for (u32 i = 0; i < e->in.operand_count; i++)
-		if (e->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-		    (e->op[i].mem.base == ZYDIS_REGISTER_RIP || e->op[i].mem.base == ZYDIS_REGISTER_EIP))
-			e->op[i].mem.disp.value = distance;
-	return e;
-}
-
-/* ---- what is known of an instruction */
-
-static bool is_special(ZydisRegister r)
-{
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_SEGMENT:
-	case ZYDIS_REGCLASS_CONTROL:
-	case ZYDIS_REGCLASS_DEBUG:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static void note_register(struct bt_decoded *e, const ZydisDecodedOperand *o, bool visible)
-{
-	int g = tr_gpr(o->reg.value);
-
-	if (g >= 0 && tr_writes(o))
-		e->written |= (u16)(1u << g);
-	e->special |= visible && g < 0 && is_special(o->reg.value);
-}
-
-static void decode(const struct bt_decoder *d, struct bt_decoded *e, const u8 *bytes, u32 avail)
-{
-	ZydisDecoderContext context;
-
-	e->row = (struct bt_row){K_STOP, 0};
-	e->needs = e->written = 0;
-	e->special = false;
-	e->valid = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d->zydis, &context, bytes, avail < 15 ? avail : 15, &e->in)) &&
-		   ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d->zydis, &context, &e->in, e->op, e->in.operand_count));
-	if (!e->valid)
-		return;
-	e->row = bt_row_of(e->in.mnemonic);
-	if (e->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (e->in.raw.rex.B & 1))
-		e->row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
-	e->needs = bt_native_needs(&e->in);
-	for (u32 i = 0; i < e->in.operand_count; i++)
-		if (e->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
-			note_register(e, &e->op[i], i < e->in.operand_count_visible);
+	memcpy(&here, distance, sizeof here);
+	*i = *from;
+	bt_insn_set_distance(i, here);
+	return i;
 }
 
 /* ---- which are remembered */
@@ -227,7 +167,7 @@ static struct shape shape_of(const ZydisDecodedInstruction *in)
 
 /* One that was not used since the hand last came by; NULL: there is none nearby. Whatever was handed out is safe until the hand has gone all the way
  * round, for which it needs more than BT_DECODED_AT_ONCE calls. */
-static struct bt_decoded *evict(struct bt_decoder *d)
+static struct bt_insn *evict(struct bt_decoder *d)
 {
 	for (u32 i = 0; i < STEPS; i++) {
 		u32 n = d->hand++ % REMEMBERED;
@@ -238,42 +178,53 @@ static struct bt_decoded *evict(struct bt_decoder *d)
 	return NULL;
 }
 
-static void forget(struct bt_decoder *d, const struct bt_decoded *e)
+static void forget(struct bt_decoder *d, u32 number)
 {
-	struct key *k = key_at(d, e->bytes);
+	struct key *k = key_at(d, d->bytes[number]);
 
-	if (k->number == e - d->entry)
+	if (k->number == number)
 		k->shape.length = 0;
 }
 
-static void remember(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
+static void remember(struct bt_decoder *d, const struct bt_insn *insn, struct shape s, const u8 *bytes)
 {
-	struct bt_decoded *e = evict(d);
-	struct shape s = shape_of(&from->in);
+	struct bt_insn *i = evict(d);
+	u32 number;
 
-	if (!e)
+	if (!i)
 		return;
-	forget(d, e);
-	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
-	e->distance = s.distance;
-	e->bytes = first(bytes, s);
-	d->recent[e - d->entry] = true;
+	number = (u32)(i - d->entry);
+	forget(d, number);
+	*i = *insn;
+	d->bytes[number] = first(bytes, s);
+	d->recent[number] = true;
 	*shape_at(d, bytes) = s;
-	*key_at(d, e->bytes) = (struct key){.bytes = e->bytes, .number = (u16)(e - d->entry), .shape = s};
+	*key_at(d, d->bytes[number]) = (struct key){.bytes = d->bytes[number], .number = (u16)number, .shape = s};
 }
 
-const struct bt_decoded *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
+static const struct bt_insn *decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
+{
+	struct bt_insn *i = passing(d);
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoderContext context;
+
+	*i = (struct bt_insn){.row = {K_STOP, 0}};
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d->zydis, &context, bytes, avail < 15 ? avail : 15, &in)) ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d->zydis, &context, &in, op, in.operand_count)))
+		return i;
+	*i = bt_insn_of(&in, op);
+	if (i->length <= LONGEST)
+		remember(d, i, shape_of(&in), bytes);
+	return i;
+}
+
+const struct bt_insn *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
 	const struct key *k = find(d, bytes, avail);
 
-	if (k) {
-		d->recent[k->number] = true;
-		fetch(&d->entry[k->number]);
-		return k->shape.distance ? at_this_distance(d, &d->entry[k->number], bytes) : &d->entry[k->number];
-	}
-	struct bt_decoded *e = passing(d);
-	decode(d, e, bytes, avail);
-	if (e->valid && e->in.length <= LONGEST)
-		remember(d, e, bytes);
-	return e;
+	if (!k)
+		return decode(d, bytes, avail);
+	d->recent[k->number] = true;
+	return k->shape.distance ? at_this_distance(d, &d->entry[k->number], bytes + k->shape.distance) : &d->entry[k->number];
 }
