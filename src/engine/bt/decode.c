@@ -3,6 +3,8 @@
  * The memory of decoded instructions. No instruction is the beginning of another one, so bytes that match are the instruction, whatever follows. How
  * long a thing to look for is what the bytes up to the ModRM byte were last time. A distance relative to rip hardly comes twice: such instructions are
  * remembered without it, and it is put into a copy. Not remembered is what takes more than eight bytes.
+ *
+ * A bucket is four keys, one line of the host's cache; what they are keys of is a line each, and touched only when the key fits.
  */
 #include "engine/bt/decode.h"
 
@@ -11,13 +13,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define REMEMBERED 2048u
-#define HASH_BITS 13
+#define BUCKET_BITS 12
+#define BUCKET 4u
+#define REMEMBERED (BUCKET << BUCKET_BITS)
 #define GUESS_BITS 14
 #define LONGEST 8u
-#define STEPS 7u /* of the hand at one call, at most */
 
-_Static_assert((BT_DECODED_AT_ONCE + 1) * STEPS < REMEMBERED, "what was handed out stays");
 _Static_assert(TR_INSNS < BT_DECODED_AT_ONCE, "a block's instructions are held at once");
 
 /* Length (0: not seen), and where in it the four bytes are that do not count (0: all do). */
@@ -25,27 +26,26 @@ struct shape {
 	u8 length, distance;
 };
 
-/* What the entry of that number is remembered for; without a length: nothing. */
 struct key {
 	u64 bytes;
-	u16 number;
+	u32 used; /* in which call last; by this the oldest of a bucket goes */
 	struct shape shape;
 };
 
 struct bt_decoder {
 	ZydisDecoder zydis;
+	u32 calls, passing;		      /* the next of those that are not remembered */
 	struct shape shape[1u << GUESS_BITS]; /* by the first bytes */
-	struct key key[1u << HASH_BITS];      /* by the bytes */
-	u32 hand, passing;		      /* where eviction stands; the next of those that are not remembered */
-	bool recent[REMEMBERED];	      /* used since eviction last came by */
-	u64 bytes[REMEMBERED];		      /* what each is remembered by */
-	_Alignas(64) struct bt_insn entry[REMEMBERED];
+	_Alignas(64) struct key key[REMEMBERED];
+	struct bt_insn insn[REMEMBERED];
 	struct bt_insn passed[BT_DECODED_AT_ONCE + 1];
 };
+_Static_assert(BUCKET * sizeof(struct key) == 64 && offsetof(struct bt_decoder, insn) % 64 == 0, "lines of the host's cache");
 
 static void init(struct bt_decoder *d)
 {
 	ZydisDecoderInit(&d->zydis, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	d->calls = BT_DECODED_AT_ONCE; /* keys that were never used are old enough to go */
 }
 
 struct bt_decoder *bt_decoder_new(struct err *e)
@@ -118,19 +118,24 @@ static struct shape *shape_at(struct bt_decoder *d, const u8 *bytes)
 	return &d->shape[hash(first(bytes, (struct shape){.length = (u8)telling(bytes)}), GUESS_BITS)];
 }
 
-static struct key *key_at(struct bt_decoder *d, u64 bytes)
+static struct key *bucket_of(struct bt_decoder *d, u64 bytes)
 {
-	return &d->key[hash(bytes, HASH_BITS)];
+	return &d->key[BUCKET * hash(bytes, BUCKET_BITS)];
 }
 
-static const struct key *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
+static struct key *find(struct bt_decoder *d, u64 bytes, struct shape s)
 {
-	struct shape s = *shape_at(d, bytes);
-	u64 known = first(bytes, s);
-	const struct key *k = key_at(d, known);
+	struct key *k = bucket_of(d, bytes);
 
-	return s.length && s.length <= avail && k->shape.length == s.length && k->shape.distance == s.distance && k->bytes == known ? k
-																    : NULL;
+	for (u32 i = 0; i < BUCKET; i++)
+		if (k[i].bytes == bytes && k[i].shape.length == s.length && k[i].shape.distance == s.distance)
+			return &k[i];
+	return NULL;
+}
+
+static struct bt_insn *insn_of(struct bt_decoder *d, const struct key *k)
+{
+	return &d->insn[k - d->key];
 }
 
 static struct bt_insn *passing(struct bt_decoder *d)
@@ -165,41 +170,30 @@ static struct shape shape_of(const ZydisDecodedInstruction *in)
 	return s;
 }
 
-/* One that was not used since the hand last came by; NULL: there is none nearby. Whatever was handed out is safe until the hand has gone all the way
- * round, for which it needs more than BT_DECODED_AT_ONCE calls. */
-static struct bt_insn *evict(struct bt_decoder *d)
+/* The one that was not used for longest; NULL: the answer that was given then still has to hold. */
+static struct key *oldest(const struct bt_decoder *d, struct key *bucket)
 {
-	for (u32 i = 0; i < STEPS; i++) {
-		u32 n = d->hand++ % REMEMBERED;
-		if (!d->recent[n])
-			return &d->entry[n];
-		d->recent[n] = false;
-	}
-	return NULL;
+	struct key *k = bucket;
+
+	for (u32 i = 1; i < BUCKET; i++)
+		if (d->calls - bucket[i].used > d->calls - k->used)
+			k = &bucket[i];
+	return d->calls - k->used > BT_DECODED_AT_ONCE ? k : NULL;
 }
 
-static void forget(struct bt_decoder *d, u32 number)
+static void remember(struct bt_decoder *d, const struct bt_insn *i, struct shape s, const u8 *bytes)
 {
-	struct key *k = key_at(d, d->bytes[number]);
+	u64 known = first(bytes, s);
+	struct key *k;
 
-	if (k->number == number)
-		k->shape.length = 0;
-}
-
-static void remember(struct bt_decoder *d, const struct bt_insn *insn, struct shape s, const u8 *bytes)
-{
-	struct bt_insn *i = evict(d);
-	u32 number;
-
-	if (!i)
-		return;
-	number = (u32)(i - d->entry);
-	forget(d, number);
-	*i = *insn;
-	d->bytes[number] = first(bytes, s);
-	d->recent[number] = true;
 	*shape_at(d, bytes) = s;
-	*key_at(d, d->bytes[number]) = (struct key){.bytes = d->bytes[number], .number = (u16)number, .shape = s};
+	if (find(d, known, s))
+		return; /* and was not found as others begin alike */
+	k = oldest(d, bucket_of(d, known));
+	if (!k)
+		return;
+	*k = (struct key){.bytes = known, .used = d->calls, .shape = s};
+	*insn_of(d, k) = *i;
 }
 
 static const struct bt_insn *decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
@@ -221,10 +215,12 @@ static const struct bt_insn *decode(struct bt_decoder *d, const u8 *bytes, u32 a
 
 const struct bt_insn *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
-	const struct key *k = find(d, bytes, avail);
+	struct shape s = *shape_at(d, bytes);
+	struct key *k = s.length && s.length <= avail ? find(d, first(bytes, s), s) : NULL;
 
+	d->calls++;
 	if (!k)
 		return decode(d, bytes, avail);
-	d->recent[k->number] = true;
-	return k->shape.distance ? at_this_distance(d, &d->entry[k->number], bytes + k->shape.distance) : &d->entry[k->number];
+	k->used = d->calls;
+	return s.distance ? at_this_distance(d, insn_of(d, k), bytes + s.distance) : insn_of(d, k);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decoded instructions (insn.h), remembered by their bytes: two thirds of what a kernel is made of has been seen before, and Zydis takes more than a
+ * Decoded instructions (insn.h), remembered by their bytes: four fifths of what a kernel is made of has been seen before, and Zydis takes more than a
  * quarter of the time in which a block is translated.
  *
  * Threading: the vCPU's thread.
