@@ -4,8 +4,7 @@
  * long a thing to look for is what the bytes up to the ModRM byte were last time. A distance relative to rip hardly comes twice: such instructions are
  * remembered without it, and it is put into a copy. Not remembered is what takes more than eight bytes.
  *
- * What is compared stands apart from what is remembered, which is 1.2 KiB each and seldom in the host's nearer caches: a miss does not touch it, and
- * after a hit it comes while the next instruction is looked for.
+ * A bucket is four keys, one line of the host's cache; what they are keys of is a line each, and touched only when the key fits.
  */
 #include "engine/bt/decode.h"
 
@@ -14,13 +13,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define REMEMBERED 2048u /* 1.2 KiB each */
-#define HASH_BITS 13
+#define BUCKET_BITS 12
+#define BUCKET 4u
+#define REMEMBERED (BUCKET << BUCKET_BITS)
 #define GUESS_BITS 14
 #define LONGEST 8u
-#define STEPS 7u /* of the hand at one call, at most */
 
-_Static_assert((BT_DECODED_AT_ONCE + 1) * STEPS < REMEMBERED, "what was handed out stays");
 _Static_assert(TR_INSNS < BT_DECODED_AT_ONCE, "a block's instructions are held at once");
 
 /* Length (0: not seen), and where in it the four bytes are that do not count (0: all do). */
@@ -28,26 +26,26 @@ struct shape {
 	u8 length, distance;
 };
 
-/* What the entry of that number is remembered for; without a length: nothing. */
 struct key {
 	u64 bytes;
-	u16 number;
+	u32 used; /* in which call last; by this the oldest of a bucket goes */
 	struct shape shape;
 };
 
 struct bt_decoder {
 	ZydisDecoder zydis;
+	u32 calls, passing;		      /* the next of those that are not remembered */
 	struct shape shape[1u << GUESS_BITS]; /* by the first bytes */
-	struct key key[1u << HASH_BITS];      /* by the bytes */
-	u32 hand, passing;		      /* where eviction stands; the next of those that are not remembered */
-	bool recent[REMEMBERED];	      /* used since eviction last came by */
-	struct bt_decoded entry[REMEMBERED];
-	struct bt_decoded passed[BT_DECODED_AT_ONCE + 1];
+	_Alignas(64) struct key key[REMEMBERED];
+	struct bt_insn insn[REMEMBERED];
+	struct bt_insn passed[BT_DECODED_AT_ONCE + 1];
 };
+_Static_assert(BUCKET * sizeof(struct key) == 64 && offsetof(struct bt_decoder, insn) % 64 == 0, "lines of the host's cache");
 
 static void init(struct bt_decoder *d)
 {
 	ZydisDecoderInit(&d->zydis, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	d->calls = BT_DECODED_AT_ONCE; /* keys that were never used are old enough to go */
 }
 
 struct bt_decoder *bt_decoder_new(struct err *e)
@@ -120,94 +118,41 @@ static struct shape *shape_at(struct bt_decoder *d, const u8 *bytes)
 	return &d->shape[hash(first(bytes, (struct shape){.length = (u8)telling(bytes)}), GUESS_BITS)];
 }
 
-static struct key *key_at(struct bt_decoder *d, u64 bytes)
+static struct key *bucket_of(struct bt_decoder *d, u64 bytes)
 {
-	return &d->key[hash(bytes, HASH_BITS)];
+	return &d->key[BUCKET * hash(bytes, BUCKET_BITS)];
 }
 
-static const struct key *find(struct bt_decoder *d, const u8 *bytes, u32 avail)
+static struct key *find(struct bt_decoder *d, u64 bytes, struct shape s)
 {
-	struct shape s = *shape_at(d, bytes);
-	u64 known = first(bytes, s);
-	const struct key *k = key_at(d, known);
+	struct key *k = bucket_of(d, bytes);
 
-	return s.length && s.length <= avail && k->shape.length == s.length && k->shape.distance == s.distance && k->bytes == known ? k
-																    : NULL;
+	for (u32 i = 0; i < BUCKET; i++)
+		if (k[i].bytes == bytes && k[i].shape.length == s.length && k[i].shape.distance == s.distance)
+			return &k[i];
+	return NULL;
 }
 
-/* Most of an instruction, and its first operands. */
-static void fetch(const struct bt_decoded *e)
+static struct bt_insn *insn_of(struct bt_decoder *d, const struct key *k)
 {
-	for (u32 i = 0; i < offsetof(struct bt_decoded, op[3]); i += 64)
-		__builtin_prefetch((const u8 *)e + i);
+	return &d->insn[k - d->key];
 }
 
-static struct bt_decoded *passing(struct bt_decoder *d)
+static struct bt_insn *passing(struct bt_decoder *d)
 {
 	return &d->passed[d->passing++ % ARRAY_SIZE(d->passed)];
 }
 
 /* A copy of what was remembered, with the distance that stands here. */
-static struct bt_decoded *at_this_distance(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
+static struct bt_insn *at_this_distance(struct bt_decoder *d, const struct bt_insn *from, const u8 *distance)
 {
-	struct bt_decoded *e = passing(d);
-	i32 distance;
+	struct bt_insn *i = passing(d);
+	i32 here;
 
-	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
-	memcpy(&distance, bytes + e->distance, sizeof distance);
-	if (e->in.raw.imm[0].size == 32) {
-		e->in.raw.imm[0].value.s = e->op[0].imm.value.s = distance;
-		return e;
-	}
-	e->in.raw.disp.value = distance;
-	for (u32 i = 0; i < e->in.operand_count; i++)
-		if (e->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-		    (e->op[i].mem.base == ZYDIS_REGISTER_RIP || e->op[i].mem.base == ZYDIS_REGISTER_EIP))
-			e->op[i].mem.disp.value = distance;
-	return e;
-}
-
-/* ---- what is known of an instruction */
-
-static bool is_special(ZydisRegister r)
-{
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_SEGMENT:
-	case ZYDIS_REGCLASS_CONTROL:
-	case ZYDIS_REGCLASS_DEBUG:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static void note_register(struct bt_decoded *e, const ZydisDecodedOperand *o, bool visible)
-{
-	int g = tr_gpr(o->reg.value);
-
-	if (g >= 0 && tr_writes(o))
-		e->written |= (u16)(1u << g);
-	e->special |= visible && g < 0 && is_special(o->reg.value);
-}
-
-static void decode(const struct bt_decoder *d, struct bt_decoded *e, const u8 *bytes, u32 avail)
-{
-	ZydisDecoderContext context;
-
-	e->row = (struct bt_row){K_STOP, 0};
-	e->needs = e->written = 0;
-	e->special = false;
-	e->valid = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d->zydis, &context, bytes, avail < 15 ? avail : 15, &e->in)) &&
-		   ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d->zydis, &context, &e->in, e->op, e->in.operand_count));
-	if (!e->valid)
-		return;
-	e->row = bt_row_of(e->in.mnemonic);
-	if (e->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && (e->in.raw.rex.B & 1))
-		e->row.kind = K_INTERP; /* XCHG r8, rax: REX.B makes 90 an exchange whatever prefix precedes it */
-	e->needs = bt_native_needs(&e->in);
-	for (u32 i = 0; i < e->in.operand_count; i++)
-		if (e->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
-			note_register(e, &e->op[i], i < e->in.operand_count_visible);
+	memcpy(&here, distance, sizeof here);
+	*i = *from;
+	bt_insn_set_distance(i, here);
+	return i;
 }
 
 /* ---- which are remembered */
@@ -225,55 +170,57 @@ static struct shape shape_of(const ZydisDecodedInstruction *in)
 	return s;
 }
 
-/* One that was not used since the hand last came by; NULL: there is none nearby. Whatever was handed out is safe until the hand has gone all the way
- * round, for which it needs more than BT_DECODED_AT_ONCE calls. */
-static struct bt_decoded *evict(struct bt_decoder *d)
+/* The one that was not used for longest; NULL: the answer that was given then still has to hold. */
+static struct key *oldest(const struct bt_decoder *d, struct key *bucket)
 {
-	for (u32 i = 0; i < STEPS; i++) {
-		u32 n = d->hand++ % REMEMBERED;
-		if (!d->recent[n])
-			return &d->entry[n];
-		d->recent[n] = false;
-	}
-	return NULL;
+	struct key *k = bucket;
+
+	for (u32 i = 1; i < BUCKET; i++)
+		if (d->calls - bucket[i].used > d->calls - k->used)
+			k = &bucket[i];
+	return d->calls - k->used > BT_DECODED_AT_ONCE ? k : NULL;
 }
 
-static void forget(struct bt_decoder *d, const struct bt_decoded *e)
+static void remember(struct bt_decoder *d, const struct bt_insn *i, struct shape s, const u8 *bytes)
 {
-	struct key *k = key_at(d, e->bytes);
+	u64 known = first(bytes, s);
+	struct key *k;
 
-	if (k->number == e - d->entry)
-		k->shape.length = 0;
-}
-
-static void remember(struct bt_decoder *d, const struct bt_decoded *from, const u8 *bytes)
-{
-	struct bt_decoded *e = evict(d);
-	struct shape s = shape_of(&from->in);
-
-	if (!e)
-		return;
-	forget(d, e);
-	memcpy(e, from, offsetof(struct bt_decoded, op[from->in.operand_count]));
-	e->distance = s.distance;
-	e->bytes = first(bytes, s);
-	d->recent[e - d->entry] = true;
 	*shape_at(d, bytes) = s;
-	*key_at(d, e->bytes) = (struct key){.bytes = e->bytes, .number = (u16)(e - d->entry), .shape = s};
+	if (find(d, known, s))
+		return; /* and was not found as others begin alike */
+	k = oldest(d, bucket_of(d, known));
+	if (!k)
+		return;
+	*k = (struct key){.bytes = known, .used = d->calls, .shape = s};
+	*insn_of(d, k) = *i;
 }
 
-const struct bt_decoded *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
+static const struct bt_insn *decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
-	const struct key *k = find(d, bytes, avail);
+	struct bt_insn *i = passing(d);
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoderContext context;
 
-	if (k) {
-		d->recent[k->number] = true;
-		fetch(&d->entry[k->number]);
-		return k->shape.distance ? at_this_distance(d, &d->entry[k->number], bytes) : &d->entry[k->number];
-	}
-	struct bt_decoded *e = passing(d);
-	decode(d, e, bytes, avail);
-	if (e->valid && e->in.length <= LONGEST)
-		remember(d, e, bytes);
-	return e;
+	*i = (struct bt_insn){.row = {K_STOP, 0}};
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d->zydis, &context, bytes, avail < 15 ? avail : 15, &in)) ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d->zydis, &context, &in, op, in.operand_count)))
+		return i;
+	*i = bt_insn_of(&in, op);
+	if (i->length <= LONGEST)
+		remember(d, i, shape_of(&in), bytes);
+	return i;
+}
+
+const struct bt_insn *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
+{
+	struct shape s = *shape_at(d, bytes);
+	struct key *k = s.length && s.length <= avail ? find(d, first(bytes, s), s) : NULL;
+
+	d->calls++;
+	if (!k)
+		return decode(d, bytes, avail);
+	k->used = d->calls;
+	return s.distance ? at_this_distance(d, insn_of(d, k), bytes + s.distance) : insn_of(d, k);
 }

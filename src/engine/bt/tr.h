@@ -41,7 +41,7 @@ struct tr_stub {
 
 /* An instruction of the block, and how its accesses find their deltas. */
 struct tr_insn {
-	const struct bt_decoded *is;
+	const struct bt_insn *is;
 	struct bt_row row; /* its own, or another one here */
 	gva_t gva;
 	u8 group[2]; /* by enum tr_use: which shared look-up serves it, or TR_ALONE */
@@ -98,8 +98,8 @@ struct tr {
 	const u8 *page;	    /* the code's bytes: one page, or two */
 
 	struct tr_insn *insn; /* the current one, with its parts at hand */
-	const ZydisDecodedInstruction *in;
-	const ZydisDecodedOperand *op;
+	const struct bt_insn *in;
+	const struct bt_operand *op;
 	const u8 *raw;
 
 	u32 nstubs, nslots, npending;
@@ -155,22 +155,18 @@ static inline bool tr_is_gpr64(ZydisRegister r)
 	return r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15;
 }
 
-static inline i64 tr_displacement(const ZydisDecodedOperand *m)
-{
-	return m->mem.disp.has_displacement ? m->mem.disp.value : 0;
-}
-static inline bool tr_writes(const ZydisDecodedOperand *o)
+static inline bool tr_writes(const struct bt_operand *o)
 {
 	return (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
 }
 
-static inline bool tr_is_mem(const ZydisDecodedOperand *o)
+static inline bool tr_is_mem(const struct bt_operand *o)
 {
 	return o->type == ZYDIS_OPERAND_TYPE_MEMORY;
 }
 static inline bool tr_odd_width(const struct tr *t)
 {
-	return (t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+	return t->in->has_operandsize;
 }
 
 /* ---- translate.c */
@@ -194,24 +190,24 @@ void tr_reloc(struct tr *t, enum bt_reloc_kind kind, u32 at);
 void tr_mov_gva(struct tr *t, u32 reg, gva_t gva);
 u32 tr_read_guest(struct tr *t, u32 guest, u32 temp); /* the host register that holds it, loading into temp if need be */
 void tr_write_guest(struct tr *t, u32 guest, u32 from);
-void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
-void tr_address(struct tr *t, const ZydisDecodedOperand *m);		/* r10 = linear address; clobbers rcx */
+void tr_effective(struct tr *t, const struct bt_operand *m, u32 dst); /* without the segment; clobbers rcx, r10 */
+void tr_address(struct tr *t, const struct bt_operand *m);	      /* r10 = linear address; clobbers rcx */
 /* rcx = delta for the page of the address. check: log2 of the alignment below which an access of `size` bytes may straddle, 0: none. */
 void tr_lookup(struct tr *t, u32 address, bool write, u32 check, u32 size);
 void tr_stack_check(struct tr *t); /* rsp is a multiple of 8, or the event takes over */
 /* Address and look-up of a memory operand. */
-struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned);
+struct tr_place tr_access(struct tr *t, const struct bt_operand *m, bool write, bool aligned);
 void tr_modrm(struct tr *t, u32 reg, struct tr_place p, bool evex); /* ModRM, SIB and displacement */
 void tr_load(struct tr *t, u32 reg, struct tr_place p);		    /* 64 bits */
 void tr_store(struct tr *t, struct tr_place p, u32 reg);
-void tr_place_address(struct tr *t, u32 dst, struct tr_place p);	 /* dst = host address */
-void tr_load_delta(struct tr *t, bool write);				 /* rcx = delta, or 0, of the page whose number is in rcx */
-void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);	 /* jrcxz to a miss at address + plus */
-void tr_jump_careful(struct tr *t);					 /* jrcxz to this instruction in a careful block */
-bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m);	 /* the address is a base register, or rip, plus a constant */
-bool tr_plain_address(const struct tr *t, const ZydisDecodedOperand *m); /* the same, or with an index register besides */
+void tr_place_address(struct tr *t, u32 dst, struct tr_place p);       /* dst = host address */
+void tr_load_delta(struct tr *t, bool write);			       /* rcx = delta, or 0, of the page whose number is in rcx */
+void tr_jump_miss(struct tr *t, u32 address, i32 plus, bool write);    /* jrcxz to a miss at address + plus */
+void tr_jump_careful(struct tr *t);				       /* jrcxz to this instruction in a careful block */
+bool tr_plain_base(const struct tr *t, const struct bt_operand *m);    /* the address is a base register, or rip, plus a constant */
+bool tr_plain_address(const struct tr *t, const struct bt_operand *m); /* the same, or with an index register besides */
 /* The 64-bit value of an operand into a host register; memory operands through a look-up. */
-u32 tr_fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp);
+u32 tr_fetch64(struct tr *t, const struct bt_operand *o, u32 temp);
 
 /* ---- bounds.c */
 /* The instruction that comes next accesses guest memory at [base + index + disp] (index H_RSP: none). No register nor flag changes. */
@@ -238,7 +234,7 @@ bool tr_is_near64(const struct tr *t); /* a stack instruction of 64 bits */
 bool tr_shared(const struct tr *t, enum tr_use use);
 /* The delta of a shared access into rcx. base: guest register, or -1 for rip; disp: from it to the address. */
 struct tr_place tr_share(struct tr *t, enum tr_use use, int base, i64 disp, bool write);
-struct tr_place tr_share_operand(struct tr *t, const ZydisDecodedOperand *m,
+struct tr_place tr_share_operand(struct tr *t, const struct bt_operand *m,
 				 bool write); /* the same for a memory operand, with or without index */
 void tr_forget_delta(struct tr *t);	      /* rcx is about to be used otherwise: keep what it holds if that is wanted later */
 void tr_between(struct tr *t, bool poll);     /* before an instruction, or the poll in front of it: what must be put straight */

@@ -13,7 +13,7 @@ void tr_insn_lea(struct tr *t, u32 arg)
 		return;
 	}
 	u32 g = (u32)tr_gpr(t->op[0].reg.value);
-	const ZydisDecodedOperand *m = &t->op[1];
+	const struct bt_operand *m = &t->op[1];
 	tr_guard(t, 40);
 	int h = tr_host(g);
 	u32 dst = h >= 0 ? (u32)h : H_R11;
@@ -41,7 +41,7 @@ void tr_insn_prefetch(struct tr *t, u32 arg)
 	e_rex(e, false, 0, H_RCX, H_R10);
 	e8(e, 0x0f);
 	e8(e, t->in->opcode);
-	e_mem(e, t->in->raw.modrm.reg, H_R10, H_RCX, 0, 0);
+	e_mem(e, t->in->modrm.reg, H_R10, H_RCX, 0, 0);
 	e_fix8(e, absent, e->pos);
 }
 
@@ -78,7 +78,7 @@ void tr_insn_bt(struct tr *t, u32 arg)
 	h = tr_read_guest(t, g, H_R11);
 	e_pext_fs(e, true, H_R11, h, size == 64 ? FS(k_63) : FS(k_31));
 	tr_check(t, H_R10, H_RCX, 0, size / 8, write);
-	if (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+	if (t->in->has_lock)
 		e8(e, 0xf0);
 	e_rex(e, size == 64, H_R11, H_RCX, H_R10);
 	e8(e, 0x0f);

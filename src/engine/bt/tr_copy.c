@@ -7,7 +7,6 @@
  */
 #include "engine/bt/tr.h"
 
-enum field { F_REG, F_RM, F_VVVV, F_OPCODE, F_COUNT };
 enum mem_form { MEM_NONE, MEM_SUM /* [base+rcx+disp] */, MEM_R10, MEM_RCX };
 
 struct plan {
@@ -17,95 +16,25 @@ struct plan {
 		u32 host;
 		bool temp;
 	} f[F_COUNT];
-	const ZydisDecodedOperand *mem;
+	const struct bt_operand *mem;
 	enum mem_form form;
 	struct tr_place place; /* MEM_SUM */
 	bool high8;
 	bool rcx_in, rcx_out; /* implicit rcx */
 };
 
-static int field_of(const ZydisDecodedOperand *o)
+static void make_plan(const struct tr *t, struct plan *p)
 {
-	switch (o->encoding) {
-	case ZYDIS_OPERAND_ENCODING_MODRM_REG:
-		return F_REG;
-	case ZYDIS_OPERAND_ENCODING_MODRM_RM:
-		return F_RM;
-	case ZYDIS_OPERAND_ENCODING_NDSNDD:
-		return F_VVVV;
-	case ZYDIS_OPERAND_ENCODING_OPCODE:
-		return F_OPCODE;
-	default:
-		return -1;
+	const struct bt_insn *in = t->in;
+	*p = (struct plan){.rcx_in = in->rcx_in, .rcx_out = in->rcx_out, .mem = in->memory < BT_OPERANDS ? &t->op[in->memory] : NULL};
+	for (u32 i = 0; i < F_COUNT; i++) {
+		const struct bt_named *n = &in->field[i];
+		p->f[i].guest = n->any ? n->guest : -1;
+		p->f[i].written = n->written;
+		p->f[i].loaded = n->loaded;
+		p->f[i].high = n->high;
+		p->high8 |= n->high;
 	}
-}
-
-/* The old value matters: read, conditionally written, or only a part of the register is replaced. */
-static bool needs_old(const ZydisDecodedOperand *o)
-{
-	return (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) || o->size < 32;
-}
-
-static bool note_implicit(struct plan *p, const ZydisDecodedOperand *o)
-{
-	int g = tr_gpr(o->reg.value);
-	if (g < 0)
-		return true;
-	if (g == R_RCX) {
-		p->rcx_in = true;
-		p->rcx_out |= tr_writes(o);
-		return true;
-	}
-	return tr_host((u32)g) == g;
-}
-
-static bool note_operand(struct plan *p, const ZydisDecodedOperand *o)
-{
-	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		if (p->mem || o->mem.type != ZYDIS_MEMOP_TYPE_MEM || o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-			return o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
-		p->mem = o;
-		return o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
-	}
-	if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
-		return false;
-	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return true;
-	switch (ZydisRegisterGetClass(o->reg.value)) {
-	case ZYDIS_REGCLASS_SEGMENT:
-	case ZYDIS_REGCLASS_CONTROL:
-	case ZYDIS_REGCLASS_DEBUG:
-	case ZYDIS_REGCLASS_TEST:
-		return false;
-	default:
-		break;
-	}
-	int field = field_of(o);
-	if (field < 0)
-		return note_implicit(p, o);
-	int g = tr_gpr(o->reg.value);
-	if (g < 0)
-		return true;
-	p->f[field].high = tr_is_high8(o->reg.value);
-	p->high8 |= p->f[field].high;
-	p->f[field].guest = g;
-	p->f[field].written |= tr_writes(o);
-	p->f[field].loaded |= needs_old(o);
-	return true;
-}
-
-static bool make_plan(const struct tr *t, struct plan *p)
-{
-	*p = (struct plan){0};
-	for (u32 i = 0; i < F_COUNT; i++)
-		p->f[i].guest = -1;
-	for (u32 i = 0; i < t->in->operand_count; i++)
-		if (!note_operand(p, &t->op[i]))
-			return false;
-	/* BSF and BSR leave the destination alone when the source is zero. */
-	if (t->in->mnemonic == ZYDIS_MNEMONIC_BSF || t->in->mnemonic == ZYDIS_MNEMONIC_BSR)
-		p->f[F_REG].loaded = true;
-	return true;
 }
 
 /* With AH-BH in play no REX prefix is possible: guest rcx must be in host rcx, the address in rcx alone. */
@@ -194,7 +123,7 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 		e8(&t->e, r | H_RCX);
 		break;
 	case MEM_NONE: {
-		u32 rm = p->f[F_RM].guest >= 0 ? p->f[F_RM].host : t->in->raw.modrm.rm;
+		u32 rm = p->f[F_RM].guest >= 0 ? p->f[F_RM].host : t->in->modrm.rm;
 		e8(&t->e, 0xc0 | r | (rm & 7));
 		break;
 	}
@@ -203,14 +132,11 @@ static void emit_modrm(struct tr *t, const struct plan *p, u32 reg)
 
 static void emit_immediates(struct tr *t)
 {
-	for (u32 i = 0; i < 2; i++) {
-		if (t->in->raw.imm[i].size == 0)
-			continue;
-		u64 bytes; /* and what lies behind, in the copied pages */
-		memcpy(&bytes, t->raw + t->in->raw.imm[i].offset, sizeof bytes);
-		e_bytes(&t->e, bytes, t->in->raw.imm[i].size / 8u);
-	}
-	/* the register in an immediate byte (is4) has no imm entry of its own in some forms: it is the last byte then */
+	u64 bytes; /* and what lies behind, in the copied pages */
+	if (t->in->immediates == 0)
+		return;
+	memcpy(&bytes, t->raw + t->in->length - t->in->immediates, sizeof bytes);
+	e_bytes(&t->e, bytes, t->in->immediates);
 }
 
 static u32 rm_high(const struct plan *p, u32 raw_high)
@@ -226,7 +152,7 @@ static u32 rm_high(const struct plan *p, u32 raw_high)
 
 static u32 reg_number(const struct tr *t, const struct plan *p, u32 raw_high)
 {
-	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in->raw.modrm.reg;
+	return p->f[F_REG].guest >= 0 ? p->f[F_REG].host : raw_high | t->in->modrm.reg;
 }
 
 static bool is_kept(u32 prefix)
@@ -237,30 +163,29 @@ static bool is_kept(u32 prefix)
 /* Prefixes that do nothing are copied, too, and a copy has a REX, an index and a large displacement more. VEX and EVEX always have room. */
 static bool has_room(const struct tr *t, const struct plan *p)
 {
-	const ZydisDecodedInstruction *in = t->in;
+	const struct bt_insn *in = t->in;
 	u32 n = 1 + 3 + 1 + (p->form == MEM_SUM ? 1 + 4 : 0); /* REX, 0f 38 and opcode, ModRM, SIB and displacement */
-	for (u32 i = 0; i < in->raw.prefix_count; i++)
-		n += is_kept(in->raw.prefixes[i].value);
-	return n + in->raw.imm[0].size / 8 + in->raw.imm[1].size / 8 <= ZYDIS_MAX_INSTRUCTION_LENGTH;
+	for (u32 i = 0; i < in->prefixes; i++)
+		n += is_kept(t->raw[i]);
+	return n + in->immediates <= ZYDIS_MAX_INSTRUCTION_LENGTH;
 }
 
 static void emit_legacy(struct tr *t, const struct plan *p)
 {
-	const ZydisDecodedInstruction *in = t->in;
+	const struct bt_insn *in = t->in;
 	u32 rex = 0;
-	for (u32 i = 0; i < in->raw.prefix_count; i++)
-		if (is_kept(in->raw.prefixes[i].value))
-			e8(&t->e, in->raw.prefixes[i].value);
-	bool has_rex = (in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
-	if (has_rex)
-		rex = t->raw[in->raw.rex.offset];
+	for (u32 i = 0; i < in->prefixes; i++)
+		if (is_kept(t->raw[i]))
+			e8(&t->e, t->raw[i]);
+	if (in->has_rex)
+		rex = t->raw[in->prefix];
 	u32 reg = reg_number(t, p, (rex & 4) << 1);
 	u32 high = rm_high(p, (rex & 1) << 3);
 	if (p->f[F_OPCODE].guest >= 0)
 		high = p->f[F_OPCODE].host & 8;
-	u32 out = 0x40 | (rex & 8) | (in->attributes & ZYDIS_ATTRIB_HAS_MODRM ? (reg & 8) >> 1 : 0) | high >> 3;
+	u32 out = 0x40 | (rex & 8) | (in->has_modrm ? (reg & 8) >> 1 : 0) | high >> 3;
 	struct e_part part = {0};
-	if (out != 0x40 || has_rex)
+	if (out != 0x40 || in->has_rex)
 		part = e_then(part, out, 1);
 	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 		part = e_then(part, 0x0f, 1);
@@ -272,14 +197,14 @@ static void emit_legacy(struct tr *t, const struct plan *p)
 	if (p->f[F_OPCODE].guest >= 0)
 		opcode = (opcode & ~7u) | (p->f[F_OPCODE].host & 7);
 	e_put(&t->e, e_then(part, opcode, 1));
-	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+	if (in->has_modrm)
 		emit_modrm(t, p, reg);
 	emit_immediates(t);
 }
 
 static void emit_vex_copy(struct tr *t, const struct plan *p)
 {
-	const u8 *x = t->raw + t->in->raw.vex.offset;
+	const u8 *x = t->raw + t->in->prefix;
 	u32 b1, b2;
 	if (x[0] == 0xc5) {
 		b1 = (x[1] & 0x80u) | 0x60 | 1;
@@ -297,14 +222,14 @@ static void emit_vex_copy(struct tr *t, const struct plan *p)
 	e8(&t->e, b1);
 	e8(&t->e, b2);
 	e8(&t->e, t->in->opcode);
-	if (t->in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+	if (t->in->has_modrm)
 		emit_modrm(t, p, reg);
 	emit_immediates(t);
 }
 
 static void emit_evex_copy(struct tr *t, const struct plan *p)
 {
-	const u8 *x = t->raw + t->in->raw.evex.offset;
+	const u8 *x = t->raw + t->in->prefix;
 	u32 p0 = x[1], p1 = x[2], p2 = x[3];
 	if (p->form != MEM_NONE) {
 		p0 |= 0x40; /* index below 8: rcx, or none */
@@ -312,7 +237,7 @@ static void emit_evex_copy(struct tr *t, const struct plan *p)
 	} else if (p->f[F_RM].guest >= 0) {
 		p0 = (p0 & ~0x20u) | (p->f[F_RM].host & 8 ? 0 : 0x20);
 	}
-	u32 reg = t->in->raw.modrm.reg;
+	u32 reg = t->in->modrm.reg;
 	if (p->f[F_REG].guest >= 0) {
 		reg = p->f[F_REG].host;
 		p0 = (p0 & ~0x80u) | (reg & 8 ? 0 : 0x80) | 0x10;
@@ -351,7 +276,7 @@ static void emit_encoded(struct tr *t, const struct plan *p)
 	}
 }
 
-static bool is_aligned_form(const ZydisDecodedInstruction *in)
+static bool is_aligned_form(const struct bt_insn *in)
 {
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVAPS:
@@ -422,19 +347,10 @@ static void track_rsp(struct tr *t, const struct plan *p)
 		if (p->f[i].guest != R_RSP || !p->f[i].written)
 			continue;
 		bool whole = (t->in->mnemonic == ZYDIS_MNEMONIC_ADD || t->in->mnemonic == ZYDIS_MNEMONIC_SUB) &&
-			     t->in->operand_width == 64 && t->in->raw.imm[0].size && (t->in->raw.imm[0].value.u & 7) == 0;
+			     t->in->operand_width == 64 && t->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (t->op[1].imm.value & 7) == 0;
 		if (!whole)
 			t->rsp_ok = false;
 	}
-}
-
-/* Vector operands sized by what Zydis calls the access may exceed what one look-up covers. */
-static bool memory_fits(const struct plan *p)
-{
-	return !p->mem || (p->mem->size >= 8 && p->mem->size <= 512 && p->mem->mem.type == ZYDIS_MEMOP_TYPE_MEM &&
-			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_XMM &&
-			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_YMM &&
-			   ZydisRegisterGetClass(p->mem->mem.index) != ZYDIS_REGCLASS_ZMM);
 }
 
 static bool takes_rcx(const struct plan *p)
@@ -458,7 +374,10 @@ static void check_memory(struct tr *t, const struct plan *p)
 bool tr_copy(struct tr *t)
 {
 	struct plan p;
-	if (!make_plan(t, &p) || !memory_fits(&p) || !assign(&p, t->r11_in) || !has_room(t, &p))
+	if (!t->in->copies)
+		return false;
+	make_plan(t, &p);
+	if (!assign(&p, t->r11_in) || !has_room(t, &p))
 		return false;
 	tr_guard(t, 60);
 	if (p.mem)

@@ -92,7 +92,7 @@ static void landing(struct tr *t)
 
 static gva_t direct_target(const struct tr *t)
 {
-	return t->next + (u64)t->op[0].imm.value.s;
+	return t->next + (u64)t->op[0].imm.value;
 }
 
 static bool is_direct(const struct tr *t)
@@ -102,7 +102,7 @@ static bool is_direct(const struct tr *t)
 
 void tr_insn_call(struct tr *t, u32 arg)
 {
-	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || tr_odd_width(t)) {
+	if (t->in->is_far || tr_odd_width(t)) {
 		tr_interp(t, true);
 		return;
 	}
@@ -138,11 +138,11 @@ void tr_insn_call(struct tr *t, u32 arg)
 
 void tr_insn_ret(struct tr *t, u32 arg)
 {
-	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || tr_odd_width(t)) {
+	if (t->in->is_far || tr_odd_width(t)) {
 		tr_interp(t, true);
 		return;
 	}
-	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value.u : 0;
+	u32 extra = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u16)t->op[0].imm.value : 0;
 	if (extra && !tr_uses_ras(t)) {
 		tr_interp(t, true);
 		return;
@@ -162,7 +162,7 @@ void tr_insn_ret(struct tr *t, u32 arg)
 
 void tr_insn_jmp(struct tr *t, u32 arg)
 {
-	if (t->in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || tr_odd_width(t)) {
+	if (t->in->is_far || tr_odd_width(t)) {
 		tr_interp(t, true);
 	} else if (is_direct(t)) {
 		if (direct_target(t) <= t->gva)

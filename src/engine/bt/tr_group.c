@@ -176,7 +176,7 @@ void tr_forget_delta(struct tr *t)
 }
 
 /* An index that lives in memory takes rcx from the delta, which this very access wants again. */
-static void sum_address(struct tr *t, const ZydisDecodedOperand *m, u32 group)
+static void sum_address(struct tr *t, const struct bt_operand *m, u32 group)
 {
 	if (tr_host((u32)tr_gpr(m->mem.index)) < 0)
 		lose_delta(t, t->delta_in == group || wanted_again(t, t->delta_in));
@@ -185,7 +185,7 @@ static void sum_address(struct tr *t, const ZydisDecodedOperand *m, u32 group)
 		e_lea(&t->e, true, T_ADDR, T_ADDR, H_RSP, 0, t->rsp_due);
 }
 
-static struct tr_place share_sum(struct tr *t, const ZydisDecodedOperand *m, bool write)
+static struct tr_place share_sum(struct tr *t, const struct bt_operand *m, bool write)
 {
 	u32 group = t->insn->group[USE_OPERAND];
 	struct tr_group *g = &t->group[group];
@@ -202,11 +202,11 @@ static struct tr_place share_sum(struct tr *t, const ZydisDecodedOperand *m, boo
 	return shared_now(t, group, (struct tr_place){T_ADDR, (i32)(at - g->low)});
 }
 
-struct tr_place tr_share_operand(struct tr *t, const ZydisDecodedOperand *m, bool write)
+struct tr_place tr_share_operand(struct tr *t, const struct bt_operand *m, bool write)
 {
 	if (!tr_plain_base(t, m))
 		return share_sum(t, m, write);
-	return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), tr_displacement(m), write);
+	return tr_share(t, USE_OPERAND, m->mem.base == ZYDIS_REGISTER_RIP ? -1 : tr_gpr(m->mem.base), m->mem.disp, write);
 }
 
 void tr_settle_rsp(struct tr *t)
@@ -220,22 +220,6 @@ void tr_settle_rsp(struct tr *t)
 static bool looked_before(const struct tr *t, enum tr_use use)
 {
 	return tr_shared(t, use) && t->group[t->insn->group[use]].looked;
-}
-
-static bool has_memory_operand(const struct tr *t)
-{
-	for (u32 i = 0; i < t->in->operand_count_visible; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_MEM)
-			return true;
-	return false;
-}
-
-static bool names_rsp(const struct tr *t)
-{
-	for (u32 i = 0; i < t->in->operand_count_visible; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(t->op[i].reg.value) == R_RSP)
-			return true;
-	return false;
 }
 
 /* Moves and sums that cannot fault: nobody sees rsp before the next instruction. */
@@ -255,19 +239,19 @@ static bool is_harmless(const struct tr *t)
 	default:
 		return false;
 	}
-	if (t->insn->is->special || (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
+	if (t->in->special || t->in->has_lock)
 		return false;
-	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !has_memory_operand(t) || looked_before(t, USE_OPERAND);
+	return t->in->mnemonic == ZYDIS_MNEMONIC_NOP || !t->in->has_memory || looked_before(t, USE_OPERAND);
 }
 
 /* May rsp stay as it is, with rsp_due behind it, while this instruction runs? */
 static bool can_owe_rsp(const struct tr *t)
 {
-	bool stack = tr_is_near64(t) && looked_before(t, USE_STACK) && !has_memory_operand(t);
+	bool stack = tr_is_near64(t) && looked_before(t, USE_STACK) && !t->in->has_memory;
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_PUSH:
 	case K_POP:
-		return stack && !names_rsp(t) && !t->insn->is->special;
+		return stack && !t->in->names_rsp && !t->in->special;
 	case K_RET:
 		return stack && tr_uses_ras(t);
 	case K_CALL:
@@ -275,7 +259,7 @@ static bool can_owe_rsp(const struct tr *t)
 	case K_AUTO:
 	case K_MOV_SEG:
 	case K_NOP:
-		return is_harmless(t) && !names_rsp(t);
+		return is_harmless(t) && !t->in->names_rsp;
 	default:
 		return false;
 	}
@@ -286,9 +270,9 @@ static bool can_hold_delta(const struct tr *t)
 {
 	switch ((enum bt_kind)t->insn->row.kind) {
 	case K_AUTO:
-		return !has_memory_operand(t) || looked_before(t, USE_OPERAND);
+		return !t->in->has_memory || looked_before(t, USE_OPERAND);
 	case K_MOV_SEG:
-		return !t->insn->is->special && (!has_memory_operand(t) || looked_before(t, USE_OPERAND));
+		return !t->in->special && (!t->in->has_memory || looked_before(t, USE_OPERAND));
 	case K_LEA:
 	case K_NOP:
 		return true;

@@ -155,7 +155,7 @@ void tr_write_guest(struct tr *t, u32 guest, u32 from)
 		tr_forget_r11(t);
 }
 
-static void add_segment_base(struct tr *t, const ZydisDecodedOperand *m)
+static void add_segment_base(struct tr *t, const struct bt_operand *m)
 {
 	i32 disp;
 	if (m->mem.segment == ZYDIS_REGISTER_FS)
@@ -174,12 +174,12 @@ static u32 scale_log2(u32 scale)
 }
 
 /* Effective address into `dst` (64 or 32 bits wide as the address size says), without the segment. */
-void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
+void tr_effective(struct tr *t, const struct bt_operand *m, u32 dst)
 {
 	struct emit *e = &t->e;
 	bool wide = t->in->address_width == 64;
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) {
-		u64 a = t->next + (u64)m->mem.disp.value;
+		u64 a = t->next + (u64)m->mem.disp;
 		t->stays |= !wide;
 		if (wide)
 			tr_mov_gva(t, dst, a);
@@ -188,11 +188,7 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		return;
 	}
 	int base = m->mem.base == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.base);
-	i64 disp = tr_displacement(m);
-	if (t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5) {
-		base = -1; /* whatever REX.B says; Zydis 4.0 takes r13 for a base then */
-		disp = t->in->raw.disp.value;
-	}
+	i64 disp = m->mem.disp;
 	int index = m->mem.index == ZYDIS_REGISTER_NONE ? -1 : tr_gpr(m->mem.index);
 	u32 scale = scale_log2(m->mem.scale);
 	if (base < 0 && index < 0) {
@@ -211,7 +207,7 @@ void tr_effective(struct tr *t, const ZydisDecodedOperand *m, u32 dst)
 		e_lea(e, wide, dst, hb, hi, scale, (i32)disp);
 }
 
-void tr_address(struct tr *t, const ZydisDecodedOperand *m)
+void tr_address(struct tr *t, const struct bt_operand *m)
 {
 	tr_effective(t, m, T_ADDR);
 	add_segment_base(t, m);
@@ -302,42 +298,40 @@ static u32 ceil_log2(u32 n)
 	return l;
 }
 
-static bool plain_stack(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
+static bool plain_stack(const struct tr *t, const struct bt_operand *m, u32 size)
 {
 	return m->mem.base == ZYDIS_REGISTER_RSP && m->mem.index == ZYDIS_REGISTER_NONE && m->mem.segment != ZYDIS_REGISTER_FS &&
-	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp.value & (i64)(size - 1)) == 0 && (size & (size - 1)) == 0 &&
+	       m->mem.segment != ZYDIS_REGISTER_GS && size <= 8 && (m->mem.disp & (i64)(size - 1)) == 0 && (size & (size - 1)) == 0 &&
 	       t->in->address_width == 64;
 }
 
-bool tr_plain_address(const struct tr *t, const ZydisDecodedOperand *m)
+bool tr_plain_address(const struct tr *t, const struct bt_operand *m)
 {
-	bool no_base = t->in->raw.modrm.mod == 0 && t->in->raw.modrm.rm == 4 && t->in->raw.sib.base == 5;
 	bool register_or_rip = m->mem.base == ZYDIS_REGISTER_RIP || tr_is_gpr64(m->mem.base);
 	bool plain_index = m->mem.index == ZYDIS_REGISTER_NONE || tr_is_gpr64(m->mem.index);
 	return t->in->address_width == 64 && plain_index && m->mem.segment != ZYDIS_REGISTER_FS && m->mem.segment != ZYDIS_REGISTER_GS &&
-	       register_or_rip && !no_base;
+	       register_or_rip;
 }
 
-bool tr_plain_base(const struct tr *t, const ZydisDecodedOperand *m)
+bool tr_plain_base(const struct tr *t, const struct bt_operand *m)
 {
 	return tr_plain_address(t, m) && m->mem.index == ZYDIS_REGISTER_NONE;
 }
 
 /* The host register of an operand that is nothing but a base register. */
-static int bare_base(const struct tr *t, const ZydisDecodedOperand *m)
+static int bare_base(const struct tr *t, const struct bt_operand *m)
 {
-	bool bare = tr_plain_base(t, m) && m->mem.base != ZYDIS_REGISTER_RIP && tr_displacement(m) == 0;
+	bool bare = tr_plain_base(t, m) && m->mem.base != ZYDIS_REGISTER_RIP && m->mem.disp == 0;
 	return bare ? tr_host((u32)tr_gpr(m->mem.base)) : -1;
 }
 
 /* An address next to rip is known: so is whether the access straddles. */
-static bool inside_page(const struct tr *t, const ZydisDecodedOperand *m, u32 size)
+static bool inside_page(const struct tr *t, const struct bt_operand *m, u32 size)
 {
-	return m->mem.base == ZYDIS_REGISTER_RIP && tr_plain_base(t, m) &&
-	       PAGE_OFFSET(t->next + (u64)m->mem.disp.value) + size <= PAGE_SIZE;
+	return m->mem.base == ZYDIS_REGISTER_RIP && tr_plain_base(t, m) && PAGE_OFFSET(t->next + (u64)m->mem.disp) + size <= PAGE_SIZE;
 }
 
-struct tr_place tr_access(struct tr *t, const ZydisDecodedOperand *m, bool write, bool aligned)
+struct tr_place tr_access(struct tr *t, const struct bt_operand *m, bool write, bool aligned)
 {
 	u32 size = m->size / 8;
 	if (tr_shared(t, USE_OPERAND))
@@ -387,7 +381,7 @@ void tr_place_address(struct tr *t, u32 dst, struct tr_place p)
 	op64(t, 0x8d, dst, p);
 }
 
-u32 tr_fetch64(struct tr *t, const ZydisDecodedOperand *o, u32 temp)
+u32 tr_fetch64(struct tr *t, const struct bt_operand *o, u32 temp)
 {
 	if (!tr_is_mem(o))
 		return tr_read_guest(t, (u32)tr_gpr(o->reg.value), temp);

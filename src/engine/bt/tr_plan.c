@@ -87,12 +87,12 @@ static struct value sum(struct plan *p, struct value a, struct value b, u32 scal
 }
 
 /* What the address of a memory operand with a base register, and perhaps an index, amounts to. */
-static struct value address_of(struct plan *p, const ZydisDecodedOperand *m)
+static struct value address_of(struct plan *p, const struct bt_operand *m)
 {
 	struct value base = p->reg[tr_gpr(m->mem.base)];
 	if (m->mem.index != ZYDIS_REGISTER_NONE)
 		base = sum(p, base, p->reg[tr_gpr(m->mem.index)], m->mem.scale);
-	return plus(base, tr_displacement(m));
+	return plus(base, m->mem.disp);
 }
 
 /* ---- what is accessed */
@@ -134,25 +134,21 @@ static bool accesses_operand(const struct tr *t)
 static void note_operand(struct plan *p, u32 insn)
 {
 	struct tr *t = p->t;
-	if (!accesses_operand(t))
+	if (!accesses_operand(t) || t->in->memory == BT_OPERANDS)
 		return;
-	for (u32 i = 0; i < t->in->operand_count; i++) {
-		const ZydisDecodedOperand *m = &t->op[i];
-		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-		    m->mem.type != ZYDIS_MEMOP_TYPE_MEM || !tr_plain_address(t, m))
-			continue;
-		i64 disp = tr_displacement(m);
-		if (m->mem.base == ZYDIS_REGISTER_RIP)
-			note_access(p, insn, USE_OPERAND, (struct value){p->rip_root, (i64)t->next + disp}, m->size / 8u, tr_writes(m));
-		else if (disp < INT32_MAX - SPAN_MAX && disp > INT32_MIN + SPAN_MAX)
-			note_access(p, insn, USE_OPERAND, address_of(p, m), m->size / 8u, tr_writes(m));
-	}
+	const struct bt_operand *m = &t->op[t->in->memory];
+	if (!tr_plain_address(t, m))
+		return;
+	i64 disp = m->mem.disp;
+	if (m->mem.base == ZYDIS_REGISTER_RIP)
+		note_access(p, insn, USE_OPERAND, (struct value){p->rip_root, (i64)t->next + disp}, m->size / 8u, tr_writes(m));
+	else if (disp < INT32_MAX - SPAN_MAX && disp > INT32_MIN + SPAN_MAX)
+		note_access(p, insn, USE_OPERAND, address_of(p, m), m->size / 8u, tr_writes(m));
 }
 
 bool tr_is_near64(const struct tr *t)
 {
-	return t->in->operand_width == 64 && t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
-	       !(t->in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+	return t->in->operand_width == 64 && !t->in->is_far && !tr_odd_width(t);
 }
 
 static void note_stack(struct plan *p, u32 insn)
@@ -179,27 +175,27 @@ static void note_stack(struct plan *p, u32 insn)
 
 /* ---- what becomes of the registers */
 
-static bool is_reg64(const ZydisDecodedOperand *o)
+static bool is_reg64(const struct bt_operand *o)
 {
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_is_gpr64(o->reg.value);
 }
 
-static bool is_imm(const ZydisDecodedOperand *o)
+static bool is_imm(const struct bt_operand *o)
 {
 	return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
-static i64 immediate(const ZydisDecodedOperand *o)
+static i64 immediate(const struct bt_operand *o)
 {
-	return is_imm(o) ? o->imm.value.s : 0;
+	return is_imm(o) ? o->imm.value : 0;
 }
 
 /* The value that a move, sum or LEA gives its first operand. */
 static bool followed(struct plan *p, struct value *out)
 {
 	const struct tr *t = p->t;
-	const ZydisDecodedOperand *o = t->op;
-	if (t->in->operand_count_visible == 0 || !is_reg64(&o[0]))
+	const struct bt_operand *o = t->op;
+	if (!is_reg64(&o[0]))
 		return false;
 	struct value old = p->reg[tr_gpr(o[0].reg.value)];
 	switch (t->in->mnemonic) {
@@ -235,7 +231,7 @@ static bool followed(struct plan *p, struct value *out)
 
 static void forget_written(struct plan *p)
 {
-	for (u32 left = p->t->insn->is->written; left; left &= left - 1)
+	for (u32 left = p->t->in->written; left; left &= left - 1)
 		new_root(p, (u32)__builtin_ctz(left));
 }
 
@@ -270,11 +266,6 @@ static void follow_leave(struct plan *p)
 }
 
 /* Zydis does not say that all of them move the pointers. */
-static bool is_string(const struct tr *t)
-{
-	return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP || t->in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
-}
-
 static void follow_string(struct plan *p)
 {
 	forget_written(p);
@@ -286,7 +277,7 @@ static void follow_string(struct plan *p)
 static void follow(struct plan *p)
 {
 	struct tr *t = p->t;
-	if (is_string(t)) {
+	if (t->in->is_string) {
 		follow_string(p);
 		return;
 	}
@@ -302,7 +293,7 @@ static void follow(struct plan *p)
 		follow_plain(p);
 		break;
 	case K_MOV_SEG:
-		if (t->insn->is->special)
+		if (t->in->special)
 			forget_everything(p);
 		else
 			follow_plain(p);

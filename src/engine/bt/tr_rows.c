@@ -31,14 +31,14 @@ static void do_nothing(struct tr *t, u32 arg)
 /* May the instruction run natively? What is missing for that, or used, is noted. */
 static bool runs_natively(struct tr *t)
 {
-	u32 needs = t->insn->is->needs;
-	if (needs == ~0u)
+	u8 needs = t->in->needs;
+	if (!t->in->native)
 		return false;
 	if ((t->mode & needs) != needs) {
-		t->b->lacks |= (u8)needs;
+		t->b->lacks |= needs;
 		return false;
 	}
-	t->b->uses |= (u8)needs;
+	t->b->uses |= needs;
 	return true;
 }
 

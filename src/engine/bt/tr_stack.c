@@ -74,11 +74,11 @@ void tr_push_next(struct tr *t)
 
 void tr_insn_push(struct tr *t, u32 arg)
 {
-	const ZydisDecodedOperand *o = &t->op[0];
+	const struct bt_operand *o = &t->op[0];
 	if (t->in->operand_width != 64) {
 		tr_interp(t, false);
 	} else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		push_small(t, (i32)o->imm.value.s); /* at most 32 bits, extended */
+		push_small(t, (i32)o->imm.value); /* at most 32 bits, extended */
 	} else if (tr_is_mem(o)) {
 		e_store_fs(&t->e, FS(spare), tr_fetch64(t, o, H_R11));
 		struct tr_place top = prepare_push(t);
@@ -95,7 +95,7 @@ void tr_insn_push(struct tr *t, u32 arg)
 
 void tr_insn_pop(struct tr *t, u32 arg)
 {
-	const ZydisDecodedOperand *o = &t->op[0];
+	const struct bt_operand *o = &t->op[0];
 	int g = tr_is_mem(o) ? -1 : tr_gpr(o->reg.value);
 	if (t->in->operand_width != 64 || g < 0) {
 		tr_interp(t, false);

@@ -188,56 +188,57 @@ void tr_insn_light(struct tr *t, u32 op)
 	}
 }
 
-static bool reg_class(const ZydisDecodedOperand *o, ZydisRegisterClass c)
+static bool is_control(const struct bt_operand *o)
 {
-	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == c;
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_CR0 && o->reg.value <= ZYDIS_REGISTER_CR15;
+}
+
+static bool is_segment(const struct bt_operand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_ES && o->reg.value <= ZYDIS_REGISTER_GS;
+}
+
+static void mov_special(struct tr *t)
+{
+	const struct bt_operand *d = &t->op[0], *s = &t->op[1];
+	if (is_control(d) && !t->user && d->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_TO_CR, (u32)(d->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else if (is_control(s) && !t->user && s->reg.value != ZYDIS_REGISTER_CR8) {
+		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
+	} else if (is_segment(s) && !tr_is_mem(d)) {
+		light(t, LIGHT_MOV_FROM_SEG,
+		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4,
+		      false);
+	} else if (is_segment(d) && !tr_is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS && d->reg.value != ZYDIS_REGISTER_CS) {
+		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
+	} else {
+		tr_interp(t, false);
+	}
 }
 
 void tr_insn_mov_special(struct tr *t, u32 arg)
 {
-	const ZydisDecodedOperand *d = &t->op[0], *s = &t->op[1];
-	if (reg_class(d, ZYDIS_REGCLASS_CONTROL) && !t->user && d->reg.value != ZYDIS_REGISTER_CR8) {
-		light(t, LIGHT_MOV_TO_CR, (u32)(d->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(s->reg.value) << 4, false);
-	} else if (reg_class(s, ZYDIS_REGCLASS_CONTROL) && !t->user && s->reg.value != ZYDIS_REGISTER_CR8) {
-		light(t, LIGHT_MOV_FROM_CR, (u32)(s->reg.value - ZYDIS_REGISTER_CR0) | (u32)tr_gpr(d->reg.value) << 4, false);
-	} else if (reg_class(s, ZYDIS_REGCLASS_SEGMENT) && !tr_is_mem(d)) {
-		light(t, LIGHT_MOV_FROM_SEG,
-		      (u32)(s->reg.value - ZYDIS_REGISTER_ES) | (u32)(t->in->operand_width == 16) << 3 | (u32)tr_gpr(d->reg.value) << 4,
-		      false);
-	} else if (reg_class(d, ZYDIS_REGCLASS_SEGMENT) && !tr_is_mem(s) && d->reg.value != ZYDIS_REGISTER_SS &&
-		   d->reg.value != ZYDIS_REGISTER_CS) {
-		light(t, LIGHT_MOV_TO_SEG, (u32)(d->reg.value - ZYDIS_REGISTER_ES) | (u32)tr_gpr(s->reg.value) << 4, false);
-	} else if (!tr_copy(t)) {
+	if (t->in->special)
+		mov_special(t);
+	else if (!tr_copy(t))
 		tr_interp(t, false);
-	}
 }
 
 static void string(struct tr *t)
 {
 	bool movs = t->in->mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSW ||
 		    t->in->mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
-	bool segment = (t->in->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) != 0;
-	if (segment || t->in->address_width != 64 || (t->mode & MODE_DF)) {
+	if (t->in->has_fs_gs || t->in->address_width != 64 || (t->mode & MODE_DF)) {
 		tr_interp(t, false);
 		return;
 	}
-	u32 size = 0;
-	for (u32 i = 0; i < t->in->operand_count; i++)
-		if (tr_is_mem(&t->op[i]))
-			size = t->op[i].size / 8;
-	bool rep = (t->in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
-	light(t, LIGHT_STRING, size | rep << 4 | movs << 5, false);
+	light(t, LIGHT_STRING, t->op[0].size / 8u | (u32)t->in->has_rep << 4 | (u32)movs << 5, false);
 }
 
-/* MOVSD is also the scalar SSE move: the row is the string's, the encoding tells. */
-static bool is_string(const struct tr *t)
-{
-	return t->in->meta.category == ZYDIS_CATEGORY_STRINGOP;
-}
-
+/* MOVSD is also the scalar SSE move: the row is the string's. */
 void tr_insn_string(struct tr *t, u32 arg)
 {
-	if (is_string(t))
+	if (t->in->is_string)
 		string(t);
 	else
 		tr_insn_copy(t, arg);

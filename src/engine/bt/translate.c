@@ -52,10 +52,10 @@ static void emit_checked_entry(struct tr *t)
 void tr_set_insn(struct tr *t, u32 index)
 {
 	t->insn = &t->list[index];
-	t->in = &t->insn->is->in;
-	t->op = t->insn->is->op;
+	t->in = t->insn->is;
+	t->op = t->in->op;
 	t->gva = t->insn->gva;
-	t->next = t->gva + (t->insn->is->valid ? t->in->length : 1);
+	t->next = t->gva + (t->in->valid ? t->in->length : 1);
 	t->raw = t->page + PAGE_OFFSET(t->b->gva) + (t->gva - t->b->gva);
 }
 
@@ -82,9 +82,9 @@ static void look_at_machine(const struct bt_vcpu *v, struct tr_insn *i)
 {
 	if (!i->is->valid)
 		return;
-	if (i->is->in.mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && v->vm->max_vcpus > 1)
+	if (i->is->mnemonic == ZYDIS_MNEMONIC_PAUSE && i->row.kind == K_NOP && v->vm->max_vcpus > 1)
 		i->row = (struct bt_row){K_LIGHT, LIGHT_PAUSE};
-	if (i->is->in.mnemonic == ZYDIS_MNEMONIC_SERIALIZE && x86_cpuid_has(v->cpu.cpuid, 7, 0, 3, 14))
+	if (i->is->mnemonic == ZYDIS_MNEMONIC_SERIALIZE && x86_cpuid_has(v->cpu.cpuid, 7, 0, 3, 14))
 		i->row = (struct bt_row){K_FENCE, 0};
 }
 
@@ -135,7 +135,7 @@ static void decode_all(struct tr *t, struct tr_source *s)
 		t->ninsns++;
 		if (!i->is->valid || t->b->gpfn2 || ends_block(i))
 			return;
-		off += i->is->in.length;
+		off += i->is->length;
 	}
 }
 
@@ -143,9 +143,7 @@ static void decode_all(struct tr *t, struct tr_source *s)
  * refuse an offset that is not canonical before FS's or GS's base is added. Only the interpreter knows. */
 static bool has_own_faults(const struct tr *t)
 {
-	const ZydisInstructionAttributes based = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
-	u32 needs = t->insn->is->needs;
-	return (needs != 0 && needs != ~0u) || (t->in->attributes & based) || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	return t->in->needs || t->in->has_fs_gs || t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static bool is_flow(const struct bt_row *row)
