@@ -69,13 +69,18 @@ static void sti_shadow(void)
 
 /* As functions end that enable interrupts: with one waiting, and without. */
 extern const u8 sti_ret_back[];
+__attribute__((noinline)) static void call_sti_ret(void)
+{
+	__asm__ volatile("call 2f\nsti_ret_back: nop; cli; jmp 3f\n2: sti; ret\n3:" ::: "memory");
+}
+
 static void sti_ret(void)
 {
 	for (u32 i = 0; i < 4; i++) {
 		start();
 		if (i & 1)
 			send_self(LOW);
-		__asm__ volatile("call 2f\nsti_ret_back: nop; cli; jmp 3f\n2: sti; ret\n3:" ::: "memory");
+		call_sti_ret();
 		CHECK_EQ(norder, i & 1);
 		if (norder)
 			CHECK_EQ(int_rip, (u64)sti_ret_back); /* RET has run */

@@ -17,6 +17,8 @@ SKIPPED = 77
 # Guests that do not end through the exit port: what their end looks like to the caller (guise, qemu).
 EXPECT = {"triple_fault": {"guise": 1, "qemu": 0}}
 
+# QEMU 7.2 now and then loses the flags of an instruction that changes its own block (two of forty runs): here it has one instruction a block.
+QEMU_MORE = {"smc_stores": ["-singlestep"]}
 
 SECTOR = 512
 
@@ -72,7 +74,8 @@ def guise_command(args, console, disk):
 
 
 def qemu_command(args, console, disk):
-    devices = [] if Path(args.guest).stem in REBOOTS else ["-no-reboot"]
+    name = Path(args.guest).stem
+    devices = QEMU_MORE.get(name, []) + ([] if name in REBOOTS else ["-no-reboot"])
     if disk:
         devices += ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
                    "-device", "virtio-rng-pci,disable-legacy=on"]
