@@ -54,8 +54,7 @@ LOOPS = {"ioapic_level": 20, "paging_reserved": 20, "smc_balloon": 10, "smp": 20
 FEW = 200
 
 CPUS = 2  # a guest's: more would wait for each other in vain, as theirs spin
-MACHINE_CPUS = 2
-# Whose CPUs wait for each other all the time: they take turns by the machine's kernel then, sooner than by QEMU, which gives each of its CPUs 0.1 s.
+# Whose CPUs wait for each other all the time: they take turns as the machine's kernel has it.
 SPINNING = ("smp",)
 PLACE = "guests"
 BEGIN = re.compile(r"nested: (\S+) begins\n")
@@ -73,7 +72,7 @@ class Case:
         self.elf = elf
         self.name = name_of(elf)
         self.engine = options.engine
-        self.machine = {"kvm": "npt=0" if self.name in SHADOW_PAGING else "", "cpus": 1 if self.name in SPINNING else MACHINE_CPUS}
+        self.machine = {"kvm": "npt=0" if self.name in SHADOW_PAGING else ""}
         self.timeout = options.timeout * (3 if self.name in SPINNING else 1)
         self.loops = LOOPS.get(self.name, FEW)
         self.cpus = options.cpus or min(guest.CPUS.get(self.name, 1), CPUS)
