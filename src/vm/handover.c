@@ -161,7 +161,7 @@ static int move(struct vm *vm, const struct engine_ops *to, struct engine_vm *en
 
 static int move_held(struct vm *vm, const struct engine_ops *to, struct err *e)
 {
-	struct engine_vm *engine;
+	struct engine_vm *engine = NULL;
 	int r = room_for_state(vm, e);
 
 	if (r == 0)
