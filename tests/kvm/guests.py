@@ -54,7 +54,7 @@ LOOPS = {"ioapic_level": 20, "paging_reserved": 20, "smc_balloon": 10, "smp": 20
 FEW = 200
 
 CPUS = 2  # a guest's: more would wait for each other in vain, as theirs spin
-# Whose CPUs wait for each other all the time: they take turns as the machine's kernel has it.
+# Whose CPUs wait for each other all the time: they take turns as the machine's kernel has it, and get three times as long.
 SPINNING = ("smp",)
 PLACE = "guests"
 BEGIN = re.compile(r"nested: (\S+) begins\n")
@@ -72,7 +72,7 @@ class Case:
         self.elf = elf
         self.name = name_of(elf)
         self.engine = options.engine
-        self.machine = {"kvm": "npt=0" if self.name in SHADOW_PAGING else ""}
+        self.kvm = "npt=0" if self.name in SHADOW_PAGING else ""
         self.timeout = options.timeout * (3 if self.name in SPINNING else 1)
         self.loops = LOOPS.get(self.name, FEW)
         self.cpus = options.cpus or min(guest.CPUS.get(self.name, 1), CPUS)
@@ -142,7 +142,7 @@ class Report:
     def next_machine(self):
         """Cases that may share one."""
         cases = list(self.waiting.values())
-        return [case for case in cases if case.machine == cases[0].machine]
+        return [case for case in cases if case.kvm == cases[0].kvm]
 
     def out_of_time(self):
         for name in self.waiting:
@@ -184,7 +184,7 @@ def run_in_one_machine(report, options, deadline):
         files.update(case.files())
     nested.add(files, options.guise)
     script = "cd /tmp\n" + "".join(case.script() for case in cases)
-    with nested.Machine(script, files, limit=max(deadline - time.monotonic(), 1), cpu=options.machine_cpu, **cases[0].machine) as machine:
+    with nested.Machine(script, files, limit=max(deadline - time.monotonic(), 1), cpu=options.machine_cpu, kvm=cases[0].kvm) as machine:
         nested.follow(machine.process, report.add)
         if any(case.name in report.waiting for case in cases):
             report.machine_ended(machine.process.errors)
