@@ -75,9 +75,28 @@ static bool is_transfer(const struct insn *i)
 	}
 }
 
+/* REP MOVS or STOS; where to is judged as with any access. */
+static bool is_repeated_move(const struct insn *i)
+{
+	switch (i->in.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVSB:
+	case ZYDIS_MNEMONIC_MOVSW:
+	case ZYDIS_MNEMONIC_MOVSD:
+	case ZYDIS_MNEMONIC_MOVSQ:
+	case ZYDIS_MNEMONIC_STOSB:
+	case ZYDIS_MNEMONIC_STOSW:
+	case ZYDIS_MNEMONIC_STOSD:
+	case ZYDIS_MNEMONIC_STOSQ:
+		return i->in.address_width == 64 && (i->in.attributes & ZYDIS_ATTRIB_HAS_REP);
+	default:
+		return false;
+	}
+}
+
 static const char *category_is_wrong(const struct insn *i)
 {
-	if (i->in.mnemonic == ZYDIS_MNEMONIC_RDTSC) /* what it says is made the guest's before the guest sees it */
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_RDTSC ||
+	    is_repeated_move(i)) /* what the clock says is made the guest's before the guest sees it */
 		return NULL;
 	switch (i->in.meta.category) {
 	case ZYDIS_CATEGORY_SYSTEM:

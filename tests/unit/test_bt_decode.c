@@ -242,7 +242,7 @@ static void decode_all(const u8 *bytes, u64 size, u32 rounds)
 	while (rounds--) {
 		for (u64 at = 0; at + 15 < size; n++) {
 			u32 avail = n % 7 ? 15 : (u32)(n % 16);
-			const struct bt_insn *got = bt_decode(d, bytes + at, avail);
+			const struct bt_insn *got = bt_decode(d, bytes + at, avail).is;
 			struct held *h = &held[n % HELD];
 			assert_same(got, bytes + at, avail);
 			assert_held(h);
@@ -316,7 +316,7 @@ static void distances(void **state)
 		memcpy(bytes, k + 1, k[0]);
 		memcpy(bytes + k[0], &distance, sizeof distance);
 		bytes[7] ^= (u8)(i >> 3); /* an immediate behind it */
-		assert_same(bt_decode(d, bytes, 15), bytes, 15);
+		assert_same(bt_decode(d, bytes, 15).is, bytes, 15);
 	}
 	bt_decoder_free(d);
 }
@@ -331,8 +331,8 @@ static struct bt_insn known(const char *bytes, u32 n)
 
 	assert_non_null(d);
 	memcpy(all, bytes, n);
-	i = *bt_decode(d, all, 15);
-	assert_memory_equal(bt_decode(d, all, 15), &i, sizeof i);
+	i = *bt_decode(d, all, 15).is;
+	assert_memory_equal(bt_decode(d, all, 15).is, &i, sizeof i);
 	bt_decoder_free(d);
 	assert_true(i.valid);
 	assert_int_equal(i.length, n);
@@ -400,11 +400,11 @@ static void ends_too_early(void **state)
 	struct bt_decoder *d = bt_decoder_new(&e);
 
 	assert_non_null(d);
-	assert_false(bt_decode(d, mul, 2)->valid);
-	assert_int_equal(bt_decode(d, mul, 2)->row.kind, K_STOP);
-	assert_true(bt_decode(d, mul, 3)->valid);
-	assert_false(bt_decode(d, mul, 2)->valid);
-	assert_false(bt_decode(d, mul, 0)->valid);
+	assert_false(bt_decode(d, mul, 2).is->valid);
+	assert_int_equal(bt_decode(d, mul, 2).is->row.kind, K_STOP);
+	assert_true(bt_decode(d, mul, 3).is->valid);
+	assert_false(bt_decode(d, mul, 2).is->valid);
+	assert_false(bt_decode(d, mul, 0).is->valid);
 	bt_decoder_free(d);
 }
 

@@ -314,7 +314,8 @@ struct bt_vcpu {
 	u64 k_not_ac;
 	u64 k_sysflags;
 	u64 k_tsd;
-	u64 k_fff, k_1000, k_63, k_31;
+	u64 k_fff, k_not_fff, k_1000, k_63, k_31;
+	u64 k_beyond; /* bits that no address of a host's program has */
 	/* [n]: shifted right by the number of a 64-byte line, 0 when 64 * (n + 1) bytes from there may leave the page */
 	u64 k_line[BT_SHARE_LINES];
 	u64 k_above[4]; /* [log]: masks of an address's bits that are zero when it lies in the first 2^log lines of its page */

@@ -213,14 +213,18 @@ static const struct bt_insn *decode(struct bt_decoder *d, const u8 *bytes, u32 a
 	return i;
 }
 
-const struct bt_insn *bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
+struct bt_decoded bt_decode(struct bt_decoder *d, const u8 *bytes, u32 avail)
 {
 	struct shape s = *shape_at(d, bytes);
 	struct key *k = s.length && s.length <= avail ? find(d, first(bytes, s), s) : NULL;
+	const struct bt_insn *is;
 
 	d->calls++;
-	if (!k)
-		return decode(d, bytes, avail);
+	if (!k) {
+		is = decode(d, bytes, avail);
+		return (struct bt_decoded){is, is->length};
+	}
 	k->used = d->calls;
-	return s.distance ? at_this_distance(d, insn_of(d, k), bytes + s.distance) : insn_of(d, k);
+	is = s.distance ? at_this_distance(d, insn_of(d, k), bytes + s.distance) : insn_of(d, k);
+	return (struct bt_decoded){is, s.length};
 }

@@ -77,6 +77,12 @@ static bool hit_nothing(int sig, const siginfo_t *info)
 	return sig == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR) && (u64)info->si_addr >> 47 == 0;
 }
 
+/* The host has no page for the guest's RAM: nothing can be told to the guest, and registers may be in the middle of a string instruction. */
+static bool host_has_none(int sig, const siginfo_t *info)
+{
+	return sig == SIGBUS && info->si_code == BUS_ADRERR;
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno;
@@ -84,7 +90,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	u32 off;
 	if (v->vm && bt_ras_overflow(v, (u64)info->si_addr)) /* the call runs again */
 		((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP] = (greg_t)v->ras_top[v->ras_user];
-	else if (v->vm && in_block(v, context, &off)) {
+	else if (v->vm && !host_has_none(sig, info) && in_block(v, context, &off)) {
 		if (GM_BOUNDS_CHECKS && hit_nothing(sig, info))
 			bt_outside_translated(v, v->cache_rx + off, (u64)info->si_addr, 1, "an access that nobody had checked");
 		take_over(v, context, off);

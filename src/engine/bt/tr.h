@@ -287,4 +287,7 @@ void tr_insn_stac(struct tr *t, u32 arg);
 void tr_insn_fence(struct tr *t, u32 arg);
 void tr_insn_light(struct tr *t, u32 op);
 void tr_insn_mov_special(struct tr *t, u32 arg);
+void tr_to_light(struct tr *t, enum bt_light_op op, u32 arg);
+
+/* ---- tr_string.c */
 void tr_insn_string(struct tr *t, u32 arg);

@@ -106,10 +106,15 @@ static void read_tsc(struct tr *t, bool aux)
 
 /* ---- C without saving vector state */
 
-static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
+void tr_to_light(struct tr *t, enum bt_light_op op, u32 arg)
 {
 	e_mov_imm(&t->e, H_R10, (u32)op | arg << 8);
 	tr_to_event(t, EV_LIGHT, t->site);
+}
+
+static void light(struct tr *t, enum bt_light_op op, u32 arg, bool ends)
+{
+	tr_to_light(t, op, arg);
 	t->end |= ends;
 	t->rsp_ok = false; /* rsp may be the destination */
 }
@@ -222,24 +227,4 @@ void tr_insn_mov_special(struct tr *t, u32 arg)
 		mov_special(t);
 	else if (!tr_copy(t))
 		tr_interp(t, false);
-}
-
-static void string(struct tr *t)
-{
-	bool movs = t->in->mnemonic == ZYDIS_MNEMONIC_MOVSB || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSW ||
-		    t->in->mnemonic == ZYDIS_MNEMONIC_MOVSD || t->in->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
-	if (t->in->has_fs_gs || t->in->address_width != 64 || (t->mode & MODE_DF)) {
-		tr_interp(t, false);
-		return;
-	}
-	light(t, LIGHT_STRING, t->op[0].size / 8u | (u32)t->in->has_rep << 4 | (u32)movs << 5, false);
-}
-
-/* MOVSD is also the scalar SSE move: the row is the string's. */
-void tr_insn_string(struct tr *t, u32 arg)
-{
-	if (t->in->is_string)
-		string(t);
-	else
-		tr_insn_copy(t, arg);
 }

@@ -88,13 +88,16 @@ static void look_at_machine(const struct bt_vcpu *v, struct tr_insn *i)
 		i->row = (struct bt_row){K_FENCE, 0};
 }
 
-static void decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *bytes, u32 avail)
+/* Its length. */
+static u32 decode_one(struct tr *t, struct tr_insn *i, gva_t gva, const u8 *bytes, u32 avail)
 {
+	struct bt_decoded d = bt_decode(t->v->decoder, bytes, avail);
 	i->gva = gva;
 	i->group[USE_OPERAND] = i->group[USE_STACK] = TR_ALONE;
-	i->is = bt_decode(t->v->decoder, bytes, avail);
+	i->is = d.is;
 	i->row = i->is->row;
 	look_at_machine(t->v, i);
+	return d.length;
 }
 
 void tr_copy_source(struct tr_source *s, u32 end)
@@ -129,13 +132,13 @@ static void decode_all(struct tr *t, struct tr_source *s)
 			return;
 		if (off + ZYDIS_MAX_INSTRUCTION_LENGTH > s->copied && s->copied < PAGE_SIZE)
 			tr_copy_source(s, s->copied + PIECE);
-		decode_one(t, i, gva, s->copy + off, end - off);
+		u32 length = decode_one(t, i, gva, s->copy + off, end - off);
 		if (!i->is->valid && t->ninsns)
 			return; /* it may run over the end of the page: then it makes a block of its own */
 		t->ninsns++;
 		if (!i->is->valid || t->b->gpfn2 || ends_block(i))
 			return;
-		off += i->is->length;
+		off += length;
 	}
 }
 

@@ -47,6 +47,8 @@ static void set_constants(struct bt_vcpu *v)
 	v->k_sysflags = (u32) ~(FL_ARITH | FL_ONE | FL_RF | FL_VM);
 	v->k_tsd = CR4_TSD;
 	v->k_fff = 0xfff;
+	v->k_not_fff = ~0xfffull;
+	v->k_beyond = ~0ull << 47;
 	v->k_1000 = 0x1000;
 	v->k_63 = 63;
 	v->k_31 = 31;
