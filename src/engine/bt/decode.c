@@ -126,11 +126,11 @@ static struct key *bucket_of(struct bt_decoder *d, u64 bytes)
 static struct key *find(struct bt_decoder *d, u64 bytes, struct shape s)
 {
 	struct key *k = bucket_of(d, bytes);
+	u32 fits = 0; /* all are compared: which one it is cannot be predicted */
 
 	for (u32 i = 0; i < BUCKET; i++)
-		if (k[i].bytes == bytes && k[i].shape.length == s.length && k[i].shape.distance == s.distance)
-			return &k[i];
-	return NULL;
+		fits |= (u32)((k[i].bytes == bytes) & (k[i].shape.length == s.length) & (k[i].shape.distance == s.distance)) << i;
+	return fits ? &k[__builtin_ctz(fits)] : NULL;
 }
 
 static struct bt_insn *insn_of(struct bt_decoder *d, const struct key *k)

@@ -114,9 +114,6 @@ static bool is_translated(const struct tr *t, gva_t gva)
 	const struct bt_row *before = &t->list[t->ninsns - 1].row;
 	if (before->kind == K_STI || before->kind == K_INTERP || before->kind == K_MOV_SEG)
 		return false;
-	u32 bit = bt_start_hash(gva);
-	if (!(t->v->frames[t->b->gpfn].starts[bit / 64] >> bit % 64 & 1))
-		return false; /* most often, and without a miss in the host's cache */
 	const struct bt_block *b = bt_block_find(t->v, gva, t->b->gpfn, t->b->mode);
 	return b && b->ninsns > WORTH_A_JUMP;
 }
@@ -304,8 +301,17 @@ static void emit_exits(struct tr *t)
 	}
 }
 
+/* Most often none does, and the frame is in the host's cache, which the chain is not. */
+static bool may_start(const struct bt_vcpu *v, gva_t gva, u64 gpfn)
+{
+	u32 bit = bt_start_hash(gva);
+	return v->frames[gpfn].starts[bit / 64] >> bit % 64 & 1;
+}
+
 struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
 {
+	if (!may_start(v, gva, gpfn))
+		return NULL;
 	for (u32 i = *bt_chain(v, gva, gpfn, mode); i; i = v->blocks[i].hash_next) {
 		struct bt_block *b = &v->blocks[i];
 		if (b->gva == gva && b->gpfn == gpfn && b->mode == mode && !b->dead)
