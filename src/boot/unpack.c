@@ -56,15 +56,26 @@ static bool unpack_stored(struct reader *in, u8 *out, u64 len, bool whole)
 	return take(in, out, len) && (!whole || in->left == 0);
 }
 
-/* One block into [out, out+room); its length, or a negative number. */
+/* Of a block as much as so many bytes can have become. */
+static u32 enough_for(int room, u32 size)
+{
+	u32 most = (u32)LZ4_COMPRESSBOUND(room) + CHUNK;
+
+	return size < most ? size : most;
+}
+
+/* One block, or the start of it, into [out, out+room); its length, or a negative number. */
 static int lz4_block(struct reader *in, char *packed, u32 size, u8 *out, u64 room, bool whole)
 {
 	int max = (int)(room < LZ4_LEGACY_BLOCK ? room : LZ4_LEGACY_BLOCK);
+	u32 taken = whole ? size : enough_for(max, size);
 
-	if (size > (u32)LZ4_COMPRESSBOUND(LZ4_LEGACY_BLOCK) || !take(in, packed, size))
+	if (size > (u32)LZ4_COMPRESSBOUND(LZ4_LEGACY_BLOCK) || !take(in, packed, taken))
 		return -1;
-	return whole ? LZ4_decompress_safe(packed, (char *)out, (int)size, max)
-		     : LZ4_decompress_safe_partial(packed, (char *)out, (int)size, max, max);
+	if (whole)
+		return LZ4_decompress_safe(packed, (char *)out, (int)size, max);
+	int n = LZ4_decompress_safe_partial(packed, (char *)out, (int)taken, max, max);
+	return n == max || taken == size ? n : -1;
 }
 
 /* Block after block through one buffer: fewer pages are touched than with all of the payload in memory. */
