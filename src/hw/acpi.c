@@ -239,7 +239,7 @@ static void add_mcfg(struct acpi *a)
 	if (!m)
 		return;
 	m->ecam.base = PCI_ECAM_BASE;
-	m->ecam.last_bus = 255;
+	m->ecam.last_bus = 0;
 	finish(&m->h);
 	list(a, m);
 }

@@ -21,7 +21,7 @@ DefinitionBlock ("", "DSDT", 2, "GUISE", "MACHINE", 1)
 
             Name (_CRS, ResourceTemplate ()
             {
-                WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0x0000, 0x00FF, 0, 0x0100)
+                WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0x0000, 0x0000, 0, 0x0001)
                 IO (Decode16, 0x0CF8, 0x0CF8, 1, 8)
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0000, 0x0CF7, 0, 0x0CF8)
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0D00, 0xFFFF, 0, 0xF300)
@@ -96,7 +96,7 @@ DefinitionBlock ("", "DSDT", 2, "GUISE", "MACHINE", 1)
             Name (_UID, 1)
             Name (_CRS, ResourceTemplate ()
             {
-                Memory32Fixed (ReadWrite, 0xE0000000, 0x10000000)
+                Memory32Fixed (ReadWrite, 0xE0000000, 0x00100000)
                 IO (Decode16, 0x0092, 0x0092, 0, 1)
                 IO (Decode16, 0x0600, 0x0600, 0, 0x0C)
                 IO (Decode16, 0x0620, 0x0620, 0, 0x04)

@@ -44,7 +44,7 @@ static inline struct memory_file smallest_kernel(void)
 static inline int load_bytes(const void *data, size_t size, const char *initrd, const char *cmdline, struct guest_memory *gm,
 			     struct x86_cpu *c, struct err *e)
 {
-	static const struct boot_range reserved[] = {{0xe0000000, 0x10000000}};
+	static const struct boot_range reserved[] = {{0xe0000000, 0x100000}};
 	struct memory_file f = file_with(data, size);
 	struct boot_config cfg = {
 		.kernel = f.path, .initrd = initrd, .cmdline = cmdline, .acpi_rsdp = 0xe0000, .reserved = reserved, .nreserved = 1};
