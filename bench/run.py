@@ -30,7 +30,7 @@ import vmm  # noqa: E402
 RUNNERS = ("native", "guise", "kvm", "qemu")
 PARTS = ("boot", "programs", "growth", "timer", "disk", "net", "rootdisk")
 LONG_PARTS = ("growth", "rootdisk")
-QUICK_BOOTS = 3
+BOOTS = 3  # a round: they are short
 
 
 def say(text):
@@ -149,7 +149,7 @@ class Bench:
             self.figures.add(machine.which, run(machine))
 
     def boot(self):
-        for _ in range(QUICK_BOOTS if self.options.quick else 1):
+        for _ in range(BOOTS):
             self._each(None, lambda m: m.boot())
 
     def programs(self):

@@ -3,6 +3,7 @@
 clock was checked. Children end with the call that started them, whatever happens."""
 
 import ctypes
+import mmap
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ NATIVE_LIMIT = 1200  # seconds; so are the others
 BOOT_LIMIT = 120
 PROGRAMS_LIMIT = 1800
 ROOTDISK_LIMIT = 3600
+SETTLED = 512 << 20  # bytes: more than a machine touches while it boots
 # One CPU, as the machines have.
 ONE_CPU = ["taskset", "-c", "0"]
 
@@ -43,6 +45,16 @@ def compile_programs():
         subprocess.run([os.environ.get("CC", "gcc"), *CFLAGS, *link, "-o", binary, source, "-lm"], check=True)
         binaries[name] = binary
     return binaries
+
+
+def settle():
+    """Puts in order what other parts have left: writes what is to be written, and touches memory. Where the host is a virtual machine itself, memory
+    that is not used goes back to its own host within seconds, and whoever comes next waits for it, at 2 to 12 us a page."""
+    os.sync()
+    piece = b"\1" * (4 << 20)
+    with mmap.mmap(-1, SETTLED) as memory:
+        for at in range(0, SETTLED, len(piece)):
+            memory[at : at + len(piece)] = piece
 
 
 def libraries(binaries):
@@ -147,6 +159,7 @@ class Runner:
     def _boot(self, **more):
         config = self._config(**more)
         vmm.Exec("true", OUT).apply(config)
+        settle()
         machine = self._spawn(config, BOOT_LIMIT)
         try:
             machine.expect(r"guise: init\n")
