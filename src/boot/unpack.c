@@ -59,7 +59,7 @@ static bool unpack_stored(struct reader *in, u8 *out, u64 len, bool whole)
 /* Of a block as much as so many bytes can have become. */
 static u32 enough_for(int room, u32 size)
 {
-	u32 most = (u32)LZ4_COMPRESSBOUND(room) + CHUNK;
+	u32 most = (u32)(LZ4_COMPRESSBOUND(room) + CHUNK);
 
 	return size < most ? size : most;
 }
