@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * MOVS and STOS, forward. With REP the host's own instruction does what lies in one page, or one page each; that a kernel clears and copies small
- * structures so hundreds of thousands of times a boot is why. What is longer, cannot be looked up or is no address goes to C (light_string.c), from
- * the beginning: nothing the guest sees has changed until all of it is known to succeed.
+ * MOVS and STOS, forward. With REP the host's own instruction does what lies in one page, or one page each: so a kernel clears and copies small
+ * structures, hundreds of thousands of times a boot. What is longer, cannot be looked up or is no address goes to C (light_string.c) from the
+ * beginning: nothing that the guest sees changes before all of it is known to succeed.
  *
  * Threading: the vCPU's thread.
  */
