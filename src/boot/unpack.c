@@ -69,12 +69,13 @@ static int lz4_block(struct reader *in, char *packed, u32 size, u8 *out, u64 roo
 {
 	int max = (int)(room < LZ4_LEGACY_BLOCK ? room : LZ4_LEGACY_BLOCK);
 	u32 taken = whole ? size : enough_for(max, size);
+	int n;
 
 	if (size > (u32)LZ4_COMPRESSBOUND(LZ4_LEGACY_BLOCK) || !take(in, packed, taken))
 		return -1;
 	if (whole)
 		return LZ4_decompress_safe(packed, (char *)out, (int)size, max);
-	int n = LZ4_decompress_safe_partial(packed, (char *)out, (int)taken, max, max);
+	n = LZ4_decompress_safe_partial(packed, (char *)out, (int)taken, max, max);
 	return n == max || taken == size ? n : -1;
 }
 

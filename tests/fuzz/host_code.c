@@ -95,8 +95,8 @@ static bool is_repeated_move(const struct insn *i)
 
 static const char *category_is_wrong(const struct insn *i)
 {
-	if (i->in.mnemonic == ZYDIS_MNEMONIC_RDTSC ||
-	    is_repeated_move(i)) /* what the clock says is made the guest's before the guest sees it */
+	/* What RDTSC says is made the guest's before the guest sees it. */
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_RDTSC || is_repeated_move(i))
 		return NULL;
 	switch (i->in.meta.category) {
 	case ZYDIS_CATEGORY_SYSTEM:

@@ -301,25 +301,6 @@ static void emit_exits(struct tr *t)
 	}
 }
 
-/* Most often none does, and the frame is in the host's cache, which the chain is not. */
-static bool may_start(const struct bt_vcpu *v, gva_t gva, u64 gpfn)
-{
-	u32 bit = bt_start_hash(gva);
-	return v->frames[gpfn].starts[bit / 64] >> bit % 64 & 1;
-}
-
-struct bt_block *bt_block_find(struct bt_vcpu *v, gva_t gva, u64 gpfn, u32 mode)
-{
-	if (!may_start(v, gva, gpfn))
-		return NULL;
-	for (u32 i = *bt_chain(v, gva, gpfn, mode); i; i = v->blocks[i].hash_next) {
-		struct bt_block *b = &v->blocks[i];
-		if (b->gva == gva && b->gpfn == gpfn && b->mode == mode && !b->dead)
-			return b;
-	}
-	return NULL;
-}
-
 struct bt_block *tr_translate(struct bt_vcpu *v, gva_t gva, u64 gpfn, u64 gpfn2, u32 mode, struct tr_source *s)
 {
 	u32 bi = v->used->blocks;
